@@ -1,0 +1,206 @@
+"""The task file: what to train, how rounds run, who takes part. TOML, written by a person.
+
+Unknown keys and bad values are errors that name the key, the value and what is allowed. The
+classes below are the reference of every key; `docs/task-file.md` explains them.
+"""
+
+import math
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from schedules.duration import Duration
+from schedules.schedule import READY_MADE, Schedule, ready_made
+from wire.errors import WireError
+from wire.strict import decode_toml
+
+TASK_FILE_LIMIT = 1 << 20
+
+Positive = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
+Fraction = Annotated[float, Meta(ge=0, lt=1)]
+TaskName = Annotated[
+    str, Meta(pattern=r"\A[a-z0-9][a-z0-9-]{0,62}\Z", description="lower case, digits, hyphens")
+]
+
+
+class TaskFileError(ValueError):
+    """A task file that cannot be used; the message names the file, the key and what is allowed."""
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of the task file."""
+
+
+class Model(Section):
+    """The model to train: an ONNX file, relative to the task file.
+
+    `frozen` are names or patterns (`features.*`) of weights that stay as they are.
+    """
+
+    file: str
+    frozen: tuple[str, ...] = ()
+
+
+class CrossEntropy(Section, tag_field="kind", tag="cross_entropy"):
+    """Mean of -log softmax(output)[label]; the output holds one logit a class.
+
+    `output` is the model's output (needed when it has several); `label` names the integer input
+    that the examples must bring.
+    """
+
+    output: str | None = None
+    label: str = "label"
+
+
+class MeanSquaredError(Section, tag_field="kind", tag="mse"):
+    """Mean over the batch and the elements of (output - target)^2."""
+
+    output: str | None = None
+    label: str = "target"
+
+
+class Sgd(Section, tag_field="kind", tag="sgd"):
+    """w <- w - rate * v, v <- momentum * v + gradient (no velocity when the momentum is 0)."""
+
+    learning_rate: Positive
+    momentum: Fraction = 0.0
+
+
+class AdamW(Section, tag_field="kind", tag="adamw"):
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019, algorithm 2)."""
+
+    learning_rate: Positive = 1e-3
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    epsilon: Positive = 1e-8
+    weight_decay: NotNegative = 0.01
+
+
+Loss = CrossEntropy | MeanSquaredError
+Optimizer = Sgd | AdamW
+MetricName = Literal["loss", "accuracy", "rmse"]
+
+
+class Training(Section):
+    """What one device does in one round: so many passes over its examples, in batches."""
+
+    epochs: Annotated[int, Meta(ge=1, le=10_000)] = 1
+    batch: Annotated[int, Meta(ge=1, le=65_536)] = 10
+    metrics: Annotated[tuple[MetricName, ...], Meta(min_length=1)] = ("loss",)
+
+
+class Round(Section):
+    """When a round closes: at `goal` updates, or `deadline` after its first assignment.
+
+    Fewer than `minimum` updates leave the model as it was. `over_selection` times the goal are
+    asked, since some never answer. The task ends after `rounds` rounds; 0 runs until stopped.
+    """
+
+    goal: Annotated[int, Meta(ge=1, le=1_000_000)]
+    minimum: Annotated[int, Meta(ge=1)] = 1
+    deadline: Duration | None = None
+    over_selection: Annotated[float, Meta(ge=1, le=10)] = 1.3
+    late: Literal["refuse"] = "refuse"
+    rounds: Annotated[int, Meta(ge=0)] = 0
+
+
+class FedAvg(Section, tag_field="kind", tag="fedavg"):
+    """The mean of the updates, each weighted by its examples (McMahan et al., 2017).
+
+    `max_examples` caps the weight of one update, so that no device can claim the whole mean.
+    """
+
+    max_examples: Annotated[int, Meta(ge=1, le=1 << 31)] = 1_000_000
+
+
+class Upload(Section):
+    """How an update is coded on its way up."""
+
+    codec: Literal["float32", "float16", "int8"] = "int8"
+
+
+class Participants(Section):
+    """Who may take part: devices that carry all of these labels (given at enrolment)."""
+
+    labels: dict[str, str] = {}
+
+
+class TaskFile(Section):
+    """The whole file."""
+
+    name: TaskName
+    model: Model
+    loss: Loss
+    optimizer: Optimizer
+    training: Training = Training()
+    round: Round
+    aggregation: FedAvg = FedAvg()
+    upload: Upload = Upload()
+    schedule: str | Schedule = "continuous"
+    participants: Participants = Participants()
+
+    @property
+    def timing(self) -> Schedule:
+        """The schedule itself, ready-made or written out."""
+        return ready_made(self.schedule) if isinstance(self.schedule, str) else self.schedule
+
+    @property
+    def deadline(self) -> float:
+        """Seconds from a round's first assignment to its close."""
+        return float(self.round.deadline or self.timing.round_deadline)
+
+
+def parse(text: str, source: str = "task file") -> TaskFile:
+    """Read a task file's text. Raises `TaskFileError`."""
+    if len(text) > TASK_FILE_LIMIT:
+        raise TaskFileError(f"{source}: over {TASK_FILE_LIMIT} characters")
+    try:
+        task = decode_toml(text, TaskFile, {Duration: Duration.parse})
+    except WireError as error:
+        raise TaskFileError(f"{source}: {error.detail}") from None
+    for problem in _problems(task):
+        raise TaskFileError(f"{source}: {problem}")
+    return task
+
+
+def load(path: Path) -> TaskFile:
+    """Read a task file from disk. Raises `TaskFileError`."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TaskFileError(f"{path}: cannot be read: {error}") from None
+    return parse(text, str(path))
+
+
+def _problems(task: TaskFile) -> list[str]:
+    """What no single key shows: values that contradict each other."""
+    found = []
+    if isinstance(task.schedule, str) and task.schedule not in READY_MADE:
+        found.append(
+            f"schedule = {task.schedule!r}: expected one of {', '.join(READY_MADE)}, "
+            "or a [schedule] table"
+        )
+        return found
+    if task.round.minimum > task.round.goal:
+        found.append(
+            f"round.minimum = {task.round.minimum}: at most round.goal ({task.round.goal})"
+        )
+    if not 1 <= task.deadline <= 30 * 86400:
+        found.append(f"round.deadline = {Duration(task.deadline)}: from 1 s to 30 days")
+    if "accuracy" in task.training.metrics and not isinstance(task.loss, CrossEntropy):
+        found.append("training.metrics: 'accuracy' needs the loss 'cross_entropy'")
+    if "rmse" in task.training.metrics and not isinstance(task.loss, MeanSquaredError):
+        found.append("training.metrics: 'rmse' needs the loss 'mse'")
+    if len(set(task.training.metrics)) != len(task.training.metrics):
+        found.append("training.metrics: a metric is named twice")
+    for key, value in _floats(task.optimizer):
+        if not math.isfinite(value):
+            found.append(f"optimizer.{key} = {value}: must be finite")
+    return found
+
+
+def _floats(section: Section) -> list[tuple[str, float]]:
+    return [(k, v) for k, v in msgspec.structs.asdict(section).items() if isinstance(v, float)]

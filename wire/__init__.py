@@ -1,0 +1,9 @@
+"""What the device and the coordinator must agree on, byte for byte.
+
+No I/O, no clock, no network: bytes in, values out, or one `WireError` that names the broken rule.
+The control messages (`wire.messages`, `wire.plan`) import nothing heavy, so that an idle agent
+stays small; numpy is imported by `wire.checkpoint`, `wire.update` and the codecs only.
+"""
+
+PROTOCOL_VERSIONS = (1,)
+"""Protocol versions this build speaks, newest first. The current one and the one before are served."""

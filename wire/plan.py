@@ -1,0 +1,139 @@
+"""The plan: everything a device needs to train a task, in standard ONNX operators.
+
+A plan is a manifest and the files it names, each by digest and size. The plan's own digest is
+that of the manifest's bytes. Its files:
+
+* `train.onnx`     one optimiser step: a batch, the weights and the optimiser's state in; the mean
+                   loss, the new weights and the new state out.
+* `evaluate.onnx`  a batch and the weights in; each metric's sum over the batch out.
+* `model.onnx`     the model alone, as local programs use it. Its trained weights are external
+                   data at the offsets of `checkpoint.safetensors`: put a checkpoint of this plan
+                   beside it under that name and it is a complete model.
+* `frozen.bin`     optional: the large constants that training never changes, external data of
+                   all three graphs, so that they are sent once and not with each model.
+
+Names of graph inputs and outputs are part of the format:
+
+* example inputs have the names in `Manifest.inputs`, each with a leading batch axis of any size;
+* weights and optimiser state go in under their own names and come out as `next/<name>`;
+* `learning_rate` is a float32 scalar input of `train.onnx`; `loss` is its float32 scalar output;
+* metric sums come out as `metric/<name>`, float32 scalars.
+"""
+
+import math
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from wire.digest import Digest, digest_of
+from wire.errors import Rule, WireError
+from wire.strict import decode_json
+
+MANIFEST_LIMIT = 4 << 20
+"""Bytes of a manifest, at most."""
+PLAN_FILE_LIMIT = 1 << 30
+"""Bytes of one file of a plan, at most."""
+CHECKPOINT_NAME = "checkpoint.safetensors"
+
+Name = Annotated[str, Meta(min_length=1, max_length=200)]
+Size = Annotated[int, Meta(ge=0, le=1 << 31)]
+Shape = Annotated[tuple[Size, ...], Meta(max_length=8)]
+FileName = Literal["train.onnx", "evaluate.onnx", "model.onnx", "frozen.bin"]
+InputType = Literal["float32", "float64", "int32", "int64", "uint8", "bool"]
+
+
+class Input(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One input of the graphs that comes from the device's examples.
+
+    `shape` is that of one example, without the batch axis. `classes`, for integer labels: every
+    value must be at least 0 and below it.
+    """
+
+    name: Name
+    dtype: InputType
+    shape: Shape
+    classes: Annotated[int, Meta(ge=1)] | None = None
+
+
+class Parameter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One trained weight, float32: it travels in checkpoints and, as a delta, in updates."""
+
+    name: Name
+    shape: Shape
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+class Slot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One tensor of optimiser state, float32, filled with `fill` when a round's training starts."""
+
+    name: Name
+    shape: Shape
+    fill: float = 0.0
+
+
+class Metric(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A figure of merit. The value over n examples is sum / n, or sqrt(sum / n) for `root_mean`."""
+
+    name: Name
+    reduce: Literal["mean", "root_mean"] = "mean"
+    better: Literal["higher", "lower"] = "lower"
+
+    def value(self, total: float, examples: int) -> float:
+        """The metric over `examples` examples whose sum is `total`."""
+        mean = total / examples
+        return math.sqrt(max(mean, 0.0)) if self.reduce == "root_mean" else mean
+
+
+class PlanFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A file of the plan: its content address and its size in bytes."""
+
+    digest: Digest
+    bytes: Annotated[int, Meta(ge=0, le=PLAN_FILE_LIMIT)]
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The plan's table of contents. Its canonical JSON is what the plan's digest names."""
+
+    format: Literal[1] = 1
+    task: Name
+    inputs: Annotated[tuple[Input, ...], Meta(min_length=1, max_length=64)]
+    parameters: Annotated[tuple[Parameter, ...], Meta(min_length=1, max_length=10_000)]
+    state: Annotated[tuple[Slot, ...], Meta(max_length=30_000)]
+    metrics: Annotated[tuple[Metric, ...], Meta(min_length=1, max_length=32)]
+    epochs: Annotated[int, Meta(ge=1, le=10_000)]
+    batch: Annotated[int, Meta(ge=1, le=65_536)]
+    learning_rate: Annotated[float, Meta(gt=0)]
+    opset: Annotated[int, Meta(ge=13)]
+    files: dict[FileName, PlanFile]
+
+    @property
+    def weights(self) -> int:
+        """Number of trained weights."""
+        return sum(p.size for p in self.parameters)
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON: the same manifest always has the same bytes, hence the same digest."""
+        return msgspec.json.encode(self, order="deterministic")
+
+    def digest(self) -> str:
+        """The plan's digest."""
+        return digest_of(self.to_bytes())
+
+
+def parse_manifest(data: bytes) -> Manifest:
+    """Decode and check a manifest from the network. Raises `WireError`."""
+    manifest = decode_json(data, Manifest, MANIFEST_LIMIT)
+    for required in ("train.onnx", "evaluate.onnx", "model.onnx"):
+        if required not in manifest.files:
+            raise WireError(Rule.BAD_MESSAGE, f"the manifest names no {required}")
+    names = [x.name for x in (*manifest.inputs, *manifest.parameters, *manifest.state)]
+    if len(set(names)) != len(names):
+        raise WireError(Rule.BAD_MESSAGE, "two tensors of the manifest have one name")
+    if not math.isfinite(manifest.learning_rate):
+        raise WireError(Rule.BAD_MESSAGE, "learning_rate is not finite")
+    return manifest
