@@ -1,0 +1,29 @@
+"""Time, as everything here takes it: injected.
+
+Durations run on the monotonic clock, which never jumps. The wall clock is for people, for windows,
+and for what must survive a restart.
+"""
+
+import time
+from datetime import datetime
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """A source of time."""
+
+    def monotonic(self) -> float:
+        """Seconds from an arbitrary point; never goes back."""
+
+    def now(self) -> datetime:
+        """The wall clock, aware of the local time zone."""
+
+
+class SystemClock:
+    """The machine's own clocks."""
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def now(self) -> datetime:
+        return datetime.now().astimezone()
