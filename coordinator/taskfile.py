@@ -34,7 +34,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """A table of the task file."""
 
 
-class Model(Section):
+class Model(Section, frozen=True, kw_only=True):
     """The model to train: an ONNX file, relative to the task file.
 
     `frozen` are names or patterns (`features.*`) of weights that stay as they are.
@@ -44,7 +44,7 @@ class Model(Section):
     frozen: tuple[str, ...] = ()
 
 
-class CrossEntropy(Section, tag_field="kind", tag="cross_entropy"):
+class CrossEntropy(Section, frozen=True, kw_only=True, tag_field="kind", tag="cross_entropy"):
     """Mean of -log softmax(output)[label]; the output holds one logit a class.
 
     `output` is the model's output (needed when it has several); `label` names the integer input
@@ -55,21 +55,21 @@ class CrossEntropy(Section, tag_field="kind", tag="cross_entropy"):
     label: str = "label"
 
 
-class MeanSquaredError(Section, tag_field="kind", tag="mse"):
+class MeanSquaredError(Section, frozen=True, kw_only=True, tag_field="kind", tag="mse"):
     """Mean over the batch and the elements of (output - target)^2."""
 
     output: str | None = None
     label: str = "target"
 
 
-class Sgd(Section, tag_field="kind", tag="sgd"):
+class Sgd(Section, frozen=True, kw_only=True, tag_field="kind", tag="sgd"):
     """w <- w - rate * v, v <- momentum * v + gradient (no velocity when the momentum is 0)."""
 
     learning_rate: Positive
     momentum: Fraction = 0.0
 
 
-class AdamW(Section, tag_field="kind", tag="adamw"):
+class AdamW(Section, frozen=True, kw_only=True, tag_field="kind", tag="adamw"):
     """Adam with decoupled weight decay (Loshchilov and Hutter, 2019, algorithm 2)."""
 
     learning_rate: Positive = 1e-3
@@ -84,7 +84,7 @@ Optimizer = Sgd | AdamW
 MetricName = Literal["loss", "accuracy", "rmse"]
 
 
-class Training(Section):
+class Training(Section, frozen=True, kw_only=True):
     """What one device does in one round: so many passes over its examples, in batches."""
 
     epochs: Annotated[int, Meta(ge=1, le=10_000)] = 1
@@ -92,7 +92,7 @@ class Training(Section):
     metrics: Annotated[tuple[MetricName, ...], Meta(min_length=1)] = ("loss",)
 
 
-class Round(Section):
+class Round(Section, frozen=True, kw_only=True):
     """When a round closes: at `goal` updates, or `deadline` after its first assignment.
 
     Fewer than `minimum` updates leave the model as it was. `over_selection` times the goal are
@@ -107,7 +107,7 @@ class Round(Section):
     rounds: Annotated[int, Meta(ge=0)] = 0
 
 
-class FedAvg(Section, tag_field="kind", tag="fedavg"):
+class FedAvg(Section, frozen=True, kw_only=True, tag_field="kind", tag="fedavg"):
     """The mean of the updates, each weighted by its examples (McMahan et al., 2017).
 
     `max_examples` caps the weight of one update, so that no device can claim the whole mean.
@@ -116,19 +116,19 @@ class FedAvg(Section, tag_field="kind", tag="fedavg"):
     max_examples: Annotated[int, Meta(ge=1, le=1 << 31)] = 1_000_000
 
 
-class Upload(Section):
+class Upload(Section, frozen=True, kw_only=True):
     """How an update is coded on its way up."""
 
     codec: Literal["float32", "float16", "int8"] = "int8"
 
 
-class Participants(Section):
+class Participants(Section, frozen=True, kw_only=True):
     """Who may take part: devices that carry all of these labels (given at enrolment)."""
 
     labels: dict[str, str] = {}
 
 
-class TaskFile(Section):
+class TaskFile(Section, frozen=True, kw_only=True):
     """The whole file."""
 
     name: TaskName

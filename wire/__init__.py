@@ -6,4 +6,4 @@ stays small; numpy is imported by `wire.checkpoint`, `wire.update` and the codec
 """
 
 PROTOCOL_VERSIONS = (1,)
-"""Protocol versions this build speaks, newest first. The current one and the one before are served."""
+"""Protocol versions this build speaks, newest first: the current one and the one before."""

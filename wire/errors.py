@@ -1,6 +1,6 @@
 """Why bytes were refused. One tree, one stable code for each rule.
 
-    WireError(ValueError)     bytes that break a rule of the wire; `.code` says which
+WireError(ValueError)     bytes that break a rule of the wire; `.code` says which
 """
 
 from enum import StrEnum

@@ -131,7 +131,9 @@ def parse_manifest(data: bytes) -> Manifest:
     for required in ("train.onnx", "evaluate.onnx", "model.onnx"):
         if required not in manifest.files:
             raise WireError(Rule.BAD_MESSAGE, f"the manifest names no {required}")
-    names = [x.name for x in (*manifest.inputs, *manifest.parameters, *manifest.state)]
+    names = [i.name for i in manifest.inputs]
+    names += [p.name for p in manifest.parameters]
+    names += [s.name for s in manifest.state]
     if len(set(names)) != len(names):
         raise WireError(Rule.BAD_MESSAGE, "two tensors of the manifest have one name")
     if not math.isfinite(manifest.learning_rate):

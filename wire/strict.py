@@ -49,7 +49,7 @@ def decode_json(data: bytes, kind: type[T], limit: int) -> T:
 
 
 def decode_toml(text: str, kind: type[T], hooks: Mapping[type, Hook] | None = None) -> T:
-    """Decode a TOML document. Raises `WireError` with the line for bad syntax, the key otherwise."""
+    """Decode a TOML document. Raises `WireError` that names the line or the key."""
     try:
         document = msgspec.toml.decode(text)
     except msgspec.DecodeError as error:
@@ -109,7 +109,7 @@ def _tag_fits(struct: Any, document: Any) -> bool:
 
 
 def _structs(kind: Any) -> list[Any]:
-    """Every msgspec struct inside a type such as `A | B`, `tuple[A, ...]` or `Annotated[A, ...]`."""
+    """Every msgspec struct inside a type such as `A | B` or `tuple[A, ...]`."""
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return [kind]
     return [s for inner in get_args(kind) for s in _structs(inner)]

@@ -65,9 +65,7 @@ def write(tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = Non
     order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
     for name in order:
         array = arrays[name]
-        header[name] = _Entry(
-            _NAMES[array.dtype], array.shape, (offset, offset + array.nbytes)
-        )
+        header[name] = _Entry(_NAMES[array.dtype], array.shape, (offset, offset + array.nbytes))
         offset += array.nbytes
     encoded = msgspec.json.encode(header)
     encoded += b" " * (-len(encoded) % _ALIGN)

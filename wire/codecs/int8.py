@@ -1,0 +1,60 @@
+"""Deltas as 8-bit integers: 1 byte a weight, zstd aside."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from wire.checkpoint import FLOAT32, Weights
+from wire.errors import Rule, WireError
+from wire.plan import Parameter
+from wire.tensors import Array, Spec
+
+_INT8 = np.dtype("i1")
+_LEVELS = 127
+
+
+class Int8:
+    """Uniform quantisation with one scale a tensor and stochastic rounding.
+
+    scale = max|x| / 127; q = floor(x / scale + u), u uniform in [0, 1). Unbiased: E[q scale] = x.
+    The error of a value is below one scale; its variance is at most scale^2 / 4 (QSGD, Alistarh
+    et al., 2017, with the maximum norm).
+    """
+
+    name = "int8"
+
+    def schema(self, parameters: tuple[Parameter, ...]) -> dict[str, Spec]:
+        found: dict[str, Spec] = {}
+        for p in parameters:
+            found[f"q/{p.name}"] = Spec(_INT8, p.shape)
+            found[f"scale/{p.name}"] = Spec(FLOAT32, ())
+        return found
+
+    def encode(self, delta: Weights, rng: np.random.Generator) -> dict[str, Array]:
+        coded: dict[str, Array] = {}
+        for name, values in delta.items():
+            largest = float(np.abs(values).max(initial=0.0))
+            scale = np.float32(largest / _LEVELS)
+            coded[f"scale/{name}"] = np.asarray(scale, FLOAT32)
+            coded[f"q/{name}"] = _quantise(values, scale, rng)
+        return coded
+
+    def decode(self, coded: Mapping[str, Array], parameters: tuple[Parameter, ...]) -> Weights:
+        delta: Weights = {}
+        for p in parameters:
+            scale = np.float32(coded[f"scale/{p.name}"])
+            with np.errstate(over="ignore"):
+                if scale < 0 or not np.isfinite(scale * np.float32(_LEVELS + 1)):
+                    raise WireError(Rule.NOT_FINITE, f"the scale of {p.name!r} is {scale}")
+            delta[p.name] = coded[f"q/{p.name}"].astype(FLOAT32) * scale
+        return delta
+
+
+def _quantise(values: Array, scale: np.float32, rng: np.random.Generator) -> Array:
+    if scale == 0:  # also when the largest value is too small for a scale: within the error bound
+        return np.zeros(values.shape, _INT8)
+    steps = rng.random(values.shape, dtype=np.float32)
+    steps += values / scale
+    np.floor(steps, out=steps)
+    # Division in float32 may land a hair beyond the last level.
+    return np.clip(steps, -_LEVELS, _LEVELS, out=steps).astype(_INT8)

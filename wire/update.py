@@ -1,0 +1,78 @@
+"""Updates: what a device learnt in one round, as a coded delta. zstd over canonical safetensors.
+
+The file carries its own header (which assignment, from which model, how many examples), so it is
+complete in the device's outbox and in the coordinator's spool.
+"""
+
+from typing import Annotated, NamedTuple
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from wire import compression, tensors
+from wire.checkpoint import Weights
+from wire.codecs import codec_named
+from wire.digest import Digest
+from wire.errors import Rule, WireError
+from wire.messages import Count, Identifier, Label
+from wire.plan import Parameter
+from wire.strict import decode_json
+
+HEADER_LIMIT = 1 << 14
+_HEADER = "update"
+
+
+class UpdateHeader(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the update is of. `loss` is the mean training loss of the last epoch."""
+
+    assignment: Identifier
+    plan: Digest
+    base: Digest
+    codec: Label
+    examples: Annotated[int, Meta(ge=1, le=1 << 31)]
+    steps: Annotated[int, Meta(ge=1, le=1 << 40)]
+    loss: float
+    seconds: Annotated[float, Meta(ge=0)]
+    skipped: Count = 0
+
+
+class Update(NamedTuple):
+    """A decoded update: its header and the change of each trained weight."""
+
+    header: UpdateHeader
+    delta: Weights
+
+
+def size_limit(parameters: tuple[Parameter, ...], codec: str) -> int:
+    """Bytes that an update may have on the wire, at most: zstd's worst case of the plain file."""
+    plain = _plain_limit(parameters, codec)
+    return plain + plain // 128 + 1024
+
+
+def write(header: UpdateHeader, delta: Weights, rng: np.random.Generator) -> bytes:
+    """The bytes of an update. Raises `WireError` when the delta is not finite."""
+    for name, values in delta.items():
+        if not np.isfinite(values).all():
+            raise WireError(Rule.NOT_FINITE, f"the change of {name!r} is NaN or infinite")
+    coded = codec_named(header.codec).encode(delta, rng)
+    text = msgspec.json.encode(header).decode()
+    return compression.compress(tensors.write(coded, {_HEADER: text}))
+
+
+def read(data: bytes, parameters: tuple[Parameter, ...], codec: str) -> Update:
+    """Decode an update that must be coded by `codec`. Raises `WireError`; never allocates more
+    than the plan's own size for it."""
+    plain = compression.decompress(data, _plain_limit(parameters, codec))
+    coder = codec_named(codec)
+    coded, metadata = tensors.read(plain, coder.schema(parameters))
+    if metadata.keys() != {_HEADER}:
+        raise WireError(Rule.BAD_FORMAT, f"metadata must be {_HEADER!r} alone")
+    header = decode_json(metadata[_HEADER].encode(), UpdateHeader, HEADER_LIMIT)
+    if header.codec != codec:
+        raise WireError(Rule.WRONG_CODEC, f"coded as {header.codec!r}, the task wants {codec!r}")
+    return Update(header, coder.decode(coded, parameters))
+
+
+def _plain_limit(parameters: tuple[Parameter, ...], codec: str) -> int:
+    return tensors.size_limit(codec_named(codec).schema(parameters), HEADER_LIMIT)
