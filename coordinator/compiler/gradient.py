@@ -1,0 +1,95 @@
+"""The gradient of a graph, by the training build's own builder.
+
+`GradientGraphBuilder` is in the compiled part of `onnxruntime-training-cpu`; that package's Python
+part would import torch, and is not needed.
+"""
+
+import os
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import onnx
+
+from coordinator.compiler import convert
+from coordinator.compiler.errors import CompileError
+from coordinator.compiler.graph import Array, Graph, TensorType
+
+SUFFIX = "_grad"
+"""What the builder appends to a tensor's name for its gradient."""
+
+_INSTALL = (
+    "compiling needs ONNX Runtime's training build, and it is not installed here: "
+    "pip install 'lamplighter[coordinator]' on Python 3.11 or 3.12, Linux x86-64, in an "
+    "environment without the stock onnxruntime. A plan compiled on another machine "
+    "(coordinator compile TASK.toml -o DIRECTORY) serves here as well"
+)
+
+
+def differentiate(
+    graph: Graph, inputs: Mapping[str, TensorType], weights: Mapping[str, Array], loss: str
+) -> Graph:
+    """The graph with the nodes that compute `<weight>_grad` for each weight.
+
+    The gradient of the loss by itself is the constant `<loss>_grad`. Gradient nodes are named
+    `<node>_Grad/...` after the node they are the gradient of. Raises `CompileError` when the
+    training build is missing or the builder refuses.
+    """
+    builder_class = training_build()
+    signature = convert.Signature(inputs, {loss: graph.types[loss]})
+    with_values = graph.copy()
+    with_values.constants.update(weights)
+    model = convert.model_of(with_values, signature)
+    known = {o: graph.types[o] for n in graph.nodes for o in n.outputs if o in graph.types}
+    model.graph.value_info.extend(convert.info_of(n, t) for n, t in known.items() if n != loss)
+    with _quiet():
+        try:
+            builder = builder_class(convert.bytes_of(model), {loss}, set(weights), loss)
+            builder.build()
+            raw = builder.get_model()
+        except Exception as error:  # noqa: BLE001  (the builder raises plain RuntimeError)
+            raise CompileError(
+                f"ONNX Runtime cannot differentiate this model: {str(error).strip()[:500]}"
+            ) from None
+    built = onnx.load_model_from_string(raw)
+    result = graph.copy()
+    result.nodes = [convert.node_of(node) for node in built.graph.node]
+    for tensor in built.graph.initializer:
+        if tensor.name not in with_values.constants:
+            result.constants[tensor.name] = convert.array_of(tensor)
+    return result
+
+
+def training_build() -> Any:
+    """The builder's class. Raises `CompileError` where the training build is not installed."""
+    try:
+        from onnxruntime.capi import _pybind_state
+    except ImportError:
+        raise CompileError(_INSTALL) from None
+    found = getattr(_pybind_state, "GradientGraphBuilder", None)
+    if found is None:
+        raise CompileError(_INSTALL)
+    return found
+
+
+_lock = threading.Lock()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Send what compiled code writes to standard error nowhere.
+
+    The builder logs at every call, whatever severity ONNX Runtime is told to log from.
+    """
+    with _lock:
+        sys.stderr.flush()
+        saved = os.dup(2)
+        try:
+            with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+                os.dup2(nowhere.fileno(), 2)
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)

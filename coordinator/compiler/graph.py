@@ -1,0 +1,161 @@
+"""A small graph of ONNX operators that is pleasant to build and to rewrite.
+
+`Node` is one operator, `Graph` is nodes in the order they run with the constants they read, and
+`Emitter` adds nodes under fresh names. `convert.py` turns ONNX's own messages into these and back.
+
+Tensor names inside a graph are ours (`m3`, `e7`), never the model's: so a model may call its
+tensors what it likes. `naming.py` gives the public ones their names back at the end.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from coordinator.compiler.errors import CompileError
+
+Array = npt.NDArray[Any]
+Shape = tuple[int | str, ...]
+"""Axis lengths; a string is an axis whose length is not known, `BATCH` the batch axis."""
+
+BATCH = "batch"
+OPSET = 21
+"""The one operator set that the compiler works in: the newest the training build reads."""
+IR_VERSION = 10
+"""The newest file format that the training build, and stock ONNX Runtime 1.20, read."""
+
+
+class TensorType(NamedTuple):
+    """What is known of a tensor. `shape` is None when not even the rank is known."""
+
+    dtype: np.dtype[Any]
+    shape: Shape | None
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operator. An empty name among the inputs or outputs is an optional one left out.
+
+    `name` begins with the name of the model's node that it stems from, up to the first dot.
+    """
+
+    op: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: dict[str, Any] = field(default_factory=dict)
+    name: str = ""
+    domain: str = ""
+
+    @property
+    def origin(self) -> str:
+        """The model's node that this one stems from, also when it is part of its gradient."""
+        return self.name.split("_Grad")[0].split(".")[0]
+
+    def integers(self, attribute: str, default: Sequence[int]) -> tuple[int, ...]:
+        """A list-of-integers attribute, or the default."""
+        return tuple(int(v) for v in self.attributes.get(attribute, default))
+
+    def renamed(self, names: dict[str, str]) -> "Node":
+        """The node with its inputs and outputs renamed; names not in the map stay."""
+        return replace(
+            self,
+            inputs=tuple(names.get(n, n) for n in self.inputs),
+            outputs=tuple(names.get(n, n) for n in self.outputs),
+        )
+
+
+@dataclass
+class Graph:
+    """Nodes in an order in which they can run, constants by name, and what types are known.
+
+    `labels` says, for messages, what a node or tensor of the user's model is called there.
+    """
+
+    nodes: list[Node] = field(default_factory=list)
+    constants: dict[str, Array] = field(default_factory=dict)
+    types: dict[str, TensorType] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+    fresh: int = 0
+
+    def copy(self) -> "Graph":
+        """A graph that can be changed without changing this one; arrays are shared."""
+        return Graph(
+            list(self.nodes), dict(self.constants), dict(self.types), self.labels, self.fresh
+        )
+
+    def producers(self) -> dict[str, Node]:
+        """The node that makes each tensor."""
+        return {name: node for node in self.nodes for name in node.outputs if name}
+
+    def shape(self, name: str) -> Shape:
+        """A tensor's shape. Raises `CompileError` when it is not known."""
+        if name in self.constants:
+            return tuple(self.constants[name].shape)
+        known = self.types.get(name)
+        if known is None or known.shape is None:
+            raise CompileError(
+                f"the shape of {self.label(name)} cannot be told from the model; "
+                "export it with fixed axes (all but the batch)"
+            )
+        return known.shape
+
+    def fixed(self, name: str, axes: slice = slice(1, None)) -> tuple[int, ...]:
+        """The lengths of these axes (all but the first), which must be known numbers."""
+        shape = self.shape(name)[axes]
+        if not all(isinstance(n, int) for n in shape):
+            raise CompileError(
+                f"{self.label(name)} has the shape {describe(self.shape(name))}; only the batch, "
+                "the first axis, may vary: export the model with the others fixed"
+            )
+        return tuple(int(n) for n in shape)
+
+    def label(self, name: str) -> str:
+        """What to call a tensor or a node in a message."""
+        return self.labels.get(name, f"tensor {name!r}")
+
+
+class Emitter:
+    """Adds nodes to a graph under fresh names.
+
+    `origin` names the model's node that the new ones stem from, for messages.
+    """
+
+    def __init__(self, graph: Graph, origin: str = "") -> None:
+        self.graph = graph
+        self.origin = origin
+
+    def op(self, op: str, *inputs: str, **attributes: Any) -> str:
+        """Add an operator with one output; returns the output's name."""
+        return self.ops(op, inputs, 1, **attributes)[0]
+
+    def ops(
+        self, op: str, inputs: Iterable[str], outputs: int, **attributes: Any
+    ) -> tuple[str, ...]:
+        """Add an operator with several outputs; returns their names."""
+        names = tuple(self.name() for _ in range(outputs))
+        self.graph.nodes.append(
+            Node(op, tuple(inputs), names, attributes, f"{self.origin}.{names[0]}")
+        )
+        return names
+
+    def const(self, value: Any, dtype: npt.DTypeLike = np.float32) -> str:
+        """Add a constant; returns its name."""
+        name = self.name()
+        self.graph.constants[name] = np.asarray(value, dtype=dtype)
+        return name
+
+    def ints(self, *values: int) -> str:
+        """Add a one-dimensional int64 constant: axes, a shape."""
+        return self.const(values, np.int64)
+
+    def name(self) -> str:
+        """A name that nothing in the graph has."""
+        self.graph.fresh += 1
+        return f"e{self.graph.fresh}"
+
+
+def describe(shape: Shape | None) -> str:
+    """A shape as a person writes it: [batch, 3, 32, 32]."""
+    return "of unknown rank" if shape is None else f"[{', '.join(map(str, shape))}]"

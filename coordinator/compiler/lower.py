@@ -1,0 +1,66 @@
+"""Rewriting a graph operator by operator: expansions before differentiation, lowerings after."""
+
+from collections.abc import Sequence
+
+from onnx import defs
+
+from coordinator.compiler.errors import CompileError
+from coordinator.compiler.graph import OPSET, Emitter, Graph, Node
+from coordinator.compiler.operators import EXPANSIONS, LOWERINGS, supported
+
+
+def expand(graph: Graph) -> None:
+    """Write operators otherwise where an expansion says so."""
+    old, graph.nodes = graph.nodes, []
+    for node in old:
+        rule = EXPANSIONS.get(node.op)
+        start = len(graph.nodes)
+        outputs = rule(Emitter(graph, node.name), node) if rule else None
+        if outputs is None:
+            graph.nodes.append(node)
+        else:
+            _name_outputs(graph, start, node, outputs)
+
+
+def lower(graph: Graph) -> None:
+    """Replace operators that only the training build knows by standard ones.
+
+    Raises `CompileError` for one without a lowering.
+    """
+    old, graph.nodes = graph.nodes, []
+    forward = {node.name: node for node in old if "_Grad/" not in node.name}
+    for node in old:
+        rule = LOWERINGS.get(node.op)
+        if rule is None:
+            _check_standard(graph, node)
+            graph.nodes.append(node)
+            continue
+        made_from = forward.get(node.name.split("_Grad/")[0], node)
+        start = len(graph.nodes)
+        outputs = rule(Emitter(graph, made_from.name), node, made_from)
+        _name_outputs(graph, start, node, outputs)
+
+
+def _name_outputs(graph: Graph, start: int, node: Node, outputs: Sequence[str]) -> None:
+    """Give what the nodes from `start` on compute for a node the names of its own outputs."""
+    made = {name for new in graph.nodes[start:] for name in new.outputs}
+    names: dict[str, str] = {}
+    copies = []
+    for now, wanted in zip(outputs, node.outputs, strict=False):
+        if now in made and wanted and now not in names:
+            names[now] = wanted
+        elif now and wanted:  # an input handed on, a constant, or one result for two outputs
+            copies.append(Node("Identity", (names.get(now, now),), (wanted,), name=node.name))
+    graph.nodes[start:] = [new.renamed(names) for new in graph.nodes[start:]] + copies
+
+
+def _check_standard(graph: Graph, node: Node) -> None:
+    try:
+        known = not node.domain and bool(defs.get_schema(node.op, OPSET, ""))
+    except defs.SchemaError:
+        known = False
+    if not known:
+        raise CompileError(
+            f"the gradient of {graph.label(node.origin)} needs {node.op}, which has no standard "
+            f"form yet. Supported: {supported()}"
+        )

@@ -1,0 +1,226 @@
+"""Reading the user's model: checked, in the working operator set, with a batch axis that varies.
+
+What comes out is a graph under names of our own (see `graph.py`), and what the model calls its
+inputs, outputs and weights. Every refusal is a `CompileError` that says what to do.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import checker, inliner, version_converter
+
+from coordinator.compiler import convert, shapes, simplify
+from coordinator.compiler.errors import CompileError
+from coordinator.compiler.graph import (
+    BATCH,
+    IR_VERSION,
+    OPSET,
+    Array,
+    Graph,
+    Node,
+    TensorType,
+    describe,
+)
+
+INPUT_TYPES = ("float32", "float64", "int32", "int64", "uint8", "bool")
+WEIGHTS_LIMIT = 1 << 30
+"""Bytes of constants in a model, at most: twice that must fit in one protobuf message."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model ready to be compiled.
+
+    `inputs` and `outputs` map the model's own names to the graph's. `weights` maps the graph's
+    names of its floating-point initialisers to the model's, and `values` holds them: the graph
+    has their types but, as any may be trained, not their values.
+    """
+
+    graph: Graph
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+    weights: dict[str, str]
+    values: dict[str, Array]
+
+
+def load(path: Path) -> Model:
+    """Read and check a model. Raises `CompileError`."""
+    proto = _parse(path)
+    _check_operators(proto)
+    _refuse_large(proto)
+    proto = _working_opset(proto)
+    model = _ours(proto)
+    fixed = _free_batch(model)
+    _check_weights(model)
+    shapes.infer(model.graph, (*model.inputs.values(), *model.weights), fixed)
+    simplify.fold(model.graph)
+    return model
+
+
+def _parse(path: Path) -> onnx.ModelProto:
+    try:
+        proto = onnx.load(str(path), load_external_data=False)
+    except FileNotFoundError:
+        raise CompileError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise CompileError(f"{path}: cannot be read: {error.strerror}") from None
+    except Exception as error:  # noqa: BLE001  (protobuf raises its own kinds)
+        raise CompileError(f"{path}: not an ONNX file ({_first_line(error)})") from None
+    if not proto.graph.node:
+        raise CompileError(f"{path}: not an ONNX model, or one without any operator")
+    try:
+        onnx.load_external_data_for_model(proto, str(path.parent))
+    except Exception as error:  # noqa: BLE001  (onnx raises several kinds)
+        raise CompileError(
+            f"{path}: its weights are in a file beside it that cannot be read "
+            f"({_first_line(error)}); put that file back where the model was exported to"
+        ) from None
+    proto.ir_version = min(proto.ir_version, IR_VERSION)
+    try:
+        checker.check_model(proto)
+    except checker.ValidationError as error:
+        raise CompileError(f"{path}: not a valid ONNX model: {_first_line(error)}") from None
+    if proto.functions:
+        proto = inliner.inline_local_functions(proto)
+    return proto
+
+
+def _check_operators(proto: onnx.ModelProto) -> None:
+    if proto.graph.sparse_initializer:
+        raise CompileError("sparse weights are not supported; export the model with dense ones")
+    for node in proto.graph.node:
+        where = _where(node)
+        if node.domain not in ("", "ai.onnx"):
+            raise CompileError(
+                f"operator {node.domain}.{node.op_type} ({where}) is not a standard ONNX "
+                "operator; export the model without extensions and before any optimisation"
+            )
+        if any(a.type in (a.GRAPH, a.GRAPHS) for a in node.attribute):
+            raise CompileError(
+                f"operator {node.op_type} ({where}) holds a graph of its own; loops and branches "
+                "are not supported"
+            )
+
+
+def _refuse_large(proto: onnx.ModelProto) -> None:
+    size = proto.ByteSize()
+    if size > WEIGHTS_LIMIT:
+        raise CompileError(f"the model has {size} bytes; at most {WEIGHTS_LIMIT} are supported")
+
+
+def _working_opset(proto: onnx.ModelProto) -> onnx.ModelProto:
+    found = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
+    if found == OPSET:
+        return proto
+    try:
+        converted: onnx.ModelProto = version_converter.convert_version(proto, OPSET)
+    except Exception as error:  # noqa: BLE001  (the converter raises several kinds)
+        raise CompileError(
+            f"the model uses ONNX operator set {found} and cannot be converted to {OPSET} "
+            f"({_first_line(error)}); export it with operator set {OPSET}"
+        ) from None
+    return converted
+
+
+def _ours(proto: onnx.ModelProto) -> Model:
+    """The model's graph under our names: tensors `m0`, `m1`, ..., nodes `n0`, `n1`, ..."""
+    graph = Graph()
+    names: dict[str, str] = {"": ""}
+
+    def ours(name: str) -> str:
+        if name not in names:
+            names[name] = f"m{len(names) - 1}"
+            graph.labels[names[name]] = f"tensor {name!r}"
+        return names[name]
+
+    weights, values = {}, {}
+    for tensor in proto.graph.initializer:
+        name, value = ours(tensor.name), convert.array_of(tensor)
+        if value.dtype.kind != "f":
+            graph.constants[name] = value
+            continue
+        weights[name], values[name] = tensor.name, value
+        graph.types[name] = TensorType(value.dtype, value.shape)
+        graph.labels[name] = f"weight {tensor.name!r}"
+    inputs = {}
+    for info in proto.graph.input:
+        if ours(info.name) not in graph.constants and names[info.name] not in values:
+            inputs[info.name] = ours(info.name)
+            graph.labels[ours(info.name)] = f"input {info.name!r}"
+            graph.types[ours(info.name)] = _input_type(info)
+    for i, raw in enumerate(proto.graph.node):
+        for name in (*raw.input, *raw.output):
+            ours(name)
+        node = convert.node_of(raw).renamed(names)
+        if node.op == "Constant":
+            graph.constants[node.outputs[0]] = _constant(node)
+            continue
+        graph.labels[f"n{i}"] = _where(raw)
+        graph.nodes.append(Node(node.op, node.inputs, node.outputs, node.attributes, f"n{i}"))
+    outputs = {info.name: names[info.name] for info in proto.graph.output}
+    return Model(graph, inputs, outputs, weights, values)
+
+
+def _where(node: onnx.NodeProto) -> str:
+    if node.name:
+        return f"node {node.name!r}"
+    return f"the node that makes {next((o for o in node.output if o), '')!r}"
+
+
+def _input_type(info: onnx.ValueInfoProto) -> TensorType:
+    known = convert.type_of(info)
+    if known is None or known.shape is None:
+        raise CompileError(f"input {info.name!r} has no type or shape; export the model with both")
+    if known.dtype.name not in INPUT_TYPES:
+        raise CompileError(
+            f"input {info.name!r} is {known.dtype.name}; allowed are {', '.join(INPUT_TYPES)}"
+        )
+    return known
+
+
+def _constant(node: Node) -> Array:
+    ((kind, value),) = node.attributes.items()
+    dtypes = {"value_int": np.int64, "value_ints": np.int64}
+    if kind == "value":
+        return np.asarray(value)
+    return np.asarray(value, dtype=dtypes.get(kind, np.float32))
+
+
+def _free_batch(model: Model) -> int | None:
+    """Let the first axis of every input vary. Returns the length it was fixed at, if it was."""
+    lengths = set()
+    for name, tensor in model.inputs.items():
+        known = model.graph.types[tensor]
+        shape = known.shape or ()
+        if not shape:
+            raise CompileError(f"input {name!r} is a scalar; every input needs a batch axis first")
+        if not all(isinstance(n, int) for n in shape[1:]):
+            raise CompileError(
+                f"input {name!r} has the shape {describe(shape)}; only the batch, the first axis, "
+                "may vary: export the model with the others fixed"
+            )
+        if isinstance(shape[0], int):
+            lengths.add(shape[0])
+        model.graph.types[tensor] = TensorType(known.dtype, (BATCH, *shape[1:]))
+    if len(lengths) > 1:
+        raise CompileError(
+            f"the inputs' first axes are fixed at {sorted(lengths)}; the first axis of every "
+            "input must be the batch"
+        )
+    if not model.inputs:
+        raise CompileError("the model has no input")
+    return lengths.pop() if lengths else None
+
+
+def _check_weights(model: Model) -> None:
+    for name, value in model.values.items():
+        if value.size > 1 and not np.isfinite(value).all():
+            # A single infinity is the fill value of a mask, not a weight.
+            raise CompileError(f"weight {model.weights[name]!r} holds NaN or infinity")
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__

@@ -1,0 +1,39 @@
+"""Public names: what tensors are called in the manifest, in checkpoints and in the plan's graphs."""
+
+from coordinator.compiler.errors import CompileError
+from wire.plan import Input
+
+_RESERVED = ("loss", "learning_rate", "__metadata__")
+_PREFIXES = ("next/", "metric/")
+_LONGEST = 180  # leaves room for what optimisers put in front of a weight's name
+
+
+def is_reserved(name: str) -> bool:
+    """Whether the plan format, or safetensors, has its own use for the name."""
+    return not name or name in _RESERVED or name.startswith(_PREFIXES) or len(name) > _LONGEST
+
+
+def check_input(name: str) -> None:
+    """Raise `CompileError` if an example input cannot keep its name."""
+    if is_reserved(name):
+        raise CompileError(
+            f"input {name!r} has a name that plans use themselves, or none, or one of over "
+            f"{_LONGEST} characters; rename it in the model"
+        )
+
+
+class Names:
+    """Hands out public names, each once."""
+
+    def __init__(self, inputs: list[Input]) -> None:
+        self._taken = {i.name for i in inputs}
+
+    def take(self, wanted: str) -> str:
+        """`wanted`, or something like it if it is reserved or taken."""
+        name = f"weight/{wanted}"[:_LONGEST] if is_reserved(wanted) else wanted
+        number = 1
+        while name in self._taken:
+            number += 1
+            name = f"{wanted[: _LONGEST - 8]}_{number}"
+        self._taken.add(name)
+        return name

@@ -1,0 +1,32 @@
+"""The operators that can be trained through: one small entry each, by family.
+
+An entry says which of an operator's inputs are weights, how it is rewritten before
+differentiation if need be, and how the gradient operators that only the training build knows are
+lowered to standard ones. `registry.py` says how to write one; importing this package fills its
+tables.
+"""
+
+from coordinator.compiler.operators import (
+    activation,
+    arithmetic,
+    conv,
+    linear,
+    loss,
+    pool,
+    shape,
+)
+from coordinator.compiler.operators.registry import EXPANSIONS, LOWERINGS, OPERATORS, supported
+
+__all__ = [
+    "EXPANSIONS",
+    "LOWERINGS",
+    "OPERATORS",
+    "activation",
+    "arithmetic",
+    "conv",
+    "linear",
+    "loss",
+    "pool",
+    "shape",
+    "supported",
+]

@@ -1,0 +1,107 @@
+"""Convolution.
+
+X is [N, C, ...], W [O, C / group, ...], Y [N, O, ...]. Formulas: Dumoulin and Visin, 2016, "A
+guide to convolution arithmetic for deep learning".
+"""
+
+from coordinator.compiler.graph import Emitter, Node
+from coordinator.compiler.operators.registry import expansion, lowering, operator
+from coordinator.compiler.operators.windows import (
+    Windows,
+    spatial,
+    windows_of,
+    with_explicit_pads,
+)
+
+operator("Conv", weights=(1, 2))
+
+
+@expansion("Conv")
+def explicit(emit: Emitter, node: Node) -> list[str]:
+    """The same convolution with its kernel, strides, dilations and pads written out."""
+    spatial(emit.graph, node.inputs[0], node)
+    kernel = emit.graph.fixed(node.inputs[1], slice(2, None))
+    windows = windows_of(emit.graph, node, kernel)
+    return [emit.op("Conv", *node.inputs, **with_explicit_pads(node, windows))]
+
+
+@lowering("ConvGrad")
+def conv_grad(emit: Emitter, node: Node, forward: Node) -> list[str]:
+    """The gradients by X, W and the bias, those that are wanted."""
+    dy, x, w = node.inputs
+    wanted = [bool(name) for name in (*node.outputs, "", "")[:3]]
+    windows = windows_of(emit.graph, forward)
+    dx = _dx(emit, forward, windows, dy) if wanted[0] else ""
+    dw = _dw(emit, forward, windows, dy) if wanted[1] else ""
+    db = ""
+    if wanted[2]:
+        axes = emit.ints(0, *range(2, windows.rank + 2))
+        db = emit.op("ReduceSum", dy, axes, keepdims=0)
+    return [dx, dw, db][: len(node.outputs)]
+
+
+def _dx(emit: Emitter, forward: Node, windows: Windows, dy: str) -> str:
+    """dX: the transposed convolution of dY by W."""
+    x, w = forward.inputs[:2]
+    size = spatial(emit.graph, x, forward)
+    out = spatial(emit.graph, forward.outputs[0], forward)
+    rest = [
+        n + b + a - c
+        for n, b, a, c in zip(
+            size, windows.before, windows.after, windows.covered(out), strict=True
+        )
+    ]
+    return emit.op(
+        "ConvTranspose",
+        dy,
+        w,
+        group=forward.attributes.get("group", 1),
+        kernel_shape=list(windows.kernel),
+        strides=list(windows.strides),
+        dilations=list(windows.dilations),
+        pads=windows.pads,
+        output_padding=rest,
+    )
+
+
+def _dw(emit: Emitter, forward: Node, windows: Windows, dy: str) -> str:
+    """dW: the convolution of X by dY, batch and channels swapped, strides and dilations too.
+
+    With groups, the channels of X within a group take the batch's place and the batch joins the
+    groups: [N, G C', ...] to [C', G N, ...], so that it remains one convolution of G groups.
+    """
+    x, w = forward.inputs[:2]
+    graph, rank = emit.graph, windows.rank
+    group = int(forward.attributes.get("group", 1))
+    size, out = spatial(graph, x, forward), spatial(graph, forward.outputs[0], forward)
+    swap = [1, 0, *range(2, rank + 2)]
+    image, kernel = emit.op("Transpose", x, perm=swap), emit.op("Transpose", dy, perm=swap)
+    if group > 1:
+        per_group = graph.fixed(w, slice(1, 2))[0]
+        image = emit.op("Reshape", image, emit.ints(group, per_group, -1, *size))
+        image = emit.op("Transpose", image, perm=[1, 0, *range(2, rank + 3)])
+        image = emit.op("Reshape", image, emit.ints(per_group, -1, *size))
+    # Pads after that make the result exactly as large as W; where the windows did not reach the
+    # end of X, the result is too large instead and is cut.
+    after = [
+        c - n - b
+        for c, n, b in zip(windows.covered(out), size, windows.before, strict=True)
+    ]
+    dw = emit.op(
+        "Conv",
+        image,
+        kernel,
+        group=group,
+        strides=list(windows.dilations),
+        dilations=list(windows.strides),
+        pads=[*windows.before, *(max(a, 0) for a in after)],
+    )
+    if any(a < 0 for a in after):
+        dw = emit.op(
+            "Slice",
+            dw,
+            emit.ints(*[0] * rank),
+            emit.ints(*windows.kernel),
+            emit.ints(*range(2, rank + 2)),
+        )
+    return emit.op("Transpose", dw, perm=swap)

@@ -1,0 +1,142 @@
+"""Pooling: X is [N, C, ...], Y [N, C, ...] with smaller spatial axes."""
+
+import numpy as np
+
+from coordinator.compiler.errors import CompileError
+from coordinator.compiler.graph import Emitter, Node
+from coordinator.compiler.operators.registry import expansion, lowering, operator
+from coordinator.compiler.operators.windows import (
+    Windows,
+    spatial,
+    windows_of,
+    with_explicit_pads,
+)
+
+operator("MaxPool")
+operator("AveragePool")
+
+
+@expansion("MaxPool")
+def explicit_max(emit: Emitter, node: Node) -> list[str]:
+    """The same pooling with its windows written out. Its indices must be free for the gradient."""
+    if len(node.outputs) > 1 and node.outputs[1]:
+        raise CompileError(
+            f"MaxPool ({emit.graph.label(node.origin)}) with its second output, the indices, "
+            "is not supported; export the model without it"
+        )
+    spatial(emit.graph, node.inputs[0], node)
+    windows = windows_of(emit.graph, node)
+    attributes = with_explicit_pads(node, windows)
+    attributes.pop("storage_order", None)
+    return [emit.op("MaxPool", *node.inputs, **attributes)]
+
+
+@expansion("AveragePool")
+def explicit_average(emit: Emitter, node: Node) -> list[str]:
+    """The same pooling with its windows written out."""
+    size = spatial(emit.graph, node.inputs[0], node)
+    windows = windows_of(emit.graph, node)
+    out = spatial(emit.graph, node.outputs[0], node)
+    covered = windows.covered(out)
+    if any(c > n + b + a for c, n, b, a in zip(covered, size, windows.before, windows.after,
+                                               strict=True)):  # fmt: skip
+        raise CompileError(
+            f"AveragePool ({emit.graph.label(node.origin)}) with ceil_mode whose last window "
+            "leaves the padded input is not supported; pad the input instead"
+        )
+    attributes = with_explicit_pads(node, windows)
+    attributes.pop("ceil_mode", None)
+    return [emit.op("AveragePool", *node.inputs, **attributes)]
+
+
+@lowering("MaxPoolGrad")
+def max_pool_grad(emit: Emitter, node: Node, forward: Node) -> list[str]:
+    """dX: each dY added where its window's maximum was.
+
+    The indices count through the whole of X. MaxUnpool is the faster, but knows only windows that
+    neither overlap nor leave anything over.
+    """
+    dy, indices = node.inputs
+    windows = windows_of(emit.graph, forward)
+    x = forward.inputs[0]
+    size = spatial(emit.graph, x, forward)
+    if _tiles(windows, size, spatial(emit.graph, forward.outputs[0], forward)):
+        kernel, strides = list(windows.kernel), list(windows.strides)
+        return [emit.op("MaxUnpool", dy, indices, kernel_shape=kernel, strides=strides)]
+    (channels,) = emit.graph.fixed(x, slice(1, 2))
+    flat = emit.ints(-1)
+    length = emit.op("Reshape", emit.op("Size", x), flat)
+    zeros = emit.op("ConstantOfShape", length, value=np.zeros(1, np.float32))
+    dx = emit.op(
+        "ScatterElements",
+        zeros,
+        emit.op("Reshape", indices, flat),
+        emit.op("Reshape", dy, flat),
+        axis=0,
+        reduction="add",
+    )
+    return [emit.op("Reshape", dx, emit.ints(-1, channels, *size))]
+
+
+@lowering("AveragePoolGrad")
+def average_pool_grad(emit: Emitter, node: Node, forward: Node) -> list[str]:
+    """dX: each dY / (elements of its window) spread over its window."""
+    (dy,) = node.inputs
+    graph = emit.graph
+    windows = windows_of(graph, forward)
+    x = forward.inputs[0]
+    (channels,) = graph.fixed(x, slice(1, 2))
+    size, out = spatial(graph, x, forward), spatial(graph, forward.outputs[0], forward)
+    count = _elements(windows, size, out, bool(forward.attributes.get("count_include_pad", 0)))
+    share = emit.op("Mul", dy, emit.const(1.0 / count))
+    if _tiles(windows, size, out):
+        # [N, C, h, w] to [N, C, h, 1, w, 1], repeated to [N, C, h, k, w, k].
+        narrow = [n for o in out for n in (o, 1)]
+        wide = [n for k in windows.kernel for n in (1, k)]
+        cells = emit.op("Reshape", share, emit.ints(-1, channels, *narrow))
+        spread = emit.op("Expand", cells, emit.ints(1, 1, *wide))
+        return [emit.op("Reshape", spread, emit.ints(-1, channels, *size))]
+    planes = emit.op("Reshape", share, emit.ints(-1, 1, *out))
+    rest = [
+        n + b + a - c
+        for n, b, a, c in zip(
+            size, windows.before, windows.after, windows.covered(out), strict=True
+        )
+    ]
+    spread = emit.op(
+        "ConvTranspose",
+        planes,
+        emit.const(np.ones((1, 1, *windows.kernel))),
+        kernel_shape=list(windows.kernel),
+        strides=list(windows.strides),
+        dilations=list(windows.dilations),
+        pads=windows.pads,
+        output_padding=rest,
+    )
+    return [emit.op("Reshape", spread, emit.ints(-1, channels, *size))]
+
+
+def _tiles(windows: Windows, size: tuple[int, ...], out: tuple[int, ...]) -> bool:
+    """Whether the windows lie side by side and cover X exactly."""
+    return (
+        windows.kernel == windows.strides
+        and not any(windows.pads)
+        and all(d == 1 for d in windows.dilations)
+        and windows.covered(out) == size
+    )
+
+
+def _elements(
+    windows: Windows, size: tuple[int, ...], out: tuple[int, ...], with_pads: bool
+) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    """How many elements each window averages, of the shape [1, 1, *out]."""
+    count = np.ones((1, 1, *out), np.float32)
+    for axis, (k, s, d, b, n, o) in enumerate(
+        zip(windows.kernel, windows.strides, windows.dilations, windows.before, size, out,
+            strict=True)  # fmt: skip
+    ):
+        places = np.arange(o)[:, None] * s - b + np.arange(k)[None, :] * d
+        inside = np.full(o, k) if with_pads else ((places >= 0) & (places < n)).sum(1)
+        count *= inside.astype(np.float32).reshape([-1 if i == axis + 2 else 1
+                                                    for i in range(len(out) + 2)])  # fmt: skip
+    return count

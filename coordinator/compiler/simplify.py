@@ -1,0 +1,197 @@
+"""Rewrites that leave a graph's results as they are and make it smaller.
+
+Each rule is one small function from a graph to whether it changed anything. `simplify` applies
+them until none does.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import numpy as np
+from onnx.reference import ReferenceEvaluator
+
+from coordinator.compiler import convert
+from coordinator.compiler.graph import BATCH, Array, Emitter, Graph, Node
+
+FOLD_LIMIT = 1 << 16
+"""Elements of a constant that folding may make, at most: large ones cost more as bytes."""
+
+_NEVER_FOLD = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike",
+               "Multinomial", "Bernoulli")  # fmt: skip
+
+
+def simplify(graph: Graph, outputs: Iterable[str]) -> dict[str, str]:
+    """Apply every rule until none changes anything, and drop what no output needs.
+
+    `outputs` are the tensors that must still be computed. Returns where each of them is now: an
+    output that was only a copy of another tensor is that tensor.
+    """
+    wanted = {name: name for name in outputs}
+    changed = True
+    while changed:
+        changed = fold(graph)
+        aliases = _aliases(graph)
+        if aliases:
+            graph.nodes = [n.renamed(aliases) for n in graph.nodes if n.outputs[0] not in aliases]
+            wanted = {name: aliases.get(now, now) for name, now in wanted.items()}
+            changed = True
+        for rule in _RULES:
+            changed = rule(graph) or changed
+        prune(graph, wanted.values())
+    return wanted
+
+
+def prune(graph: Graph, outputs: Iterable[str]) -> None:
+    """Drop nodes and constants that no output needs."""
+    needed = set(outputs)
+    kept = []
+    for node in reversed(graph.nodes):
+        if needed.intersection(o for o in node.outputs if o):
+            kept.append(node)
+            needed.update(node.inputs)
+    graph.nodes = kept[::-1]
+    graph.constants = {n: v for n, v in graph.constants.items() if n in needed}
+
+
+def fold(graph: Graph) -> bool:
+    """Compute nodes whose inputs are all constants, and shapes that do not vary."""
+    kept: list[Node] = []
+    for node in graph.nodes:
+        values = _fixed_shape(graph, node) or _computed(graph, node)
+        if values is None:
+            kept.append(node)
+        else:
+            graph.constants.update(zip(node.outputs, values, strict=True))
+    changed = len(kept) < len(graph.nodes)
+    graph.nodes = kept
+    return changed
+
+
+def _fixed_shape(graph: Graph, node: Node) -> list[Array] | None:
+    known = graph.types.get(node.inputs[0]) if node.inputs else None
+    if node.op not in ("Shape", "Size") or known is None or known.shape is None:
+        return None
+    numbers = [n for n in known.shape if isinstance(n, int)]
+    if len(numbers) < len(known.shape):
+        return None
+    if node.op == "Size":
+        return [np.asarray(math.prod(numbers), np.int64)]
+    start, end = node.attributes.get("start", 0), node.attributes.get("end", len(numbers))
+    return [np.asarray(numbers[start:end], np.int64)]
+
+
+def _computed(graph: Graph, node: Node) -> list[Array] | None:
+    if node.domain or node.op in _NEVER_FOLD or not node.inputs:
+        return None
+    if not all(n in graph.constants for n in node.inputs if n):
+        return None
+    feeds = {n: graph.constants[n] for n in node.inputs if n}
+    if sum(v.size for v in feeds.values()) > FOLD_LIMIT:
+        return None
+    result = ReferenceEvaluator(convert.proto_of(node)).run(None, feeds)
+    values = [np.asarray(value) for value in result]
+    return values if sum(v.size for v in values) <= FOLD_LIMIT else None
+
+
+def _aliases(graph: Graph) -> dict[str, str]:
+    """Tensors that are copies of others: outputs of nodes that do nothing, and repeated nodes."""
+    aliases: dict[str, str] = {}
+    seen: dict[tuple[object, ...], Node] = {}
+    shared: dict[tuple[object, ...], str] = {}
+    for name, value in graph.constants.items():
+        key = (value.dtype.str, value.shape, value.tobytes()) if value.size <= 64 else (name,)
+        if shared.setdefault(key, name) != name:
+            aliases[name] = shared[key]
+    for original in graph.nodes:
+        node = original.renamed(aliases)
+        same = _does_nothing(graph, node)
+        if same is not None:
+            aliases[node.outputs[0]] = same
+            continue
+        identity = (node.op, node.domain, node.inputs, repr(sorted(node.attributes.items())))
+        twin = seen.setdefault(identity, node)
+        if twin is not node and len(twin.outputs) == len(node.outputs):
+            aliases.update(
+                (b, a) for a, b in zip(twin.outputs, node.outputs, strict=True) if a and b
+            )
+    return aliases
+
+
+def _does_nothing(graph: Graph, node: Node) -> str | None:
+    """The input that this node merely copies, or None."""
+    if node.domain:
+        return None
+    if node.op == "Identity" or (node.op in ("Sum", "Concat") and len(node.inputs) == 1):
+        return node.inputs[0]
+    if node.op == "Div" and _is(graph, node.inputs[1], 1):
+        return node.inputs[0]
+    if node.op == "Mul":
+        for one, other in (node.inputs, node.inputs[::-1]):
+            if _is(graph, one, 1):
+                return other
+    return None
+
+
+def _is(graph: Graph, name: str, number: float) -> bool:
+    """Whether this is a constant scalar of that value, which broadcasts to any shape."""
+    value = graph.constants.get(name)
+    return value is not None and value.ndim == 0 and float(value) == number
+
+
+def _reshape_target(graph: Graph) -> bool:
+    """Reshape(x, Shape(y)), y's shape known but for the batch: a constant target with -1."""
+    made = graph.producers()
+    changed = False
+    for i, node in enumerate(graph.nodes):
+        if node.op != "Reshape" or node.inputs[1] in graph.constants:
+            continue
+        source = made.get(node.inputs[1])
+        if source is None or source.op != "Shape" or source.attributes.get("start", 0) != 0:
+            continue
+        known = graph.types.get(source.inputs[0])
+        if known is None or known.shape is None or "end" in source.attributes:
+            continue
+        if [n for n in known.shape if isinstance(n, str)] != [BATCH] or 0 in known.shape:
+            continue
+        target = Emitter(graph).ints(*(-1 if isinstance(n, str) else n for n in known.shape))
+        graph.nodes[i] = replace(node, inputs=(node.inputs[0], target), attributes={})
+        changed = True
+    return changed
+
+
+def _expanded_scalar(graph: Graph) -> bool:
+    """Mul(Expand(s, Shape(y)), x), s a scalar, x as large as y: Mul(s, x)."""
+    made = graph.producers()
+    changed = False
+    for i, node in enumerate(graph.nodes):
+        if node.op != "Mul":
+            continue
+        for one, other in (node.inputs, node.inputs[::-1]):
+            expand = made.get(one)
+            if expand is None or expand.op != "Expand":
+                continue
+            scalar, like = graph.types.get(expand.inputs[0]), made.get(expand.inputs[1])
+            if scalar is None or scalar.shape != () or like is None or like.op != "Shape":
+                continue
+            a, b = graph.types.get(like.inputs[0]), graph.types.get(other)
+            if a is None or b is None or a.shape is None or a.shape != b.shape or like.attributes:
+                continue
+            graph.nodes[i] = replace(node, inputs=(expand.inputs[0], other))
+            changed = True
+            break
+    return changed
+
+
+def _sum_of_twins(graph: Graph) -> bool:
+    """Sum(x, x): Mul(x, 2)."""
+    changed = False
+    for i, node in enumerate(graph.nodes):
+        if node.op in ("Sum", "Add") and len(node.inputs) == 2 and len(set(node.inputs)) == 1:
+            two = Emitter(graph).const(2.0)
+            graph.nodes[i] = replace(node, op="Mul", inputs=(node.inputs[0], two))
+            changed = True
+    return changed
+
+
+_RULES: tuple[Callable[[Graph], bool], ...] = (_reshape_target, _expanded_scalar, _sum_of_twins)
