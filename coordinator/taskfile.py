@@ -14,6 +14,7 @@ from msgspec import Meta
 from schedules.duration import Duration
 from schedules.schedule import READY_MADE, Schedule, ready_made
 from wire.errors import WireError
+from wire.messages import Identifier, Labels
 from wire.strict import decode_toml
 
 TASK_FILE_LIMIT = 1 << 20
@@ -21,9 +22,6 @@ TASK_FILE_LIMIT = 1 << 20
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
 Fraction = Annotated[float, Meta(ge=0, lt=1)]
-TaskName = Annotated[
-    str, Meta(pattern=r"\A[a-z0-9][a-z0-9-]{0,62}\Z", description="lower case, digits, hyphens")
-]
 
 
 class TaskFileError(ValueError):
@@ -125,13 +123,13 @@ class Upload(Section, frozen=True, kw_only=True):
 class Participants(Section, frozen=True, kw_only=True):
     """Who may take part: devices that carry all of these labels (given at enrolment)."""
 
-    labels: dict[str, str] = {}
+    labels: Labels = {}
 
 
 class TaskFile(Section, frozen=True, kw_only=True):
     """The whole file."""
 
-    name: TaskName
+    name: Identifier
     model: Model
     loss: Loss
     optimizer: Optimizer
@@ -150,7 +148,8 @@ class TaskFile(Section, frozen=True, kw_only=True):
     @property
     def deadline(self) -> float:
         """Seconds from a round's first assignment to its close."""
-        return float(self.round.deadline or self.timing.round_deadline)
+        own = self.round.deadline
+        return float(self.timing.round_deadline if own is None else own)
 
 
 def parse(text: str, source: str = "task file") -> TaskFile:

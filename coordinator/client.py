@@ -1,0 +1,141 @@
+"""The admin API's client: what the command line, the demo and scripts use."""
+
+import ssl
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+import aiohttp
+import msgspec
+
+from coordinator.server import ENDPOINT_FILE
+from coordinator.service import ADMIN_FILE
+from coordinator.views import (
+    DeviceView,
+    NewTask,
+    NewToken,
+    RoundView,
+    TaskDetail,
+    TaskView,
+    Token,
+)
+from wire.digest import digest_of, verify
+from wire.messages import Problem
+
+T = TypeVar("T")
+_TIMEOUT = aiohttp.ClientTimeout(total=300, connect=10)
+
+
+class ClientError(Exception):
+    """The coordinator does not answer, or says no; one line for a person."""
+
+
+class AdminClient:
+    """`async with AdminClient(...)`: one method a route. Raises `ClientError`."""
+
+    def __init__(self, url: str, token: str, ca_file: Path | None = None) -> None:
+        self.url = url.rstrip("/")
+        self._token = token
+        self._ca_file = ca_file
+
+    @classmethod
+    def of_state(cls, state: Path, ca_file: Path | None = None) -> "AdminClient":
+        """The client of the coordinator that runs on this machine over the folder `state`."""
+        try:
+            url = (state / ENDPOINT_FILE).read_text().strip()
+            token = (state / ADMIN_FILE).read_text().strip()
+        except FileNotFoundError:
+            raise ClientError(
+                f"no coordinator runs over {state}: start one with 'coordinator serve', or name "
+                "another with --url and --token-file"
+            ) from None
+        except OSError as error:
+            raise ClientError(f"{error}: the coordinator's own user may read it") from None
+        return cls(url, token, ca_file)
+
+    async def __aenter__(self) -> Self:
+        tls = ssl.create_default_context(cafile=self._ca_file) if self._ca_file else True
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=tls),
+            headers={"Authorization": f"Bearer {self._token}"},
+            timeout=_TIMEOUT,
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._session.close()
+
+    async def tasks(self) -> list[TaskView]:
+        """Every task at a glance."""
+        return await self._ask(list[TaskView], "GET", "tasks")
+
+    async def task(self, name: str) -> TaskDetail:
+        """One task with its last rounds."""
+        return await self._ask(TaskDetail, "GET", f"tasks/{name}")
+
+    async def round(self, name: str, number: int) -> RoundView:
+        """One round and everyone in it."""
+        return await self._ask(RoundView, "GET", f"tasks/{name}/rounds/{number}")
+
+    async def stop(self, name: str) -> TaskView:
+        """Stop a task."""
+        return await self._ask(TaskView, "POST", f"tasks/{name}/stop")
+
+    async def devices(self) -> list[DeviceView]:
+        """Every enrolled device."""
+        return await self._ask(list[DeviceView], "GET", "devices")
+
+    async def token(self, uses: int, lifetime: float) -> str:
+        """A new enrolment token."""
+        made = await self._ask(
+            Token, "POST", "tokens", msgspec.json.encode(NewToken(uses=uses, lifetime=lifetime))
+        )
+        return made.token
+
+    async def create(self, definition: str, manifest: bytes, blobs: list[bytes]) -> TaskView:
+        """Store a plan's manifest, its files and the first model (the last blob); start the task."""
+        for data in (manifest, *blobs):
+            await self._send("PUT", f"blobs/{digest_of(data)}", data)
+        new = NewTask(definition=definition, plan=digest_of(manifest), model=digest_of(blobs[-1]))
+        return await self._ask(TaskView, "POST", "tasks", msgspec.json.encode(new))
+
+    async def blob(self, digest: str) -> bytes:
+        """A plan's file or a model, its digest checked."""
+        data = await self._send("GET", f"blobs/{digest}")
+        verify(data, digest)
+        return data
+
+    async def metrics(self) -> str:
+        """The coordinator's metrics, as Prometheus reads them."""
+        return (await self._send("GET", "/metrics")).decode()
+
+    async def _ask(self, kind: type[T], method: str, path: str, data: bytes | None = None) -> T:
+        answer = await self._send(method, path, data)
+        return msgspec.json.decode(answer, type=kind)
+
+    async def _send(self, method: str, path: str, data: bytes | None = None) -> bytes:
+        target = self.url + (path if path.startswith("/") else f"/v1/admin/{path}")
+        # Identity: the client library may not know zstd, and the way here is short.
+        headers = {"Accept-Encoding": "identity"}
+        try:
+            async with self._session.request(method, target, data=data, headers=headers) as answer:
+                content = await answer.read()
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise ClientError(
+                f"{self.url} does not answer: {error or type(error).__name__}"
+            ) from None
+        if answer.status >= 400:
+            raise ClientError(_explain(content, answer.status))
+        return content
+
+
+def _explain(content: bytes, status: int) -> str:
+    try:
+        return msgspec.json.decode(content, type=Problem).detail
+    except msgspec.DecodeError:
+        return f"the coordinator answered with status {status}"

@@ -1,0 +1,147 @@
+"""What every route shares: credentials, bounded messages, and errors as RFC 9457 documents."""
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import TypeVar
+
+import msgspec
+from aiohttp import web
+
+from coordinator.errors import CoordinatorError, Denied, Refused, TooLarge, Unavailable
+from coordinator.service import Coordinator
+from coordinator.store.records import DeviceRecord
+from wire.errors import Rule, WireError
+from wire.messages import MESSAGE_LIMIT, PROBLEM_TYPE, Problem
+from wire.strict import decode_json
+
+log = logging.getLogger(__name__)
+
+COORDINATOR = web.AppKey("coordinator", Coordinator)
+BODY_SECONDS = 30.0
+"""A body that brings nothing for so long is given up."""
+
+T = TypeVar("T", bound=msgspec.Struct)
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+DeviceHandler = Callable[[web.Request, DeviceRecord], Awaitable[web.StreamResponse]]
+
+
+def coordinator_of(request: web.Request) -> Coordinator:
+    """The coordinator behind this application."""
+    return request.app[COORDINATOR]
+
+
+def bearer(request: web.Request) -> str:
+    """The request's credential. Raises `Denied`."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise Denied("no_credential", "send 'Authorization: Bearer ...'")
+    return token.strip()
+
+
+def for_admin(handler: Handler) -> Handler:
+    """A route for the administrator alone."""
+
+    async def checked(request: web.Request) -> web.StreamResponse:
+        coordinator_of(request).check_admin(bearer(request))
+        return await handler(request)
+
+    return checked
+
+
+def for_device(handler: DeviceHandler) -> Handler:
+    """A route for enrolled devices; the handler gets the device."""
+
+    async def checked(request: web.Request) -> web.StreamResponse:
+        return await handler(request, coordinator_of(request).check_device(bearer(request)))
+
+    return checked
+
+
+async def message(request: web.Request, kind: type[T]) -> T:
+    """The request's JSON body. Raises `Refused` or `TooLarge`."""
+    try:
+        return decode_json(await body(request, MESSAGE_LIMIT), kind, MESSAGE_LIMIT)
+    except WireError as error:
+        raise Refused(str(error.code), error.detail) from None
+
+
+async def body(request: web.Request, limit: int) -> bytes:
+    """The request's body, of at most `limit` bytes and without long silences."""
+    if (request.content_length or 0) > limit:
+        raise TooLarge("too_large", f"a body of {request.content_length} bytes; at most {limit}")
+    received = bytearray()
+    while chunk := await next_chunk(request):
+        received += chunk
+        if len(received) > limit:
+            raise TooLarge("too_large", f"a body of over {limit} bytes")
+    return bytes(received)
+
+
+async def next_chunk(request: web.Request) -> bytes:
+    """The next bytes of a body, empty at its end. Raises `OSError` when the client is gone."""
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await request.content.readany()
+    except TimeoutError:
+        raise TimeoutError(f"no bytes in {BODY_SECONDS:.0f} s") from None
+    except web.PayloadAccessError as error:
+        raise ConnectionResetError(str(error)) from None
+
+
+def json_answer(value: msgspec.Struct | object, status: int = 200) -> web.Response:
+    """A JSON answer."""
+    return web.Response(
+        body=msgspec.json.encode(value), status=status, content_type="application/json"
+    )
+
+
+def problem(
+    status: int, title: str, code: str, detail: str, headers: dict[str, str] | None = None
+) -> web.Response:
+    """An error document."""
+    document = Problem(
+        type=f"urn:lamplighter:problem:{code}",
+        title=title,
+        status=status,
+        code=code,
+        detail=detail[:2000],
+    )
+    return web.Response(
+        body=msgspec.json.encode(document),
+        status=status,
+        content_type=PROBLEM_TYPE,
+        headers=headers or {},
+    )
+
+
+@web.middleware
+async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every failure leaves as one problem document with a stable code."""
+    try:
+        return await handler(request)
+    except CoordinatorError as error:
+        return problem(error.status, error.title, error.code, error.detail, error.headers)
+    except web.HTTPException as error:
+        status = HTTPStatus(error.status)
+        if status < HTTPStatus.BAD_REQUEST:
+            raise
+        code = status.phrase.lower().replace(" ", "_")
+        allowed = {k: v for k, v in error.headers.items() if k == "Allow"}
+        return problem(status, status.phrase, code, f"{request.method} {request.path}", allowed)
+    except (ConnectionError, TimeoutError) as error:
+        # The client is gone or silent: whatever is answered, it will likely not hear.
+        return problem(408, "Request timeout", "cut", str(error))
+    except (OSError, sqlite3.Error) as error:
+        log.error("%s %s: storage failed: %s", request.method, request.path, error)
+        broken = Unavailable("storage", "the coordinator cannot write to its disk: try later")
+        return problem(broken.status, broken.title, broken.code, broken.detail)
+    except WireError as error:
+        damaged = error.code is Rule.BAD_DIGEST
+        log.error("%s %s: %s", request.method, request.path, error)
+        return problem(500, "Error", "damaged_blob" if damaged else "internal", "see the log")
+    except Exception:
+        log.exception("%s %s failed", request.method, request.path)
+        return problem(500, "Error", "internal", "a fault of the coordinator: see its log")

@@ -1,0 +1,75 @@
+"""Routes for devices: enrol, check in, fetch blobs, give up."""
+
+import re
+
+from aiohttp import web
+
+from coordinator.errors import NotFound
+from coordinator.http.common import bearer, coordinator_of, for_device, json_answer, message
+from coordinator.service import Coordinator
+from coordinator.store.records import DeviceRecord
+from wire.digest import DIGEST_PATTERN
+from wire.messages import CheckIn, Enroll, GiveUp
+
+# A blob never changes. A cache on the way may keep it for the one who asked, not for others.
+_BLOB_HEADERS = {
+    "Cache-Control": "private, max-age=31536000, immutable",
+    "Vary": "Accept-Encoding",
+    "Content-Type": "application/octet-stream",
+}
+
+
+async def enroll(request: web.Request) -> web.StreamResponse:
+    """POST /v1/enroll, with an enrolment token: a device joins."""
+    joined = await coordinator_of(request).enroll(bearer(request), await message(request, Enroll))
+    return json_answer(joined, status=201)
+
+
+async def check_in(request: web.Request, device: DeviceRecord) -> web.StreamResponse:
+    """POST /v1/check-in: work, or when to come back."""
+    return json_answer(
+        await coordinator_of(request).check_in(device, await message(request, CheckIn))
+    )
+
+
+async def give_up(request: web.Request, device: DeviceRecord) -> web.StreamResponse:
+    """POST /v1/assignments/{id}/give-up: the device will not deliver."""
+    why = await message(request, GiveUp)
+    assignment = request.match_info["assignment"]
+    task = await coordinator_of(request).task_of(assignment, device.id)
+    if task is not None:
+        await task.give_up(assignment, why)
+    return web.Response(status=204)
+
+
+async def blob(request: web.Request, device: DeviceRecord) -> web.StreamResponse:
+    """GET /v1/blobs/{digest}: a plan's file or a model; a range of it, too."""
+    return await send_blob(request, coordinator_of(request))
+
+
+async def send_blob(request: web.Request, coordinator: Coordinator) -> web.StreamResponse:
+    """Answer with a blob, as a zstd frame where the client takes one."""
+    digest = request.match_info["digest"]
+    if not re.match(DIGEST_PATTERN, digest):
+        raise NotFound("unknown_blob", "a blob's name is 'sha256:' and 64 hexadecimal digits")
+    compressed = "zstd" in request.headers.get("Accept-Encoding", "")
+    path = coordinator.services.blobs.path(digest, compressed)
+    if not await coordinator.services.worker.call(path.exists):
+        raise NotFound("unknown_blob", f"no blob {digest}")
+    headers = dict(_BLOB_HEADERS)
+    if compressed:
+        headers["Content-Encoding"] = "zstd"
+    answer = web.FileResponse(path, headers=headers)
+    await answer.prepare(request)
+    coordinator.services.metrics.bytes_out.inc(answer.content_length or 0)
+    return answer
+
+
+def routes() -> list[web.RouteDef]:
+    """This module's routes."""
+    return [
+        web.post("/v1/enroll", enroll),
+        web.post("/v1/check-in", for_device(check_in)),
+        web.post("/v1/assignments/{assignment}/give-up", for_device(give_up)),
+        web.get("/v1/blobs/{digest}", for_device(blob)),
+    ]

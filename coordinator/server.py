@@ -1,0 +1,115 @@
+"""`coordinator serve`: bind, serve, stop in order.
+
+Stopping: no new connections; requests in flight have a few seconds; the rounds' timers end; the
+store closes. A second signal ends the process at once, which loses nothing that was acknowledged.
+"""
+
+import asyncio
+import ipaddress
+import logging
+import os
+import signal
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiohttp import web
+
+from coordinator.http.app import application
+from coordinator.service import open_coordinator
+from coordinator.store.files import write_durably
+
+log = logging.getLogger(__name__)
+
+DEFAULT_PORT = 8750
+ENDPOINT_FILE = "endpoint"
+"""In the state folder while the server runs: its URL, so that the command line finds it."""
+_SHUTDOWN_SECONDS = 5.0
+
+
+class ServeError(Exception):
+    """The server cannot start; one line that says what to do."""
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """Where and how to serve. Port 0 takes any free one."""
+
+    state: Path
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    insecure_http: bool = False
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address never leaves the machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def tls_context(options: ServeOptions) -> ssl.SSLContext | None:
+    """TLS as the options ask. Raises `ServeError` for plain HTTP that was not asked for by name."""
+    if options.tls_cert is None and options.tls_key is None:
+        if not is_loopback(options.host) and not options.insecure_http:
+            raise ServeError(
+                f"plain HTTP on {options.host} would show every secret to the network: give "
+                "--tls-cert and --tls-key, or say --insecure-http"
+            )
+        return None
+    if options.tls_cert is None or options.tls_key is None:
+        raise ServeError("--tls-cert and --tls-key go together")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(options.tls_cert, options.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise ServeError(
+            f"the certificate {options.tls_cert} or its key cannot be used: {error}"
+        ) from None
+    return context
+
+
+async def serve(options: ServeOptions) -> None:
+    """Serve until SIGTERM or SIGINT. Raises `ServeError`, `StoreError`."""
+    tls = tls_context(options)
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _stop, stopping)
+    async with open_coordinator(options.state) as coordinator:
+        runner = web.AppRunner(
+            application(coordinator), access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS
+        )
+        await runner.setup()
+        endpoint = options.state / ENDPOINT_FILE
+        try:
+            site = web.TCPSite(runner, options.host, options.port, ssl_context=tls, backlog=1024)
+            try:
+                await site.start()
+            except OSError as error:
+                raise ServeError(
+                    f"cannot listen on {options.host}:{options.port}: {error}"
+                ) from None
+            url = _url(options, runner, tls is not None)
+            await asyncio.to_thread(write_durably, endpoint, url.encode())
+            log.info("serving %s, state in %s", url, options.state)
+            await stopping.wait()
+            log.info("stopping")
+        finally:
+            await runner.cleanup()
+            await asyncio.to_thread(endpoint.unlink, missing_ok=True)
+
+
+def _url(options: ServeOptions, runner: web.AppRunner, secure: bool) -> str:
+    port = runner.addresses[0][1]
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    return f"{'https' if secure else 'http'}://{host}:{port}"
+
+
+def _stop(stopping: asyncio.Event) -> None:
+    if stopping.is_set():
+        os._exit(130)
+    stopping.set()

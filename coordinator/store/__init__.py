@@ -1,0 +1,1 @@
+"""What the coordinator remembers: one SQLite file, content-addressed blobs, a spool of uploads."""
