@@ -30,7 +30,7 @@ class Window(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             if not _TIME.fullmatch(text):
                 raise ValueError(f"{key} = {text!r}: expected a time of day such as '01:30'")
         if not self.days:
-            raise ValueError(f"days is empty: name some of {', '.join(DAYS)}")
+            raise ValueError(f"days = []: name some of {', '.join(DAYS)}")
         if self.zone != LOCAL:
             try:
                 ZoneInfo(self.zone)

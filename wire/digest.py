@@ -13,7 +13,9 @@ from wire.errors import Rule, WireError
 
 DIGEST_PATTERN = r"\Asha256:[0-9a-f]{64}\Z"
 
-Digest = Annotated[str, msgspec.Meta(pattern=DIGEST_PATTERN)]
+Digest = Annotated[
+    str, msgspec.Meta(pattern=DIGEST_PATTERN, description="'sha256:' and 64 hexadecimal digits")
+]
 
 
 def digest_of(data: bytes | memoryview) -> str:

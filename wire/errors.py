@@ -24,13 +24,20 @@ class Rule(StrEnum):
     BAD_COUNT = "bad_count"
 
 
+DETAIL_LIMIT = 1000
+"""Characters of an error's detail."""
+
+
 class WireError(ValueError):
     """Bytes from the network, or from a file that came from it, that break a rule.
 
-    `code` is the rule's stable code; `detail` says what was found and what is allowed.
+    `code` is the rule's stable code; `detail` says what was found and what is allowed. A long
+    detail is cut, since it may repeat what a stranger sent.
     """
 
     def __init__(self, code: Rule, detail: str) -> None:
+        if len(detail) > DETAIL_LIMIT:
+            detail = detail[:DETAIL_LIMIT] + "..."
         super().__init__(f"{code}: {detail}")
         self.code = code
         self.detail = detail

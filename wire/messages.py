@@ -15,7 +15,13 @@ from wire.digest import Digest
 MESSAGE_LIMIT = 1 << 20
 """Bytes of a control message, at most."""
 
-Identifier = Annotated[str, Meta(pattern=r"\A[a-z0-9][a-z0-9-]{0,62}\Z")]
+Identifier = Annotated[
+    str,
+    Meta(
+        pattern=r"\A[a-z0-9][a-z0-9-]{0,62}\Z",
+        description="lower-case letters, digits and hyphens (63 at most, no hyphen first)",
+    ),
+]
 """Names of tasks, devices and assignments: safe in a URL, as a file name and in a log line."""
 Label = Annotated[str, Meta(max_length=100)]
 Labels = Annotated[dict[Label, Label], Meta(max_length=32)]
@@ -152,8 +158,8 @@ class Acknowledgement(Message, frozen=True, kw_only=True):
 class Problem(Message, frozen=True, kw_only=True):
     """An error, as an RFC 9457 problem document. `code` is stable; `detail` is for people."""
 
-    type: str
-    title: str
+    type: Text
+    title: Text
     status: Annotated[int, Meta(ge=400, le=599)]
     code: Label
     detail: Annotated[str, Meta(max_length=2000)] = ""

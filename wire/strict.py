@@ -2,11 +2,16 @@
 
 One home for what a message, a manifest, a task file and a device's configuration have in common:
 unknown keys and bad values are errors, and the error is written for the person who must mend it.
+A struct's own checks (`__post_init__`) raise `ValueError("key = value: what is allowed")`; a type's
+plain words (`Meta(description=...)`) replace its pattern.
 """
 
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, get_args
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from enum import Enum
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
@@ -14,27 +19,25 @@ from wire.errors import Rule, WireError
 
 T = TypeVar("T")
 Hook = Callable[[Any], Any]
+"""From a raw value to a custom type. Raises `ValueError` that says what is allowed."""
+Hooks = Mapping[type, Hook]
 
-_PATH = re.compile(r"\s*- at `(?:key in )?\$(?P<path>[^`]*)`\Z")
-_UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>[^`]*)`")
+_PATH = re.compile(r" - at (?P<key>`key` in )?`\$(?P<path>[^`]*)`\Z")
+_STEP = re.compile(r"\[[^\]]*\]|[^.\[]+")
+_UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>.*)`", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(?P<field>.*)`")
+_OWN = re.compile(r"(?P<field>\w+) = ")  # a struct's own check: `key = value: what is allowed`
 _SHOWN = 60  # characters of an offending value that an error repeats
+_TOML_TABLE = re.compile(r"\s*(?P<open>\[\[?)\s*(?P<name>[\w.-]+)\s*\]")
+_TOML_KEY = re.compile(r"\s*(?P<name>[\w.-]+)\s*=")
 
 
-def convert(document: Any, kind: type[T], hooks: Mapping[type, Hook] | None = None) -> T:
+def convert(document: Any, kind: type[T], hooks: Hooks | None = None) -> T:
     """Turn decoded JSON or TOML into `kind`; `hooks` convert custom types from their raw value.
 
     Raises `WireError` (bad_message) that names the key, the value and what is allowed.
     """
-
-    def dec_hook(wanted: type, raw: Any) -> Any:
-        if hooks and wanted in hooks:
-            return hooks[wanted](raw)
-        raise NotImplementedError(f"no conversion to {wanted}")
-
-    try:
-        return msgspec.convert(document, kind, dec_hook=dec_hook)
-    except msgspec.ValidationError as error:
-        raise WireError(Rule.BAD_MESSAGE, _explain(str(error), document, kind)) from None
+    return _convert(document, kind, hooks or {}, lambda _: None)
 
 
 def decode_json(data: bytes, kind: type[T], limit: int) -> T:
@@ -48,36 +51,161 @@ def decode_json(data: bytes, kind: type[T], limit: int) -> T:
     return convert(document, kind)
 
 
-def decode_toml(text: str, kind: type[T], hooks: Mapping[type, Hook] | None = None) -> T:
-    """Decode a TOML document. Raises `WireError` that names the line or the key."""
+def decode_toml(text: str, kind: type[T], hooks: Hooks | None = None) -> T:
+    """Decode a TOML document. Raises `WireError` that names the key and, where it can, the line."""
     try:
         document = msgspec.toml.decode(text)
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise WireError(Rule.BAD_MESSAGE, f"not TOML: {error}") from None
-    return convert(document, kind, hooks)
+    return _convert(document, kind, hooks or {}, lambda path: _line_of(text, path))
 
 
-def _explain(message: str, document: Any, kind: Any) -> str:
-    """Rewrite msgspec's message with the value found and, for an unknown key, the keys allowed."""
+def _convert(document: Any, kind: type[T], hooks: Hooks, line_of: Callable[[str], int | None]) -> T:
+    def dec_hook(wanted: type, raw: Any) -> Any:
+        if wanted in hooks:
+            return hooks[wanted](raw)
+        raise NotImplementedError(f"no conversion to {wanted}")
+
+    try:
+        return msgspec.convert(document, kind, dec_hook=dec_hook)
+    except msgspec.ValidationError as error:
+        path, text = _explain(str(error), document, kind, hooks)
+        line = line_of(path)
+        where = f"line {line}: " if line else ""
+        raise WireError(Rule.BAD_MESSAGE, where + text) from None
+
+
+def _explain(message: str, document: Any, kind: Any, hooks: Hooks) -> tuple[str, str]:
+    """Where a value is wrong, and msgspec's message with the value found and what is allowed."""
     match = _PATH.search(message)
-    path = match["path"] if match else ""
     rule = message[: match.start()] if match else message
-    steps = [step for step in re.split(r"\.|(?=\[)", path) if step]
-    where = path.lstrip(".") or "the document"
+    path, kinds, value = "", [kind], document
+    for step in _STEP.findall(match["path"][1:] if match else ""):
+        step, kinds, value = _enter(step, kinds, value, hooks)
+        path = _join(path, step)
+    if match and match["key"]:
+        kinds = [get_args(k)[0] for k in _flat(kinds) if get_origin(k) is dict]
+        value = next((k for k in value if not any(_fits(k, kind, hooks) for kind in kinds)), None)
+        return path, f"{path}: key {value!r}: {_allowed(rule, kinds)}"
     if unknown := _UNKNOWN.match(rule):
-        key = ".".join(filter(None, [path.lstrip("."), unknown["field"]]))
-        allowed = _fields_at(steps, document, kind)
-        return f"unknown key {key!r}; allowed here: {', '.join(allowed)}"
-    return f"{where}{_shown(_value_at(steps, document))}: {rule[:1].lower()}{rule[1:]}"
+        key = _join(path, unknown["field"])
+        return key, f"unknown key {key!r}; allowed here: {', '.join(_keys(kinds, value))}"
+    if missing := _MISSING.match(rule):
+        step, kinds, _ = _enter(missing["field"], kinds, value, hooks)
+        key = _join(path, step)
+        return key, "; ".join(filter(None, [f"missing key {key!r}", _one_of(kinds)]))
+    if own := _OWN.match(rule):
+        return _join(path, own["field"]), _join(path, rule)
+    return path, f"{path or 'the document'}{_shown(value)}: {_allowed(rule, kinds)}"
 
 
-def _value_at(steps: list[str], document: Any) -> Any:
-    for step in steps:
-        try:
-            document = document[int(step[1:-1]) if step.startswith("[") else step]
-        except (KeyError, IndexError, TypeError, ValueError):
-            return msgspec.UNSET
-    return document
+def _allowed(rule: str, kinds: list[Any]) -> str:
+    """msgspec's rule, or better words for it: the values listed, the pattern described."""
+    if found := _one_of(kinds):
+        return found
+    if "matching regex" in rule:
+        rule = next((f"expected {text}" for k in kinds for text in _descriptions(k)), rule)
+    return rule[:1].lower() + rule[1:]
+
+
+def _enter(step: str, kinds: list[Any], value: Any, hooks: Hooks) -> tuple[str, list[Any], Any]:
+    """One step down a path: its real name, the types the value there may have, and the value.
+
+    msgspec calls every key of a mapping `[...]`: its real name is that of the first bad value.
+    """
+    found: list[Any] = []
+    for kind in _flat(kinds):
+        arguments = get_args(kind)
+        if _is_struct(kind):
+            found += _field(kind, step, value)
+        elif get_origin(kind) is dict:
+            found.append(arguments[1])
+            if step == "[...]" and isinstance(value, dict):
+                bad = (k for k, v in value.items() if not _fits(v, arguments[1], hooks))
+                step = next(bad, step)
+        elif get_origin(kind) in (list, tuple):
+            fixed = len(arguments) > 1 and arguments[1] is not Ellipsis
+            found.append(arguments[int(step[1:-1])] if fixed else arguments[0])
+    try:
+        return step, found, value[int(step[1:-1]) if isinstance(value, list) else step]
+    except (KeyError, IndexError, TypeError, ValueError):
+        return step, found, msgspec.UNSET
+
+
+def _flat(kinds: Iterable[Any]) -> Iterator[Any]:
+    """The types, with the members of unions instead of unions, and without annotations."""
+    for kind in kinds:
+        origin = get_origin(kind)
+        if origin is Annotated:
+            yield from _flat(get_args(kind)[:1])
+        elif origin in (Union, UnionType):
+            yield from _flat(get_args(kind))
+        else:
+            yield kind
+
+
+def _is_struct(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+
+
+def _field(struct: Any, name: str, value: Any) -> list[Any]:
+    """The type of a struct's field, or of its tag."""
+    config = struct.__struct_config__
+    if name == config.tag_field:
+        return [Literal[config.tag]]
+    if not _tag_fits(struct, value):
+        return []
+    return [f.type for f in msgspec.structs.fields(struct) if f.encode_name == name]
+
+
+def _tag_fits(struct: Any, value: Any) -> bool:
+    config = struct.__struct_config__
+    if config.tag_field is None or not isinstance(value, dict):
+        return True
+    return bool(value.get(config.tag_field) == config.tag)
+
+
+def _fits(value: Any, kind: Any, hooks: Hooks) -> bool:
+    try:
+        _convert(value, kind, hooks, lambda _: None)
+    except WireError:
+        return False
+    return True
+
+
+def _keys(kinds: list[Any], value: Any) -> list[str]:
+    """The keys that the structs among `kinds` know."""
+    found: list[str] = []
+    for kind in _flat(kinds):
+        if _is_struct(kind) and _tag_fits(kind, value):
+            tag = kind.__struct_config__.tag_field
+            found += [tag] if tag else []
+            found += [f.encode_name for f in msgspec.structs.fields(kind)]
+    return list(dict.fromkeys(found))
+
+
+def _one_of(kinds: list[Any]) -> str:
+    """The values that literals, enumerations and tags among `kinds` allow, in words."""
+    found: list[Any] = []
+    for kind in _flat(kinds):
+        if get_origin(kind) is Literal:
+            found += get_args(kind)
+        elif isinstance(kind, type) and issubclass(kind, Enum):
+            found += [member.value for member in kind]
+    return f"expected one of {', '.join(map(repr, found))}" if found else ""
+
+
+def _descriptions(kind: Any) -> Iterator[str]:
+    """What `Meta(description=...)` says of a type."""
+    if get_origin(kind) in (Annotated, Union, UnionType):
+        notes = getattr(kind, "__metadata__", ())
+        yield from (m.description for m in notes if isinstance(m, msgspec.Meta) and m.description)
+        for inner in get_args(kind):
+            yield from _descriptions(inner)
+
+
+def _join(path: str, step: str) -> str:
+    return path + step if step.startswith("[") else ".".join(filter(None, [path, step]))
 
 
 def _shown(value: Any) -> str:
@@ -87,29 +215,31 @@ def _shown(value: Any) -> str:
     return f" = {text if len(text) <= _SHOWN else text[:_SHOWN] + '...'}"
 
 
-def _fields_at(steps: list[str], document: Any, kind: Any) -> list[str]:
-    """Names of the fields of the struct that `steps` lead to, through unions and sequences."""
-    candidates = _structs(kind)
-    for step in steps:
-        if not step.startswith("["):
-            fields = [f for c in candidates for f in msgspec.structs.fields(c)]
-            candidates = [s for f in fields if f.encode_name == step for s in _structs(f.type)]
-        document = _value_at([step], document)
-    tagged = [c for c in candidates if _tag_fits(c, document)]
-    found = [f.encode_name for c in tagged for f in msgspec.structs.fields(c)]
-    tags = [c.__struct_config__.tag_field for c in tagged if c.__struct_config__.tag_field]
-    return list(dict.fromkeys([*tags, *found]))
+def _line_of(text: str, path: str) -> int | None:
+    """The line of a TOML text that sets `path`, or the nearest table around it.
 
-
-def _tag_fits(struct: Any, document: Any) -> bool:
-    config = struct.__struct_config__
-    if config.tag_field is None or not isinstance(document, dict):
-        return True
-    return bool(document.get(config.tag_field) == config.tag)
-
-
-def _structs(kind: Any) -> list[Any]:
-    """Every msgspec struct inside a type such as `A | B` or `tuple[A, ...]`."""
-    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-        return [kind]
-    return [s for inner in get_args(kind) for s in _structs(inner)]
+    `None` when a plain search cannot tell.
+    """
+    if '"""' in text or "'''" in text:  # lines of a long string may look like keys
+        return None
+    lines: dict[str, int] = {}
+    repeats: Counter[str] = Counter()
+    table = ""
+    for number, line in enumerate(text.split("\n"), 1):
+        if found := _TOML_TABLE.match(line):
+            table = found["name"]
+            if found["open"] == "[[":
+                repeats[table] += 1
+                table += f"[{repeats[table] - 1}]"
+            lines.setdefault(table, number)
+        elif found := _TOML_KEY.match(line):
+            lines.setdefault(_join(table, found["name"]), number)
+    steps = _STEP.findall(path)
+    while steps:
+        path = ""
+        for step in steps:
+            path = _join(path, step)
+        if path in lines:
+            return lines[path]
+        steps.pop()
+    return None

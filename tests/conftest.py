@@ -1,0 +1,24 @@
+"""What every test stands on: no blocking call on an event loop, the same examples every time."""
+
+from collections.abc import Iterator
+
+import pytest
+from blockbuster import BlockBuster, blockbuster_ctx
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "lamplighter",
+    derandomize=True,
+    deadline=None,
+    max_examples=50,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("lamplighter")
+
+
+@pytest.fixture(autouse=True)
+def no_blocking_calls() -> Iterator[BlockBuster]:
+    """A blocking call on the event loop raises `blockbuster.BlockingError` in the test."""
+    with blockbuster_ctx() as guard:
+        yield guard

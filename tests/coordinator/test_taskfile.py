@@ -1,0 +1,225 @@
+"""The task file: good ones are read, each bad one is one clear error."""
+
+import pytest
+
+from coordinator.taskfile import TASK_FILE_LIMIT, TaskFileError, load, parse
+
+GOOD = """
+name = "digits"
+
+[model]
+file = "digits.onnx"
+
+[loss]
+kind = "cross_entropy"
+
+[optimizer]
+kind = "sgd"
+learning_rate = 0.1
+
+[round]
+goal = 5
+"""
+
+SCHEDULE = """
+[schedule]
+round_deadline = "1h"
+check_in = "5m"
+
+[[schedule.windows]]
+start = "22:00"
+end = "06:00"
+"""
+
+
+def refusal(text: str) -> str:
+    with pytest.raises(TaskFileError) as caught:
+        parse(text, "digits.toml")
+    return str(caught.value).removeprefix("digits.toml: ")
+
+
+def test_a_short_file_takes_the_rest_from_the_defaults():
+    task = parse(GOOD)
+    assert (task.name, task.round.goal, task.upload.codec) == ("digits", 5, "int8")
+    assert task.deadline == 600  # that of the schedule 'continuous'
+
+
+def test_the_rounds_own_deadline_goes_before_the_schedules():
+    assert parse(GOOD + "deadline = '90s'").deadline == 90
+    assert parse(GOOD + SCHEDULE).deadline == 3600
+
+
+def test_a_schedule_is_written_out_or_named():
+    assert parse(GOOD + SCHEDULE).timing.windows[0].start == "22:00"
+    assert parse("schedule = 'nightly'" + GOOD).timing.round_deadline == 7200
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error"),
+    [
+        ('name = "digits"', "", "missing key 'name'"),
+        (
+            '"digits"',
+            '"Digits!"',
+            "line 2: name = 'Digits!': expected lower-case letters, digits and hyphens "
+            "(63 at most, no hyphen first)",
+        ),
+        ('file = "digits.onnx"', "", "line 4: missing key 'model.file'"),
+        (
+            'file = "digits.onnx"',
+            'file = "a"\nfreeze = ["b"]',
+            "line 6: unknown key 'model.freeze'; allowed here: file, frozen",
+        ),
+        (
+            '"cross_entropy"',
+            '"hinge"',
+            "line 8: loss.kind = 'hinge': expected one of 'cross_entropy', 'mse'",
+        ),
+        (
+            'kind = "sgd"',
+            'kind = "adam"',
+            "line 11: optimizer.kind = 'adam': expected one of 'sgd', 'adamw'",
+        ),
+        (
+            'kind = "sgd"',
+            "",
+            "line 10: missing key 'optimizer.kind'; expected one of 'sgd', 'adamw'",
+        ),
+        (
+            'kind = "sgd"',
+            'kind = "sgd"\nbeta1 = 0.9',
+            "line 12: unknown key 'optimizer.beta1'; allowed here: kind, learning_rate, momentum",
+        ),
+        ("0.1", "0", "line 12: optimizer.learning_rate = 0: expected `float` > 0.0"),
+        ("0.1", "nan", "line 12: optimizer.learning_rate = nan: expected `float` > 0.0"),
+        ("0.1", "inf", "optimizer.learning_rate = inf: must be finite"),
+        ("0.1", "'0.1'", "line 12: optimizer.learning_rate = '0.1': expected `float`, got `str`"),
+        (
+            "0.1",
+            "0.1\nmomentum = 1.0",
+            "line 13: optimizer.momentum = 1.0: expected `float` < 1.0",
+        ),
+        ("goal = 5", "", "line 14: missing key 'round.goal'"),
+        ("goal = 5", "goal = 0", "line 15: round.goal = 0: expected `int` >= 1"),
+        ("goal = 5", "goal = 5.5", "line 15: round.goal = 5.5: expected `int`, got `float`"),
+        ("goal = 5", "goal = true", "line 15: round.goal = True: expected `int`, got `bool`"),
+        ("goal = 5", "goal = 5\nminimum = 6", "round.minimum = 6: at most round.goal (5)"),
+        (
+            "goal = 5",
+            "goal = 5\ndeadline = 90",
+            "line 16: round.deadline = 90: expected a duration such as '30s', '15m', '1h30m' "
+            "or '2d'",
+        ),
+        (
+            "goal = 5",
+            "goal = 5\ndeadline = '90 sec'",
+            "line 16: round.deadline = '90 sec': expected a duration such as '30s', '15m', "
+            "'1h30m' or '2d'",
+        ),
+        ("goal = 5", "goal = 5\ndeadline = '0s'", "round.deadline = 0 ms: from 1 s to 30 days"),
+        ("goal = 5", "goal = 5\ndeadline = '31d'", "round.deadline = 31 d: from 1 s to 30 days"),
+        (
+            "goal = 5",
+            "goal = 5\nover_selection = 0.5",
+            "line 16: round.over_selection = 0.5: expected `float` >= 1.0",
+        ),
+        (
+            "goal = 5",
+            "goal = 5\nlate = 'fold'",
+            "line 16: round.late = 'fold': expected one of 'refuse'",
+        ),
+        (
+            "goal = 5",
+            "goal = 5\n[training]\nmetrics = ['f1']",
+            "line 17: training.metrics[0] = 'f1': expected one of 'loss', 'accuracy', 'rmse'",
+        ),
+        (
+            "goal = 5",
+            "goal = 5\n[training]\nmetrics = []",
+            "line 17: training.metrics: expected `array` of length >= 1",
+        ),
+        (
+            "goal = 5",
+            "goal = 5\n[training]\nmetrics = ['rmse']",
+            "training.metrics: 'rmse' needs the loss 'mse'",
+        ),
+        (
+            "goal = 5",
+            "goal = 5\n[training]\nmetrics = ['loss', 'loss']",
+            "training.metrics: a metric is named twice",
+        ),
+        (
+            "goal = 5",
+            "goal = 5\n[upload]\ncodec = 'zip'",
+            "line 17: upload.codec = 'zip': expected one of 'float32', 'float16', 'int8'",
+        ),
+        (
+            "goal = 5",
+            "goal = 5\n[aggregation]\nkind = 'fedprox'",
+            "line 17: aggregation.kind = 'fedprox': expected one of 'fedavg'",
+        ),
+        (
+            "goal = 5",
+            "goal = 5\n[participants]\nlabels = {site = 3}",
+            "line 17: participants.labels.site = 3: expected `str`, got `int`",
+        ),
+        (
+            'name = "digits"',
+            'name = "digits"\nschedule = "weekly"',
+            "schedule = 'weekly': expected one of nightly, hourly, continuous, "
+            "or a [schedule] table",
+        ),
+        ("[round]", "[rounds]", "line 14: unknown key 'rounds'; allowed here: name, model, loss"),
+        ("[model]", "[model", "not TOML: Expected ']' at the end of a table declaration"),
+    ],
+)
+def test_a_bad_task_file_is_one_clear_error(old, new, error):
+    assert GOOD.count(old) == 1
+    assert refusal(GOOD.replace(old, new)).startswith(error)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error"),
+    [
+        (
+            "22:00",
+            "25:00",
+            "line 22: schedule.windows[0].start = '25:00': expected a time of day such as '01:30'",
+        ),
+        (
+            'end = "06:00"',
+            'end = "06:00"\ndays = ["sat", "son"]',
+            "line 24: schedule.windows[0].days[1] = 'son': expected one of 'mon', 'tue', 'wed', ",
+        ),
+        (
+            'end = "06:00"',
+            'end = "06:00"\ndays = []',
+            "line 24: schedule.windows[0].days = []: name some of mon, tue, wed, thu, fri, ",
+        ),
+        (
+            'end = "06:00"',
+            'end = "06:00"\nzone = "Mars"',
+            "line 24: schedule.windows[0].zone = 'Mars': expected 'local' or a name such as ",
+        ),
+        ('"5m"', '"5ms"', "line 19: schedule.check_in = 5 ms: from 50 ms to 7 days"),
+        ('check_in = "5m"', "", "line 17: missing key 'schedule.check_in'"),
+    ],
+)
+def test_a_bad_schedule_is_one_clear_error(old, new, error):
+    assert SCHEDULE.count(old) == 1
+    assert refusal(GOOD + SCHEDULE.replace(old, new)).startswith(error)
+
+
+def test_a_huge_file_is_refused_unread():
+    assert "over 1048576 characters" in refusal("#" * (TASK_FILE_LIMIT + 1))
+
+
+def test_the_error_names_the_file(tmp_path):
+    with pytest.raises(TaskFileError, match=r"absent\.toml: cannot be read"):
+        load(tmp_path / "absent.toml")
+    path = tmp_path / "task.toml"
+    path.write_bytes(b"\xff")
+    with pytest.raises(TaskFileError, match=r"task\.toml: cannot be read"):
+        load(path)
+    path.write_text(GOOD)
+    assert load(path) == parse(GOOD)
