@@ -1,78 +1,35 @@
 """The plan compiler: from a task file and a model to a plan that stock ONNX Runtime trains.
 
-The steps, in order: read the model (`model.py`); choose the output and the weights to train
-(`trained.py`); write operators as the gradient builder wants them (`lower.expand`); add the loss
+The steps, in order: read the model (`model.py`); choose the output, the weights to train and the
+names (`problem.py`, `trained.py`); write operators as the gradient builder wants them
+(`lower.expand`); add the loss
 (`losses.py`); differentiate (`gradient.py`); lower what only the training build knows
 (`lower.lower`, `operators/`); add the optimiser's step (`optimizers.py`); simplify and fuse
 (`simplify.py`, `fuse.py`); give public names and write the files (`assemble.py`).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from coordinator import taskfile
-from coordinator.compiler import fuse, gradient, losses, lower, model, shapes, simplify, trained
-from coordinator.compiler.assemble import FROZEN_NAME, FrozenFile, Interface, write
+from coordinator.compiler import fuse, gradient, lower, model, shapes, simplify
+from coordinator.compiler.assemble import FrozenFile, Interface, write
 from coordinator.compiler.convert import External
 from coordinator.compiler.errors import CompileError
-from coordinator.compiler.graph import (
-    BATCH,
-    OPSET,
-    Array,
-    Emitter,
-    Graph,
-    TensorType,
-)
-from coordinator.compiler.losses import Loss
+from coordinator.compiler.graph import OPSET, Array, Emitter, Graph, TensorType
 from coordinator.compiler.metrics import METRICS
-from coordinator.compiler.naming import Names, check_input
 from coordinator.compiler.optimizers import Optimizer, Step, optimizer_of
+from coordinator.compiler.plan import CompiledPlan
+from coordinator.compiler.problem import Problem, pose
 from coordinator.taskfile import TaskFile
 from wire import checkpoint, tensors
 from wire.digest import digest_of
-from wire.plan import (
-    CHECKPOINT_NAME,
-    FileName,
-    Input,
-    Manifest,
-    Parameter,
-    PlanFile,
-    Slot,
-    parse_manifest,
-)
+from wire.plan import CHECKPOINT_NAME, FileName, Manifest, Parameter, PlanFile, Slot, parse_manifest
 
-MANIFEST_NAME = "manifest.json"
 _FLOAT32 = np.dtype(np.float32)
 _SCALAR = TensorType(_FLOAT32, ())
-
-
-@dataclass(frozen=True)
-class CompiledPlan:
-    """A plan, its files, and the model's own weights as the first checkpoint."""
-
-    manifest: Manifest
-    files: dict[FileName, bytes]
-    initial: bytes
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """What is to be trained: tensors of `graph`, which holds the model and nothing else yet.
-
-    `inputs` are the example inputs by their tensors, the labels' among them under `target`;
-    `weights` are the trained weights' public names by theirs.
-    """
-
-    graph: Graph
-    loss: Loss[taskfile.Section]
-    output: str
-    target: str
-    inputs: dict[str, Input]
-    weights: dict[str, str]
-    names: Names
 
 
 def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
@@ -83,7 +40,7 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
     """
     gradient.training_build()
     loaded = model.load(model_path)
-    problem = _problem(task, loaded)
+    problem = pose(task, loaded)
     frozen = FrozenFile()
     values = {w: loaded.values[w] for w in problem.weights}
     initial = checkpoint.write({problem.weights[w]: v for w, v in values.items()})
@@ -94,7 +51,7 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
         "model.onnx": _model(loaded, problem, initial, frozen),
     }
     if constants := frozen.to_bytes():
-        files[FROZEN_NAME] = constants
+        files["frozen.bin"] = constants
     manifest = Manifest(
         task=task.name,
         inputs=tuple(problem.inputs.values()),
@@ -112,78 +69,8 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
     return CompiledPlan(parse_manifest(manifest.to_bytes()), files, initial)
 
 
-def _problem(task: TaskFile, loaded: model.Model) -> _Problem:
-    """Choose the output, the weights and the names; check that loss and operators suit them."""
-    graph = loaded.graph.copy()
-    name = _output_name(loaded, task.loss.output)
-    output = _logits(graph, loaded.outputs[name], task.loss)
-    weights = trained.weights(loaded, output, task.model.frozen)
-    trained.check_operators(graph, weights, output)
-    graph.constants |= {w: v for w, v in loaded.values.items() if w not in weights}
-    lower.expand(graph)
-    shapes.infer(graph, (*loaded.inputs.values(), *weights))
-    simplify.prune(graph, [output])
-    known = TensorType(graph.types[output].dtype, graph.shape(output))
-    if known.dtype != _FLOAT32 or not known.shape or known.shape[0] != BATCH:
-        raise CompileError(
-            f"output {name!r} must be float32 with the batch as its first axis; it is "
-            f"{known.dtype.name} of shape {list(known.shape or ())}"
-        )
-    graph.fixed(output)
-    loss = losses.loss_of(task.loss, known, f"output {name!r}")
-    used = {n for node in graph.nodes for n in node.inputs}
-    inputs = {}
-    for public, tensor in loaded.inputs.items():
-        if tensor in used:
-            check_input(public)
-            kind = graph.types[tensor]
-            inputs[tensor] = Input(
-                name=public, dtype=kind.dtype.name, shape=graph.fixed(tensor)  # type: ignore[arg-type]
-            )
-    label = loss.target(task.loss.label)
-    taken = {*loaded.inputs, *(loaded.weights[w] for w in weights)}
-    if label.name in taken:
-        raise CompileError(
-            f"loss.label = {label.name!r}: the model has an input or a weight of that name; "
-            "choose another name for the labels"
-        )
-    check_input(label.name)
-    target = Emitter(graph).name()
-    inputs[target] = label
-    graph.types[target] = TensorType(np.dtype(label.dtype), (BATCH, *label.shape))
-    names = Names(list(inputs.values()))
-    public_weights = {w: names.take(loaded.weights[w]) for w in weights}
-    return _Problem(graph, loss, output, target, inputs, public_weights, names)
-
-
-def _output_name(loaded: model.Model, wanted: str | None) -> str:
-    names = list(loaded.outputs)
-    if wanted is None and len(names) == 1:
-        return names[0]
-    listed = ", ".join(map(repr, names))
-    if wanted is None:
-        raise CompileError(f"the model has several outputs: say loss.output, one of {listed}")
-    if wanted not in names:
-        raise CompileError(f"loss.output = {wanted!r}: the model has no such output, but {listed}")
-    return wanted
-
-
-def _logits(graph: Graph, output: str, loss: taskfile.Loss) -> str:
-    """Where cross-entropy starts: before the model's own last softmax, if it has one.
-
-    The loss of the probabilities is the loss of the logits, and the latter is computed well.
-    """
-    made = graph.producers().get(output)
-    if isinstance(loss, taskfile.CrossEntropy) and made is not None and made.op == "Softmax":
-        known = graph.types.get(output)
-        rank = len(known.shape) if known is not None and known.shape else 0
-        if made.attributes.get("axis", -1) in (-1, rank - 1):
-            return made.inputs[0]
-    return output
-
-
 def _train(
-    task: TaskFile, problem: _Problem, values: Mapping[str, Array], frozen: FrozenFile
+    task: TaskFile, problem: Problem, values: Mapping[str, Array], frozen: FrozenFile
 ) -> tuple[bytes, list[Slot]]:
     """`train.onnx`, and the optimiser's state. `values` are the trained weights'."""
     graph = problem.graph.copy()
@@ -199,6 +86,10 @@ def _train(
     graph.types[rate] = _SCALAR
     _seeded(graph, loss, optimizer, rate)
     gradients = {w: w + gradient.SUFFIX for w in problem.weights}
+    made = graph.producers()
+    for w, tensor in gradients.items():
+        if tensor not in made:
+            raise CompileError(f"no gradient reaches {graph.label(w)}; freeze it")
     step = optimizer.step(Emitter(graph, "optimizer"), rate, gradients)
 
     inputs = {tensor: entry.name for tensor, entry in problem.inputs.items()}
@@ -222,7 +113,7 @@ def _finish(
     return write(graph, interface, lambda _, value: frozen.place(value))
 
 
-def _seeded(graph: Graph, loss: str, optimizer: Optimizer[taskfile.Section], rate: str) -> None:
+def _seeded(graph: Graph, loss: str, optimizer: Optimizer[Any], rate: str) -> None:
     """Put the optimiser's seed in the place of the loss's gradient by itself."""
     start = len(graph.nodes)
     seed = optimizer.seed(Emitter(graph, "loss"), rate)
@@ -235,7 +126,7 @@ def _seeded(graph: Graph, loss: str, optimizer: Optimizer[taskfile.Section], rat
 
 
 def _state(
-    graph: Graph, problem: _Problem, step: Step, inputs: dict[str, str]
+    graph: Graph, problem: Problem, step: Step, inputs: dict[str, str]
 ) -> tuple[list[Slot], dict[str, str]]:
     """Name the optimiser's state: its slots, and the outputs that carry it on."""
     slots, outputs = [], {}
@@ -253,7 +144,7 @@ def _state(
     return slots, outputs
 
 
-def _evaluate(task: TaskFile, problem: _Problem, frozen: FrozenFile) -> bytes:
+def _evaluate(task: TaskFile, problem: Problem, frozen: FrozenFile) -> bytes:
     """`evaluate.onnx`: the metrics' sums over a batch."""
     graph = problem.graph.copy()
     emit = Emitter(graph, "metric")
@@ -265,7 +156,7 @@ def _evaluate(task: TaskFile, problem: _Problem, frozen: FrozenFile) -> bytes:
     return _finish(graph, inputs, outputs, frozen)
 
 
-def _model(loaded: model.Model, problem: _Problem, initial: bytes, frozen: FrozenFile) -> bytes:
+def _model(loaded: model.Model, problem: Problem, initial: bytes, frozen: FrozenFile) -> bytes:
     """`model.onnx`: the model as it was, its trained weights in the checkpoint beside it."""
     graph = loaded.graph.copy()
     graph.constants |= {w: v for w, v in loaded.values.items() if w not in problem.weights}

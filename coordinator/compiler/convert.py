@@ -83,10 +83,11 @@ def type_of(info: onnx.ValueInfoProto) -> TensorType | None:
 
 def info_of(name: str, known: TensorType) -> onnx.ValueInfoProto:
     """A value info of that name and type; axes of unknown length stay unknown."""
-    shape = known.shape and tuple(
-        None if isinstance(n, str) and n.startswith("unk") else n for n in known.shape
-    )
-    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(known.dtype), shape)
+    dims: list[int | str | None] | None = None
+    if known.shape is not None:
+        dims = [None if isinstance(n, str) and n.startswith("unk") else n for n in known.shape]
+    element = helper.np_dtype_to_tensor_dtype(known.dtype)
+    return helper.make_tensor_value_info(name, element, dims)
 
 
 def model_of(
@@ -139,4 +140,5 @@ def _external(name: str, value: Array, where: External) -> onnx.TensorProto:
 
 def bytes_of(model: onnx.ModelProto) -> bytes:
     """The model's bytes: the same model always has the same ones."""
-    return model.SerializeToString(deterministic=True)
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data

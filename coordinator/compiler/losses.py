@@ -5,7 +5,7 @@ writing. Labels come in as one more example input.
 """
 
 from abc import ABC, abstractmethod
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -74,7 +74,7 @@ class CrossEntropy(Loss[taskfile.CrossEntropy]):
 
 
 class MeanSquaredError(Loss[taskfile.MeanSquaredError]):
-    """Mean over the batch and the elements of (output - target)^2; the target is like the output."""
+    """Mean over the batch and the elements of (output - target)^2, two tensors of one shape."""
 
     def check(self, label: str) -> None:
         if not self.shape:
@@ -99,12 +99,12 @@ class MeanSquaredError(Loss[taskfile.MeanSquaredError]):
         return emit.op("Mul", error, error)
 
 
-LOSSES: dict[type[taskfile.Section], type[Loss[taskfile.Section]]] = {
-    taskfile.CrossEntropy: CrossEntropy,  # type: ignore[dict-item]
-    taskfile.MeanSquaredError: MeanSquaredError,  # type: ignore[dict-item]
+LOSSES: dict[type[taskfile.Section], type[Loss[Any]]] = {
+    taskfile.CrossEntropy: CrossEntropy,
+    taskfile.MeanSquaredError: MeanSquaredError,
 }
 
 
-def loss_of(section: taskfile.Loss, output: TensorType, label: str) -> Loss[taskfile.Section]:
+def loss_of(section: taskfile.Loss, output: TensorType, label: str) -> Loss[Any]:
     """The loss that a task file asks for. Raises `CompileError` if the output does not suit it."""
     return LOSSES[type(section)](section, output, label)

@@ -5,15 +5,15 @@ That a metric suits the task's loss is checked with the task file.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from coordinator import taskfile
 from coordinator.compiler.graph import Emitter
 from coordinator.compiler.losses import Loss
 from wire.plan import Metric
 
-Total = Callable[[Emitter, Loss[taskfile.Section], str, str], str]
+Total = Callable[[Emitter, Loss[Any], str, str], str]
 """Emits the sum over the batch, a float32 scalar, from the loss, the output and the target."""
 
 
@@ -25,11 +25,11 @@ class Entry:
     total: Total
 
 
-def _loss(emit: Emitter, loss: Loss[taskfile.Section], output: str, target: str) -> str:
+def _loss(emit: Emitter, loss: Loss[Any], output: str, target: str) -> str:
     return loss.total(emit, output, target)
 
 
-def _accuracy(emit: Emitter, loss: Loss[taskfile.Section], output: str, target: str) -> str:
+def _accuracy(emit: Emitter, loss: Loss[Any], output: str, target: str) -> str:
     best = emit.op("ArgMax", output, axis=1, keepdims=0)
     right = emit.op("Cast", emit.op("Equal", best, target), to=1)
     return emit.op("ReduceSum", right, emit.const([0], np.int64), keepdims=0)

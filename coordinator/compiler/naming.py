@@ -1,4 +1,4 @@
-"""Public names: what tensors are called in the manifest, in checkpoints and in the plan's graphs."""
+"""Public names: what tensors are called in the manifest, checkpoints and the plan's graphs."""
 
 from coordinator.compiler.errors import CompileError
 from wire.plan import Input

@@ -8,7 +8,7 @@ arranged to have few of them.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from coordinator import taskfile
 from coordinator.compiler.graph import Emitter
@@ -118,12 +118,12 @@ class AdamW(Optimizer[taskfile.AdamW]):
         return step
 
 
-OPTIMIZERS: dict[type[taskfile.Section], type[Optimizer[taskfile.Section]]] = {
-    taskfile.Sgd: Sgd,  # type: ignore[dict-item]
-    taskfile.AdamW: AdamW,  # type: ignore[dict-item]
+OPTIMIZERS: dict[type[taskfile.Section], type[Optimizer[Any]]] = {
+    taskfile.Sgd: Sgd,
+    taskfile.AdamW: AdamW,
 }
 
 
-def optimizer_of(section: taskfile.Optimizer) -> Optimizer[taskfile.Section]:
+def optimizer_of(section: taskfile.Optimizer) -> Optimizer[Any]:
     """The optimiser that a task file asks for."""
     return OPTIMIZERS[type(section)](section)

@@ -29,5 +29,10 @@ def broadcast_gradient_args(emit: Emitter, node: Node, forward: Node) -> list[st
                 f"{forward.op} ({emit.graph.label(forward.origin)}) broadcasts an axis whose "
                 "length is not known; export the model with every axis fixed but the batch"
             )
-    axes = [[i for i in range(rank) if one[i] == 1 and two[i] != 1] for one, two in ((a, b), (b, a))]
-    return [emit.ints(*found) if wanted else "" for found, wanted in zip(axes, node.outputs)]
+    axes = [
+        [i for i in range(rank) if one[i] == 1 and two[i] != 1] for one, two in ((a, b), (b, a))
+    ]
+    return [
+        emit.ints(*found) if wanted else ""
+        for found, wanted in zip(axes, node.outputs, strict=False)
+    ]

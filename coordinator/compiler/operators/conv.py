@@ -28,7 +28,7 @@ def explicit(emit: Emitter, node: Node) -> list[str]:
 @lowering("ConvGrad")
 def conv_grad(emit: Emitter, node: Node, forward: Node) -> list[str]:
     """The gradients by X, W and the bias, those that are wanted."""
-    dy, x, w = node.inputs
+    dy = node.inputs[0]
     wanted = [bool(name) for name in (*node.outputs, "", "")[:3]]
     windows = windows_of(emit.graph, forward)
     dx = _dx(emit, forward, windows, dy) if wanted[0] else ""
@@ -83,10 +83,7 @@ def _dw(emit: Emitter, forward: Node, windows: Windows, dy: str) -> str:
         image = emit.op("Reshape", image, emit.ints(per_group, -1, *size))
     # Pads after that make the result exactly as large as W; where the windows did not reach the
     # end of X, the result is too large instead and is cut.
-    after = [
-        c - n - b
-        for c, n, b in zip(windows.covered(out), size, windows.before, strict=True)
-    ]
+    after = [c - n - b for c, n, b in zip(windows.covered(out), size, windows.before, strict=True)]
     dw = emit.op(
         "Conv",
         image,

@@ -3,7 +3,7 @@
 import numpy as np
 
 from coordinator.compiler.errors import CompileError
-from coordinator.compiler.graph import Emitter, Node
+from coordinator.compiler.graph import Array, Emitter, Node
 from coordinator.compiler.operators.registry import expansion, lowering, operator
 from coordinator.compiler.operators.windows import (
     Windows,
@@ -128,15 +128,14 @@ def _tiles(windows: Windows, size: tuple[int, ...], out: tuple[int, ...]) -> boo
 
 def _elements(
     windows: Windows, size: tuple[int, ...], out: tuple[int, ...], with_pads: bool
-) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+) -> Array:
     """How many elements each window averages, of the shape [1, 1, *out]."""
     count = np.ones((1, 1, *out), np.float32)
-    for axis, (k, s, d, b, n, o) in enumerate(
-        zip(windows.kernel, windows.strides, windows.dilations, windows.before, size, out,
-            strict=True)  # fmt: skip
-    ):
-        places = np.arange(o)[:, None] * s - b + np.arange(k)[None, :] * d
-        inside = np.full(o, k) if with_pads else ((places >= 0) & (places < n)).sum(1)
-        count *= inside.astype(np.float32).reshape([-1 if i == axis + 2 else 1
-                                                    for i in range(len(out) + 2)])  # fmt: skip
+    for axis, (o, n, k) in enumerate(zip(out, size, windows.kernel, strict=True)):
+        starts = np.arange(o) * windows.strides[axis] - windows.before[axis]
+        places = starts[:, None] + np.arange(k) * windows.dilations[axis]
+        inside = np.full(o, k) if with_pads else ((places >= 0) & (places < n)).sum(axis=1)
+        along = [1] * count.ndim
+        along[axis + 2] = o
+        count *= inside.reshape(along).astype(np.float32)
     return count
