@@ -5,6 +5,7 @@ import zstandard
 from wire.errors import Rule, WireError
 
 _LEVEL = 3  # higher levels gain under 1 % on weights and cost a Raspberry Pi seconds
+_SMALLEST_WINDOW = 1 << 10  # of any zstd frame
 
 
 def compress(data: bytes) -> bytes:
@@ -15,7 +16,8 @@ def compress(data: bytes) -> bytes:
 def decompress(data: bytes, limit: int) -> bytes:
     """The content of one zstd frame of at most `limit` bytes. Raises `WireError`.
 
-    The frame must state its content size; it is checked before memory is allocated for it.
+    The frame must state its content size; it is checked before memory is allocated for it. Nothing
+    may follow the frame. A frame that is cut short is bad_compression.
     """
     try:
         parameters = zstandard.get_frame_parameters(data)
@@ -28,11 +30,14 @@ def decompress(data: bytes, limit: int) -> bytes:
         raise WireError(Rule.TOO_LARGE, f"decompresses to {size} bytes; at most {limit}")
     if parameters.dict_id:
         raise WireError(Rule.BAD_COMPRESSION, "the zstd frame wants a dictionary")
-    decompressor = zstandard.ZstdDecompressor(max_window_size=max(limit, 1 << 10))
+    if parameters.window_size > max(2 * limit, _SMALLEST_WINDOW):
+        raise WireError(
+            Rule.TOO_LARGE, f"the zstd frame wants a window of {parameters.window_size} bytes"
+        )
+    if size == 0 and data != compress(b""):  # zstandard looks no further into such a frame
+        raise WireError(Rule.BAD_COMPRESSION, "the zstd frame states no content, but is not empty")
     try:
-        content = decompressor.decompress(data, max_output_size=limit, allow_extra_data=False)
+        content = zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise WireError(Rule.BAD_COMPRESSION, str(error)) from None
-    if len(content) != size:
-        raise WireError(Rule.TRUNCATED, f"{len(content)} bytes in a frame that states {size}")
     return content

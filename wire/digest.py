@@ -5,6 +5,7 @@ digest proves them. The strict pattern also makes a digest safe as a file name.
 """
 
 import hashlib
+import re
 from typing import Annotated
 
 import msgspec
@@ -31,5 +32,7 @@ def verify(data: bytes | memoryview, expected: str) -> None:
 
 
 def hex_of(digest: str) -> str:
-    """The 64 hexadecimal digits of a digest, for file names."""
+    """The 64 hexadecimal digits of a digest, for file names. Raises `WireError` (bad_digest)."""
+    if not re.match(DIGEST_PATTERN, digest):
+        raise WireError(Rule.BAD_DIGEST, f"{digest!r} is not 'sha256:' and 64 hexadecimal digits")
     return digest.removeprefix("sha256:")

@@ -28,6 +28,7 @@ from msgspec import Meta
 
 from wire.digest import Digest, digest_of
 from wire.errors import Rule, WireError
+from wire.messages import Identifier
 from wire.strict import decode_json
 
 MANIFEST_LIMIT = 4 << 20
@@ -100,7 +101,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The plan's table of contents. Its canonical JSON is what the plan's digest names."""
 
     format: Literal[1] = 1
-    task: Name
+    task: Identifier
     inputs: Annotated[tuple[Input, ...], Meta(min_length=1, max_length=64)]
     parameters: Annotated[tuple[Parameter, ...], Meta(min_length=1, max_length=10_000)]
     state: Annotated[tuple[Slot, ...], Meta(max_length=30_000)]
@@ -115,6 +116,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def weights(self) -> int:
         """Number of trained weights."""
         return sum(p.size for p in self.parameters)
+
+    @property
+    def checkpoint_limit(self) -> int:
+        """Bytes that a checkpoint of this plan may have, at most; costs no import of numpy."""
+        header = sum(1024 + 6 * len(p.name) for p in self.parameters)
+        return 1024 + header + 4 * self.weights
 
     def to_bytes(self) -> bytes:
         """Canonical JSON: the same manifest always has the same bytes, hence the same digest."""
@@ -136,6 +143,8 @@ def parse_manifest(data: bytes) -> Manifest:
     names += [s.name for s in manifest.state]
     if len(set(names)) != len(names):
         raise WireError(Rule.BAD_MESSAGE, "two tensors of the manifest have one name")
-    if not math.isfinite(manifest.learning_rate):
-        raise WireError(Rule.BAD_MESSAGE, "learning_rate is not finite")
+    if len({m.name for m in manifest.metrics}) != len(manifest.metrics):
+        raise WireError(Rule.BAD_MESSAGE, "two metrics of the manifest have one name")
+    if manifest.to_bytes() != data:
+        raise WireError(Rule.BAD_MESSAGE, "the manifest is not canonical JSON")
     return manifest

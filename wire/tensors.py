@@ -30,7 +30,8 @@ _DTYPES = {
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _ALIGN = 8
-_HEADER_ROOM = 512  # header bytes a tensor may cost beyond its name
+_HEADER_ROOM = 512  # header bytes a tensor, or the metadata, may cost beyond names and values
+_METADATA = "__metadata__"
 
 
 class Spec(NamedTuple):
@@ -54,13 +55,18 @@ class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data_offsets: tuple[int, int]
 
 
+_Metadata = dict[str, str]
+
+
 def write(tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> bytes:
     """The tensors as one safetensors file. Big-endian or strided arrays are copied as needed."""
+    if _METADATA in tensors:
+        raise ValueError(f"no tensor can be named {_METADATA}")
     arrays = {
         name: np.asarray(a, dtype=a.dtype.newbyteorder("<"), order="C")
         for name, a in tensors.items()
     }
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    header: dict[str, Any] = {_METADATA: dict(metadata)} if metadata else {}
     offset = 0
     order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
     for name in order:
@@ -76,26 +82,25 @@ def write(tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = Non
 
 def size_limit(schema: Schema, metadata: int = 0) -> int:
     """Bytes that a file of this schema may have, with `metadata` bytes of metadata, at most."""
-    header = sum(_HEADER_ROOM + 6 * len(name) for name in schema)
-    return 8 + header + 6 * metadata + _ALIGN + sum(spec.nbytes for spec in schema.values())
+    return 8 + _header_limit(schema, metadata) + sum(spec.nbytes for spec in schema.values())
 
 
-def read(data: bytes, schema: Schema) -> tuple[dict[str, Array], dict[str, str]]:
-    """The tensors and the metadata of a file, as read-only views of `data`.
+def read(data: bytes, schema: Schema, metadata: int = 0) -> tuple[dict[str, Array], dict[str, str]]:
+    """The tensors and the metadata (about `metadata` bytes of it at most) of a file.
 
-    Raises `WireError` unless the file holds exactly the tensors of `schema`, back to back, and
-    every floating-point value is finite.
+    The tensors are read-only views of `data`. Raises `WireError` unless the file holds exactly
+    those of `schema`, back to back, and every floating-point value is finite.
     """
-    header, body = _split(data)
-    metadata = _metadata(header.pop("__metadata__", {}))
+    header, notes, body = _split(data, _header_limit(schema, metadata))
+    if notes and not metadata:
+        raise WireError(Rule.BAD_FORMAT, "no metadata is expected")
     if header.keys() != schema.keys():
         missing = sorted(schema.keys() - header.keys())[:3]
         extra = sorted(header.keys() - schema.keys())[:3]
         raise WireError(Rule.WRONG_NAMES, f"tensors missing {missing}, not expected {extra}")
     tensors: dict[str, Array] = {}
     end = 0
-    for name, raw in sorted(header.items(), key=_offset):
-        entry = _entry(name, raw)
+    for name, entry in sorted(header.items(), key=lambda item: item[1].data_offsets):
         spec = schema[name]
         if entry.dtype != _NAMES[spec.dtype]:
             raise WireError(
@@ -114,53 +119,47 @@ def read(data: bytes, schema: Schema) -> tuple[dict[str, Array], dict[str, str]]
         tensors[name] = _finite(name, flat).reshape(spec.shape)
     if end != len(body):
         raise WireError(Rule.BAD_FORMAT, f"{len(body) - end} bytes after the last tensor")
-    return tensors, metadata
+    return tensors, notes
 
 
 def offsets(data: bytes) -> dict[str, tuple[int, int]]:
     """Where each tensor's bytes lie in a trusted file: name to (offset in the file, length)."""
-    header, body = _split(data)
-    header.pop("__metadata__", None)
+    header, _, body = _split(data, len(data))
     start = len(data) - len(body)
-    found = {name: _entry(name, raw).data_offsets for name, raw in header.items()}
+    found = {name: entry.data_offsets for name, entry in header.items()}
     return {name: (start + a, b - a) for name, (a, b) in found.items()}
 
 
-def _split(data: bytes) -> tuple[dict[str, Any], memoryview]:
+def _header_limit(schema: Schema, metadata: int) -> int:
+    return sum(_HEADER_ROOM + 6 * len(name) for name in schema) + _HEADER_ROOM + 6 * metadata
+
+
+def _split(data: bytes, limit: int) -> tuple[dict[str, _Entry], dict[str, str], memoryview]:
+    """The entries and the metadata of a header of at most `limit` bytes, and the tensors' bytes."""
     view = memoryview(data)
     if len(view) < 8:
         raise WireError(Rule.TRUNCATED, f"{len(view)} bytes; a header alone needs 8")
     length = int.from_bytes(view[:8], "little")
+    if length > limit:
+        raise WireError(Rule.TOO_LARGE, f"the header claims {length} bytes; at most {limit}")
     if length > len(view) - 8:
         raise WireError(
             Rule.TRUNCATED, f"the header claims {length} bytes, {len(view) - 8} are there"
         )
+    text = bytes(view[8 : 8 + length])
     try:
-        header = msgspec.json.decode(view[8 : 8 + length])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise WireError(Rule.BAD_FORMAT, f"the header is not JSON: {error}") from None
-    if not isinstance(header, dict):
-        raise WireError(Rule.BAD_FORMAT, "the header is not a JSON object")
-    return header, view[8 + length :]
-
-
-def _metadata(raw: Any) -> dict[str, str]:
-    try:
-        return msgspec.convert(raw, dict[str, str])
-    except msgspec.ValidationError:
-        raise WireError(Rule.BAD_FORMAT, "__metadata__ must map strings to strings") from None
-
-
-def _entry(name: str, raw: Any) -> _Entry:
-    try:
-        return msgspec.convert(raw, _Entry)
-    except msgspec.ValidationError as error:
-        raise WireError(Rule.BAD_FORMAT, f"header entry {name!r}: {error}") from None
-
-
-def _offset(item: tuple[str, Any]) -> tuple[int, int]:
-    entry = _entry(*item)
-    return entry.data_offsets
+        # Entry by entry, so that a hostile header never becomes a large tree of objects.
+        raw = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+        header: dict[str, Any] = {
+            name: msgspec.json.decode(entry, type=_Metadata if name == _METADATA else _Entry)
+            for name, entry in raw.items()
+        }
+    except (ValueError, RecursionError) as error:
+        raise WireError(Rule.BAD_FORMAT, f"the header is not tensors' JSON: {error}") from None
+    if msgspec.json.encode(header) != text.rstrip(b" "):
+        raise WireError(Rule.BAD_FORMAT, "the header is not compact JSON, or repeats a key")
+    metadata = header.pop(_METADATA, {})
+    return header, metadata, view[8 + length :]
 
 
 def _finite(name: str, flat: Array) -> Array:

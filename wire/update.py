@@ -4,6 +4,7 @@ The file carries its own header (which assignment, from which model, how many ex
 complete in the device's outbox and in the coordinator's spool.
 """
 
+import math
 from typing import Annotated, NamedTuple
 
 import msgspec
@@ -51,7 +52,9 @@ def size_limit(parameters: tuple[Parameter, ...], codec: str) -> int:
 
 
 def write(header: UpdateHeader, delta: Weights, rng: np.random.Generator) -> bytes:
-    """The bytes of an update. Raises `WireError` when the delta is not finite."""
+    """The bytes of an update. Raises `WireError` when the delta or the loss is not finite."""
+    if not math.isfinite(header.loss):
+        raise WireError(Rule.NOT_FINITE, f"the training loss is {header.loss}")
     for name, values in delta.items():
         if not np.isfinite(values).all():
             raise WireError(Rule.NOT_FINITE, f"the change of {name!r} is NaN or infinite")
@@ -65,7 +68,7 @@ def read(data: bytes, parameters: tuple[Parameter, ...], codec: str) -> Update:
     than the plan's own size for it."""
     plain = compression.decompress(data, _plain_limit(parameters, codec))
     coder = codec_named(codec)
-    coded, metadata = tensors.read(plain, coder.schema(parameters))
+    coded, metadata = tensors.read(plain, coder.schema(parameters), HEADER_LIMIT)
     if metadata.keys() != {_HEADER}:
         raise WireError(Rule.BAD_FORMAT, f"metadata must be {_HEADER!r} alone")
     header = decode_json(metadata[_HEADER].encode(), UpdateHeader, HEADER_LIMIT)

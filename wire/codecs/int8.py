@@ -11,14 +11,15 @@ from wire.tensors import Array, Spec
 
 _INT8 = np.dtype("i1")
 _LEVELS = 127
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class Int8:
     """Uniform quantisation with one scale a tensor and stochastic rounding.
 
-    scale = max|x| / 127; q = floor(x / scale + u), u uniform in [0, 1). Unbiased: E[q scale] = x.
-    The error of a value is below one scale; its variance is at most scale^2 / 4 (QSGD, Alistarh
-    et al., 2017, with the maximum norm).
+    scale = max|x| / 127, rounded up; q = floor(x / scale + u), u uniform in [0, 1). Unbiased:
+    E[q scale] = x. The error of a value is below one scale, give or take float32's rounding; its
+    variance is at most scale^2 / 4 (QSGD, Alistarh et al., 2017, with the maximum norm).
     """
 
     name = "int8"
@@ -35,6 +36,9 @@ class Int8:
         for name, values in delta.items():
             largest = float(np.abs(values).max(initial=0.0))
             scale = np.float32(largest / _LEVELS)
+            if float(scale) * _LEVELS < largest:  # tiny values lose the last bits of a float32
+                scale = np.nextafter(scale, np.float32(np.inf))
+            _check_range(name, scale)
             coded[f"scale/{name}"] = np.asarray(scale, FLOAT32)
             coded[f"q/{name}"] = _quantise(values, scale, rng)
         return coded
@@ -43,17 +47,25 @@ class Int8:
         delta: Weights = {}
         for p in parameters:
             scale = np.float32(coded[f"scale/{p.name}"])
-            with np.errstate(over="ignore"):
-                if scale < 0 or not np.isfinite(scale * np.float32(_LEVELS + 1)):
-                    raise WireError(Rule.NOT_FINITE, f"the scale of {p.name!r} is {scale}")
-            delta[p.name] = coded[f"q/{p.name}"].astype(FLOAT32) * scale
+            if scale < 0:
+                raise WireError(Rule.BAD_FORMAT, f"the scale of {p.name!r} is {scale}")
+            _check_range(p.name, scale)
+            values = coded[f"q/{p.name}"].astype(FLOAT32)
+            values *= scale
+            delta[p.name] = values
         return delta
 
 
+def _check_range(name: str, scale: np.float32) -> None:
+    """Every 8-bit integer times the scale must be a finite float32."""
+    if float(scale) * (_LEVELS + 1) > _LARGEST:
+        raise WireError(Rule.NOT_FINITE, f"the scale of {name!r} is {scale}")
+
+
 def _quantise(values: Array, scale: np.float32, rng: np.random.Generator) -> Array:
-    if scale == 0:  # also when the largest value is too small for a scale: within the error bound
+    if scale == 0:
         return np.zeros(values.shape, _INT8)
-    steps = rng.random(values.shape, dtype=np.float32)
+    steps = np.asarray(rng.random(values.shape, dtype=np.float32))
     steps += values / scale
     np.floor(steps, out=steps)
     # Division in float32 may land a hair beyond the last level.
