@@ -98,7 +98,7 @@ class AdminClient:
         return made.token
 
     async def create(self, definition: str, manifest: bytes, blobs: list[bytes]) -> TaskView:
-        """Store a plan's manifest, its files and the first model (the last blob); start the task."""
+        """Store a plan's manifest, its files and the first model (the last); start the task."""
         for data in (manifest, *blobs):
             await self._send("PUT", f"blobs/{digest_of(data)}", data)
         new = NewTask(definition=definition, plan=digest_of(manifest), model=digest_of(blobs[-1]))

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from coordinator.http.app import application
 from coordinator.service import open_coordinator
-from coordinator.store.files import write_durably
+from wire.files import write_durably
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,6 @@ from coordinator.metrics import Metrics
 from coordinator.running import RunningTask, Services
 from coordinator.store.blobs import BlobStore
 from coordinator.store.database import Database
-from coordinator.store.files import write_durably
 from coordinator.store.records import DeviceRecord, EvaluationRecord, TaskRecord
 from coordinator.store.spool import Spool
 from coordinator.store.worker import Worker
@@ -23,6 +22,7 @@ from schedules.clock import Clock, SystemClock
 from schedules.pacing import RetryWindow, retry_window
 from wire import PROTOCOL_VERSIONS, checkpoint
 from wire.errors import Rule, WireError
+from wire.files import write_durably
 from wire.messages import (
     Assignment,
     CheckIn,

@@ -1,6 +1,7 @@
 """What the device and the coordinator must agree on, byte for byte.
 
-No clock, no network, and no disk but in `wire.files`: bytes in, values out, or one `WireError` that names the broken rule.
+No clock, no network, and no disk but in `wire.files`: bytes in, values out, or one `WireError`
+that names the broken rule.
 The control messages (`wire.messages`, `wire.plan`) import nothing heavy, so that an idle agent
 stays small; numpy is imported by `wire.checkpoint`, `wire.update` and the codecs only.
 """

@@ -52,9 +52,10 @@ def size_limit(parameters: tuple[Parameter, ...], codec: str) -> int:
 
 
 def write(header: UpdateHeader, delta: Weights, rng: np.random.Generator) -> bytes:
-    """The bytes of an update. Raises `WireError` when the delta or the loss is not finite."""
-    if not math.isfinite(header.loss):
-        raise WireError(Rule.NOT_FINITE, f"the training loss is {header.loss}")
+    """The bytes of an update. Raises `WireError` when the delta or the header is not finite."""
+    for key, number in (("loss", header.loss), ("seconds", header.seconds)):
+        if not math.isfinite(number):
+            raise WireError(Rule.NOT_FINITE, f"{key} is {number}")
     for name, values in delta.items():
         if not np.isfinite(values).all():
             raise WireError(Rule.NOT_FINITE, f"the change of {name!r} is NaN or infinite")

@@ -69,27 +69,35 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
     return CompiledPlan(parse_manifest(manifest.to_bytes()), files, initial)
 
 
-def _train(
-    task: TaskFile, problem: Problem, values: Mapping[str, Array], frozen: FrozenFile
-) -> tuple[bytes, list[Slot]]:
-    """`train.onnx`, and the optimiser's state. `values` are the trained weights'."""
+def differentiated(problem: Problem, values: Mapping[str, Array]) -> tuple[Graph, str]:
+    """The model, its mean loss and their gradient, not lowered yet; and the loss's tensor.
+
+    The gradient of each weight of `values` is the tensor `<weight>_grad`.
+    """
     graph = problem.graph.copy()
     loss = problem.loss.mean(Emitter(graph, "loss"), problem.output, problem.target)
     examples = {tensor: graph.types[tensor] for tensor in problem.inputs}
     shapes.infer(graph, (*examples, *values))
     simplify.prune(graph, [loss])
     graph = gradient.differentiate(graph, examples, values, loss)
-    lower.lower(graph)
+    made = graph.producers()
+    for w in values:
+        if w + gradient.SUFFIX not in made:
+            raise CompileError(f"no gradient reaches {graph.label(w)}; freeze it")
+    return graph, loss
 
+
+def _train(
+    task: TaskFile, problem: Problem, values: Mapping[str, Array], frozen: FrozenFile
+) -> tuple[bytes, list[Slot]]:
+    """`train.onnx`, and the optimiser's state. `values` are the trained weights'."""
+    graph, loss = differentiated(problem, values)
+    lower.lower(graph)
     optimizer = optimizer_of(task.optimizer)
     rate = Emitter(graph).name()
     graph.types[rate] = _SCALAR
     _seeded(graph, loss, optimizer, rate)
     gradients = {w: w + gradient.SUFFIX for w in problem.weights}
-    made = graph.producers()
-    for w, tensor in gradients.items():
-        if tensor not in made:
-            raise CompileError(f"no gradient reaches {graph.label(w)}; freeze it")
     step = optimizer.step(Emitter(graph, "optimizer"), rate, gradients)
 
     inputs = {tensor: entry.name for tensor, entry in problem.inputs.items()}

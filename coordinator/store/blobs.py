@@ -7,9 +7,9 @@ sending a file. A blob is durable before anything refers to it.
 from pathlib import Path
 
 from coordinator.errors import NotFound
-from coordinator.store.files import write_durably
 from wire import compression
 from wire.digest import digest_of, hex_of, verify
+from wire.files import write_durably
 
 
 class BlobStore:

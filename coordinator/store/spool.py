@@ -7,7 +7,7 @@ that race, can only write the same bytes to the same place.
 import os
 from pathlib import Path
 
-from coordinator.store.files import sync_folder
+from wire.files import sync_folder
 
 
 class Spool:

@@ -1,0 +1,69 @@
+"""Plans and models that the device has fetched, by digest; what is lacking is fetched."""
+
+import asyncio
+import shutil
+from pathlib import Path
+
+from edge_agent.errors import Rejected
+from edge_agent.state import StateFolder
+from edge_agent.transport import Transport
+from wire.digest import digest_of, hex_of
+from wire.errors import WireError
+from wire.files import write_durably
+from wire.plan import MANIFEST_LIMIT, Manifest, parse_manifest
+
+MANIFEST_NAME = "manifest.json"
+
+
+class Cache:
+    """The folders `plans` and `models` of the state."""
+
+    def __init__(self, state: StateFolder) -> None:
+        self._state = state
+
+    def plan(self, digest: str) -> Path:
+        """The folder of a plan, which may not be there yet."""
+        return self._state.plans / hex_of(digest)
+
+    def model(self, digest: str) -> Path:
+        """The file of a model, which may not be there yet."""
+        return self._state.models / f"{hex_of(digest)}.safetensors"
+
+    async def fetch(self, transport: Transport, plan: str, model: str) -> None:
+        """Have this plan and this model. Raises `TransportError`."""
+        manifest = await self._fetch_plan(transport, plan)
+        path = self.model(model)
+        if not await asyncio.to_thread(path.exists):
+            data = await transport.blob(model, manifest.checkpoint_limit)
+            await asyncio.to_thread(write_durably, path, data)
+
+    async def _fetch_plan(self, transport: Transport, digest: str) -> Manifest:
+        """The manifest is written last: it stands for a complete plan."""
+        folder = self.plan(digest)
+        try:
+            known = await asyncio.to_thread((folder / MANIFEST_NAME).read_bytes)
+            if await asyncio.to_thread(digest_of, known) == digest:
+                return parse_manifest(known)
+        except FileNotFoundError:
+            pass
+        data = await transport.blob(digest, MANIFEST_LIMIT)
+        try:
+            manifest = parse_manifest(data)
+        except WireError as error:
+            raise Rejected(422, "bad_plan", f"this agent cannot read the plan: {error}") from None
+        await asyncio.to_thread(folder.mkdir, 0o700, exist_ok=True)
+        for name, file in manifest.files.items():
+            content = await transport.blob(file.digest, file.bytes)
+            await asyncio.to_thread(write_durably, folder / name, content)
+        await asyncio.to_thread(write_durably, folder / MANIFEST_NAME, data)
+        return manifest
+
+    def keep_only(self, plans: set[str], models: set[str]) -> None:
+        """Blocking: forget every other plan and model."""
+        wanted = {hex_of(d) for d in plans | models}
+        for folder in self._state.plans.iterdir():
+            if folder.name not in wanted:
+                shutil.rmtree(folder, ignore_errors=True)
+        for file in self._state.models.iterdir():
+            if file.name.split(".")[0] not in wanted:
+                file.unlink(missing_ok=True)

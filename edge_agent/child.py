@@ -1,0 +1,105 @@
+"""The training child, seen from the agent: started, watched, stopped in stages, reaped.
+
+Stages of a stop: SIGTERM (it ends after the running batch), a grace, SIGKILL. Its memory goes back
+to the system whichever way it ends; how it died is a report, never an exception.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import msgspec
+
+from edge_agent.job import Job, Outcome, Report
+
+_REPORT_LIMIT = 1 << 20
+_ENVIRONMENT = {"ORT_DISABLE_TELEMETRY": "1"}
+
+
+class Child:
+    """One job in one process. Use `start_child`, which also ends it."""
+
+    def __init__(self, process: asyncio.subprocess.Process, grace: float) -> None:
+        self._process = process
+        self._grace = grace
+        self._stopped: Outcome | None = None
+        self._reported: asyncio.Task[bytes]
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def report(self) -> Report:
+        """Wait for the end and say how it went. Cancelling the wait loses nothing."""
+        data = await asyncio.shield(self._reported)
+        code = await self._process.wait()
+        if self._stopped:
+            return Report(outcome=self._stopped)
+        if code != 0:
+            return Report(outcome=Outcome.CRASHED, detail=_death(code))
+        try:
+            return msgspec.json.decode(data, type=Report)
+        except msgspec.DecodeError as error:
+            return Report(outcome=Outcome.CRASHED, detail=f"its report is unreadable: {error}")
+
+    async def stop(self, why: Outcome) -> None:
+        """End it in stages; `report` will say `why`."""
+        if self._process.returncode is not None:
+            return
+        self._stopped = why
+        self._signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(self._grace):
+                await self._process.wait()
+        except TimeoutError:
+            self._signal(signal.SIGKILL)
+            await self._process.wait()
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self._process.returncode is None:
+            self._stopped = self._stopped or Outcome.PREEMPTED
+            self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        with suppress(ProcessLookupError):
+            self._process.send_signal(number)
+
+
+@asynccontextmanager
+async def start_child(job: Job, grace: float) -> AsyncIterator[Child]:
+    """A running child; on the way out it is dead and reaped, whatever happened inside."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "edge_agent.worker"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        limit=_REPORT_LIMIT,
+        # A group of its own: Ctrl-C at a terminal is for the agent, which stops its child in order.
+        process_group=0,
+        env=os.environ | _ENVIRONMENT,
+    )
+    child = Child(process, grace)
+    async with asyncio.TaskGroup() as group:
+        child._reported = group.create_task(_converse(process, job), name="training child")
+        try:
+            yield child
+        finally:
+            child.kill()
+            await process.wait()
+
+
+async def _converse(process: asyncio.subprocess.Process, job: Job) -> bytes:
+    output, _ = await process.communicate(msgspec.json.encode(job))
+    return output[:_REPORT_LIMIT]
+
+
+def _death(code: int) -> str:
+    """How a process ended, for people."""
+    if code >= 0:
+        return f"exit status {code}; its log says why"
+    name = signal.Signals(-code).name
+    hint = {"SIGKILL": ": out of memory?", "SIGILL": ": a processor too old?"}.get(name, "")
+    return f"killed by {name}{hint}"

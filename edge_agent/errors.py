@@ -1,0 +1,45 @@
+"""What goes wrong on a device. One tree.
+
+AgentError
+  ConfigError              the configuration cannot be used
+  StateError               the state folder cannot be used
+  TransportError           the coordinator could not be asked
+    Offline                no answer: a passing trouble (also a ConnectionError)
+    Rejected               the coordinator said no; `code` is its stable code
+"""
+
+
+class AgentError(Exception):
+    """One line for the person at the device."""
+
+
+class ConfigError(AgentError):
+    """The message names the file, the key and what is allowed."""
+
+
+class StateError(AgentError):
+    """The state folder is missing something, or in use."""
+
+
+class TransportError(AgentError):
+    """A request failed."""
+
+    transient = True
+    """Whether the same request may succeed later."""
+
+
+class Offline(TransportError, ConnectionError):
+    """No answer, or a broken one."""
+
+
+class Rejected(TransportError):
+    """The coordinator's answer was an error document.
+
+    A status below 500 is final, but for "too many requests" and "request timeout".
+    """
+
+    def __init__(self, status: int, code: str, detail: str) -> None:
+        super().__init__(f"{detail or code} ({code})")
+        self.status = status
+        self.code = code
+        self.transient = status >= 500 or status in (408, 429)

@@ -1,0 +1,51 @@
+"""What the agent asks of its training child, and what the child answers. JSON on its pipes."""
+
+from enum import StrEnum
+
+import msgspec
+
+from wire.messages import Assignment
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """Evaluate a model on the held-out examples, then train it when there is an assignment.
+
+    `plan` is the plan's folder, `model` the checkpoint's file, `update` where the update goes.
+    """
+
+    plan: str
+    model: str
+    examples: str
+    columns: dict[str, tuple[str, ...]]
+    hold_out: float
+    threads: int
+    evaluate: bool
+    assignment: Assignment | None = None
+    update: str | None = None
+
+
+class Outcome(StrEnum):
+    """How a job ended; every value but `done` is also the reason given to the coordinator."""
+
+    DONE = "done"
+    NO_EXAMPLES = "no_examples"
+    DIVERGED = "diverged"
+    PREEMPTED = "preempted"
+    OUT_OF_TIME = "out_of_time"
+    CRASHED = "crashed"
+    BAD_PLAN = "bad_plan"
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a job. `metrics` are over `held_out` examples; `seconds` of training."""
+
+    outcome: Outcome
+    detail: str = ""
+    examples: int = 0
+    held_out: int = 0
+    skipped: int = 0
+    steps: int = 0
+    loss: float | None = None
+    seconds: float = 0.0
+    metrics: dict[str, float] | None = None
+    peak_bytes: int = 0

@@ -1,0 +1,163 @@
+"""The agent's life, as a pure state machine: facts and `now` in, the next action out.
+
+What is done, in order of precedence:
+
+    upload      an update waits in the outbox and the network may be used
+    train       there is an assignment with time left, and the device is eligible
+    evaluate    a newer model was published, and the device is eligible
+    check in    the moment has come, and the device is eligible
+    rest        until one of these can be
+
+So an update that was trained is delivered before new work is asked for, and the outbox never holds
+more than one. `now` is in seconds on the monotonic clock; randomness comes in as `fraction`, a
+uniform draw from 0 to 1.
+"""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from edge_agent.eligibility import Verdict
+from edge_agent.errors import Rejected, TransportError
+from edge_agent.job import Outcome
+from schedules.backoff import PERMANENT, TRANSIENT, Backoff
+from schedules.pacing import RetryWindow
+from wire.errors import Rule
+from wire.messages import Assignment, CheckInReply, Published
+
+FINAL_CODES = frozenset({"late", "unknown_assignment", "too_large", *map(str, Rule)})
+"""The coordinator's answers after which an update is worth nothing. Any other one, a proxy's 404
+say, keeps it: what was trained is not thrown away for a stranger's word."""
+
+_AFTER_FAILURE = Backoff(first=60.0, limit=6 * 3600.0)
+_MEASURING_SECONDS = 1.0
+
+
+class Upload(NamedTuple):
+    """Deliver the update of this assignment."""
+
+    assignment: str
+
+
+class Train(NamedTuple):
+    """Train; `seconds` are left to the deadline."""
+
+    assignment: Assignment
+    seconds: float
+
+
+class Evaluate(NamedTuple):
+    """Evaluate a published model."""
+
+    published: Published
+
+
+class CheckInNow(NamedTuple):
+    """Ask for work."""
+
+
+class Rest(NamedTuple):
+    """Do nothing for at most `seconds`; `why` is a code and a sentence."""
+
+    seconds: float
+    why: str
+
+
+Action = Upload | Train | Evaluate | CheckInNow | Rest
+
+
+@dataclass
+class Life:
+    """What the agent knows between two actions. `poll` is the wait between two looks at signals."""
+
+    poll: float
+    check_in_at: float
+    upload_at: float = 0.0
+    assignment: Assignment | None = None
+    deadline: float = 0.0
+    published: tuple[Published, ...] = ()
+    evaluated: dict[str, int] = field(default_factory=dict)
+    waiting_for: str = "first check-in"
+    _offline: int = 0
+    _failed: int = 0
+
+    def next(self, now: float, verdict: Verdict, outbox: list[str]) -> Action:
+        """The next action. `outbox` names the assignments whose updates wait."""
+        if outbox:
+            if not verdict.may_send:
+                return Rest(self.poll, verdict.why())
+            if now < self.upload_at:
+                return Rest(self.upload_at - now, self.waiting_for)
+            return Upload(outbox[0])
+        if self.assignment and now >= self.deadline:
+            self.assignment = None
+        work = self._work(now)
+        if isinstance(work, Rest):
+            return work
+        if not verdict.eligible:
+            measuring = all(s.code == "load_unknown" for s in verdict.refusals)
+            return Rest(_MEASURING_SECONDS if measuring else self.poll, verdict.why())
+        return work
+
+    def _work(self, now: float) -> Action:
+        if self.assignment:
+            return Train(self.assignment, self.deadline - now)
+        for model in self.published:
+            if model.version > self.evaluated.get(model.task, -1):
+                return Evaluate(model)
+        if now < self.check_in_at:
+            return Rest(self.check_in_at - now, self.waiting_for)
+        return CheckInNow()
+
+    def checked_in(self, reply: CheckInReply, now: float, fraction: float) -> None:
+        """The coordinator answered."""
+        self._offline = 0
+        self.published = reply.published
+        if reply.assignment:
+            self.assignment = reply.assignment
+            self.deadline = now + reply.assignment.deadline
+            self.check_in_at = now
+        elif reply.wait:
+            window = RetryWindow(reply.wait.after, max(reply.wait.after, reply.wait.before))
+            self.check_in_at = now + window.pick(fraction)
+            self.waiting_for = str(reply.wait.reason)
+
+    def not_reached(self, error: TransportError, now: float, fraction: float) -> None:
+        """A check-in or a download failed: come back later, the later the more often it did."""
+        self._offline += 1
+        wait = (TRANSIENT if error.transient else PERMANENT).delay(self._offline, fraction)
+        self.check_in_at = now + wait
+        self.published = ()
+        self.assignment = None  # the coordinator gives the same one again
+        self.waiting_for = _reason(error)
+
+    def worked(self, assignment: str | None, outcome: Outcome, now: float, fraction: float) -> None:
+        """A job ended. Preempted work is kept, for the time that is left."""
+        if outcome is Outcome.DONE:
+            self._failed = 0
+            if assignment:
+                self.assignment = None
+        elif outcome is not Outcome.PREEMPTED:
+            self._failed += 1
+            self.assignment = None
+            self.published = ()
+            self.check_in_at = now + _AFTER_FAILURE.delay(self._failed, fraction)
+            self.waiting_for = f"rests after a failure: {outcome}"
+
+    def uploaded(self, now: float) -> None:
+        """The update is acknowledged, or worth nothing any more: ask for new work."""
+        self._offline = 0
+        self.upload_at = self.check_in_at = now
+
+    def not_uploaded(self, error: TransportError, now: float, fraction: float) -> bool:
+        """Whether to keep the update after this failure; if so, it is tried again later."""
+        if isinstance(error, Rejected) and error.code in FINAL_CODES:
+            return False
+        self._offline += 1
+        wait = (TRANSIENT if error.transient else PERMANENT).delay(self._offline, fraction)
+        self.upload_at = now + wait
+        self.waiting_for = f"an update waits to be sent: {_reason(error)}"
+        return True
+
+
+def _reason(error: TransportError) -> str:
+    return f"{error.code}: {error}" if isinstance(error, Rejected) else f"offline: {error}"

@@ -1,0 +1,141 @@
+"""What a device remembers: a small folder, written rarely and atomically, its owner's alone.
+
+identity.json   who it is, and to whom it reports
+history.json    its last rounds and the bytes they cost
+outbox/         updates that were not acknowledged yet
+plans/, models/ what it fetched, by digest
+agent.lock      held while an agent runs
+agent.sock      asks the running agent for its status
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from edge_agent.errors import StateError
+from wire.files import write_durably
+from wire.messages import Evaluation
+
+_HISTORY = 20
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The device's credential at its coordinator. `ca` is a certificate authority, PEM text."""
+
+    url: str
+    device: str
+    secret: str
+    ca: str | None = None
+    insecure_http: bool = False
+
+
+class Served(msgspec.Struct, frozen=True, kw_only=True):
+    """One assignment and what became of it: `accepted`, or why not. `ended` is ISO 8601."""
+
+    task: str
+    round: int
+    outcome: str
+    detail: str
+    examples: int
+    loss: float | None
+    seconds: float
+    bytes_up: int
+    ended: str
+
+
+class History(msgspec.Struct, kw_only=True):
+    """The device's memory of its work. `evaluated`: newest version evaluated, by task."""
+
+    served: list[Served] = []
+    bytes_up: int = 0
+    bytes_down: int = 0
+    evaluated: dict[str, int] = {}
+    evaluations: list[Evaluation] = []
+
+    def add(self, served: Served) -> None:
+        """Remember one more assignment, forget the oldest."""
+        self.served = [*self.served, served][-_HISTORY:]
+
+
+class StateFolder:
+    """The folder. Blocking: call it off the event loop, but for `path`s."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.outbox = folder / "outbox"
+        self.plans = folder / "plans"
+        self.models = folder / "models"
+        self.socket = folder / "agent.sock"
+
+    def create(self) -> None:
+        """Make what is missing. Raises `StateError`."""
+        try:
+            for folder in (self.folder, self.outbox, self.plans, self.models):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StateError(f"the state folder cannot be made: {error}") from None
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder for one running agent. Raises `StateError` when another holds it."""
+        descriptor = os.open(self.folder / "agent.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StateError(f"another agent runs over {self.folder}") from None
+            yield
+        finally:
+            os.close(descriptor)
+
+    def identity(self) -> Identity:
+        """Who this device is. Raises `StateError` when it has not joined."""
+        try:
+            data = (self.folder / "identity.json").read_bytes()
+        except FileNotFoundError:
+            raise StateError(
+                f"this device has not joined a fleet (no identity in {self.folder}): run "
+                "'edge-agent enroll URL TOKEN'"
+            ) from None
+        except OSError as error:
+            raise StateError(f"the identity cannot be read: {error}") from None
+        try:
+            return msgspec.json.decode(data, type=Identity)
+        except msgspec.DecodeError as error:
+            raise StateError(
+                f"{self.folder}/identity.json is damaged ({error}): enrol again"
+            ) from None
+
+    def save_identity(self, identity: Identity) -> None:
+        """Become this device."""
+        self._save("identity.json", identity)
+
+    def history(self) -> History:
+        """What was done before; empty when there is none or it cannot be read."""
+        try:
+            return msgspec.json.decode((self.folder / "history.json").read_bytes(), type=History)
+        except (OSError, msgspec.DecodeError):
+            return History()
+
+    def save_history(self, history: History) -> None:
+        """Remember."""
+        self._save("history.json", history)
+
+    def update_path(self, assignment: str) -> Path:
+        """Where an assignment's update waits for its acknowledgement."""
+        return self.outbox / f"{assignment}.update"
+
+    def waiting(self) -> list[str]:
+        """Assignments whose updates wait in the outbox, oldest first."""
+        found = sorted(self.outbox.glob("*.update"), key=lambda path: path.stat().st_mtime)
+        return [path.stem for path in found]
+
+    def _save(self, name: str, value: msgspec.Struct) -> None:
+        try:
+            write_durably(self.folder / name, msgspec.json.encode(value))
+        except OSError as error:
+            raise StateError(f"{self.folder / name} cannot be written: {error}") from None

@@ -1,0 +1,118 @@
+"""The training child: `python -m edge_agent.worker`. A job on stdin, a report on stdout.
+
+It holds numpy and ONNX Runtime so that the agent need not, and gives all memory back by ending.
+SIGTERM stops it after the running batch. It dies with the agent, however the agent dies.
+"""
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+import msgspec
+
+from edge_agent.job import Job, Outcome, Report
+from wire.files import write_durably
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Read the job, do it, print the report."""
+    _die_with(os.getppid())
+    os.nice(19)
+    stopping = _Stop()
+    job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
+    report = run(job, stopping)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    sys.stdout.buffer.write(msgspec.json.encode(msgspec.structs.replace(report, peak_bytes=peak)))
+
+
+class _Stop:
+    """True once SIGTERM came."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        signal.signal(signal.SIGTERM, self._ask)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self._asked = True
+
+    def __call__(self) -> bool:
+        return self._asked
+
+
+def run(job: Job, stop: "_Stop") -> Report:
+    """Do a job in this process. Imports numpy and ONNX Runtime here, not before."""
+    import numpy as np
+
+    from edge_agent import examples as examples_module
+    from edge_agent import session
+    from wire import checkpoint, update
+    from wire.plan import parse_manifest
+
+    folder = Path(job.plan)
+    manifest = parse_manifest((folder / "manifest.json").read_bytes())
+    weights = checkpoint.read(Path(job.model).read_bytes(), manifest.parameters)
+    found = examples_module.load(Path(job.examples), manifest.inputs, job.columns)
+    training, held_out = found.split(job.hold_out)
+    report = Report(
+        outcome=Outcome.DONE,
+        examples=len(training),
+        held_out=len(held_out),
+        skipped=found.skipped,
+        detail="; ".join(found.reasons),
+    )
+    if len(training if job.assignment else held_out) == 0:
+        where = f"no usable examples in {job.examples}"
+        return _replace(
+            report, outcome=Outcome.NO_EXAMPLES, detail=f"{where}: {report.detail or 'it is empty'}"
+        )
+    try:
+        if job.evaluate and len(held_out):
+            metrics = session.evaluate(manifest, folder, weights, held_out, job.threads)
+            report = _replace(report, metrics=metrics)
+        if job.assignment is None or job.update is None:
+            return report
+        started = time.monotonic()
+        trainer = session.Trainer(manifest, folder, weights, job.threads)
+        rng = np.random.default_rng(job.assignment.seed)
+        trained = session.train(trainer, manifest, training, rng, stop)
+        seconds = time.monotonic() - started
+    except session.Diverged as error:
+        return _replace(report, outcome=Outcome.DIVERGED, detail=str(error))
+    except session.Preempted:
+        return _replace(report, outcome=Outcome.PREEMPTED)
+    header = update.UpdateHeader(
+        assignment=job.assignment.id,
+        plan=job.assignment.plan,
+        base=job.assignment.model,
+        codec=job.assignment.codec,
+        examples=trained.examples,
+        steps=trained.steps,
+        loss=trained.loss,
+        seconds=seconds,
+        skipped=found.skipped,
+    )
+    write_durably(Path(job.update), update.write(header, trained.delta, rng))
+    return _replace(report, steps=trained.steps, loss=trained.loss, seconds=seconds)
+
+
+def _replace(report: Report, **changes: object) -> Report:
+    return msgspec.structs.replace(report, **changes)
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent or parent == 1:
+        sys.exit("the agent is gone")
+
+
+if __name__ == "__main__":
+    main()
