@@ -89,7 +89,7 @@ def _laid_out(array: np.ndarray, layout: str) -> np.ndarray:
     if layout == "big-endian":
         return array.astype(">f4")
     if layout == "fortran":
-        return np.asfortranarray(array)
+        return array.copy(order="F")
     if layout == "strided" and array.ndim:
         return np.repeat(array, 2, axis=0)[::2]
     return array

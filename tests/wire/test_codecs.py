@@ -1,0 +1,132 @@
+"""Codecs: what comes back, how far off it may be, and coded forms that no encoder makes."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.wire.samples import deltas
+from wire.codecs import CODECS, codec_named
+from wire.errors import Rule, WireError
+from wire.plan import Parameter
+from wire.tensors import Spec
+
+LARGEST = float(np.finfo(np.float32).max)
+SMALLEST = 2.0**-149  # the smallest subnormal float32
+W = (Parameter(name="w", shape=(3,)),)
+
+
+def there_and_back(codec, parameters, delta, seed=7):
+    coder = codec_named(codec)
+    coded = coder.encode(delta, np.random.default_rng(seed))
+    little = {n: a.astype(a.dtype.newbyteorder("<")) for n, a in coded.items()}
+    assert {n: Spec(a.dtype, a.shape) for n, a in little.items()} == coder.schema(parameters)
+    return coded, coder.decode(little, parameters)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@given(example=deltas(limit=60_000))
+def test_every_codec_keeps_names_shapes_and_finiteness(codec, example):
+    parameters, delta = example
+    _, found = there_and_back(codec, parameters, delta)
+    assert found.keys() == delta.keys()
+    for name, values in found.items():
+        assert isinstance(values, np.ndarray)
+        assert values.dtype == np.float32
+        assert values.shape == delta[name].shape
+        assert np.isfinite(values).all()
+
+
+@given(deltas())
+def test_float32_is_exact(example):
+    parameters, delta = example
+    _, found = there_and_back("float32", parameters, delta)
+    for name, values in found.items():
+        assert np.array_equal(values, delta[name])
+
+
+@given(deltas(limit=65_504))
+def test_float16_is_within_its_bound(example):
+    parameters, delta = example
+    _, found = there_and_back("float16", parameters, delta)
+    for name, values in found.items():
+        exact = delta[name].astype(np.float64)
+        bound = np.where(np.abs(exact) >= 2.0**-14, np.abs(exact) * 2.0**-11, 2.0**-25)
+        assert (np.abs(values - exact) <= bound).all()
+
+
+@pytest.mark.parametrize("value", [65_520.0, -1e30, LARGEST])
+def test_float16_refuses_what_is_out_of_its_range(value):
+    with pytest.raises(WireError, match="changed by more than 65504") as caught:
+        codec_named("float16").encode(
+            {"w": np.array([0, 1, value], np.float32)}, np.random.default_rng(7)
+        )
+    assert caught.value.code == Rule.NOT_FINITE
+
+
+@given(deltas(limit=1e37), st.integers(0, 1 << 32))
+def test_int8_is_less_than_one_scale_off(example, seed):
+    parameters, delta = example
+    coded, found = there_and_back("int8", parameters, delta, seed)
+    for name, values in found.items():
+        scale = float(coded[f"scale/{name}"])
+        error = np.abs(values - delta[name].astype(np.float64))
+        assert (error <= scale * (1 + 1e-5)).all()
+
+
+@pytest.mark.parametrize("size", [1, 2, 100, 126, 127, 128, 190, 254, 1 << 20])
+def test_int8_is_less_than_one_scale_off_for_the_smallest_floats(size):
+    delta = {"w": np.array([0, size * SMALLEST, -size * SMALLEST / 2], np.float32)}
+    coded, found = there_and_back("int8", W, delta)
+    error = np.abs(found["w"].astype(np.float64) - delta["w"])
+    assert (error <= float(coded["scale/w"]) * (1 + 1e-5)).all()
+
+
+def test_int8_is_unbiased_and_its_variance_is_bounded():
+    rng = np.random.default_rng(7)
+    values = rng.normal(size=500).astype(np.float32)
+    parameters = (Parameter(name="w", shape=(500,)),)
+    scale = np.abs(values).max() / 127
+    times = 2000
+    coder = codec_named("int8")
+    errors = np.stack(
+        [
+            coder.decode(coder.encode({"w": values}, rng), parameters)["w"] - values
+            for _ in range(times)
+        ]
+    ).astype(np.float64)
+    # The standard deviation of a mean of errors is at most scale / 2 / sqrt(times).
+    assert np.abs(errors.mean(axis=0)).max() < 5 * scale / 2 / np.sqrt(times)
+    assert abs(errors.mean()) < 5 * scale / 2 / np.sqrt(errors.size)
+    assert errors.var(axis=0).max() <= scale**2 / 4 * 1.01
+
+
+def test_int8_of_nothing_but_zeros_is_exact():
+    _, found = there_and_back("int8", W, {"w": np.zeros(3, np.float32)})
+    assert not found["w"].any()
+
+
+def test_int8_refuses_what_is_out_of_its_range():
+    there_and_back("int8", W, {"w": np.array([0, 1, LARGEST * 126 / 128], np.float32)})
+    with pytest.raises(WireError, match="scale of 'w'") as caught:
+        codec_named("int8").encode(
+            {"w": np.array([0, 1, LARGEST], np.float32)}, np.random.default_rng(7)
+        )
+    assert caught.value.code == Rule.NOT_FINITE
+
+
+@pytest.mark.parametrize(
+    ("scale", "rule"),
+    [(-1.0, Rule.BAD_FORMAT), (LARGEST, Rule.NOT_FINITE), (1e37, Rule.NOT_FINITE)],
+)
+def test_int8_refuses_a_scale_that_no_encoder_makes(scale, rule):
+    coded = {"q/w": np.array([-128, 1, 2], "i1"), "scale/w": np.array(scale, "<f4")}
+    with pytest.raises(WireError) as caught:
+        codec_named("int8").decode(coded, W)
+    assert caught.value.code == rule
+
+
+def test_an_unknown_codec_is_an_error_that_lists_those_known():
+    with pytest.raises(WireError, match="no codec 'zip'; known: float32, float16, int8") as caught:
+        codec_named("zip")
+    assert caught.value.code == Rule.WRONG_CODEC
