@@ -59,6 +59,9 @@ def differentiate(
     for tensor in built.graph.initializer:
         if tensor.name not in with_values.constants:
             result.constants[tensor.name] = convert.array_of(tensor)
+    for info in built.graph.value_info:
+        if info.name not in result.types and (found := convert.type_of(info)) is not None:
+            result.types[info.name] = found
     return result
 
 

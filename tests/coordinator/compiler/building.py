@@ -1,0 +1,123 @@
+"""Small models and tasks for the compiler's tests, and ways to run what it makes."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import helper, numpy_helper
+
+from coordinator.compiler.compile import CompiledPlan, compile_task
+from coordinator.compiler.folder import write_plan_dir
+from coordinator.taskfile import TaskFile, parse
+
+FLOAT = onnx.TensorProto.FLOAT
+INT64 = onnx.TensorProto.INT64
+
+Shape = Sequence[int | str]
+
+
+def node(op: str, inputs: str, outputs: str, name: str = "", **attributes: Any) -> onnx.NodeProto:
+    """A node; inputs and outputs are words, `_` is one left out."""
+    words = [["" if w == "_" else w for w in text.split()] for text in (inputs, outputs)]
+    return helper.make_node(op, *words, name=name or None, **attributes)
+
+
+def weights(seed: int = 0, /, **shapes: Sequence[int]) -> dict[str, np.ndarray]:
+    """Random float32 weights by name; `__` in a name stands for a dot."""
+    rng = np.random.default_rng(seed)
+    return {
+        name.replace("__", "."): np.asarray(rng.normal(size=shape, scale=0.4), np.float32)
+        for name, shape in shapes.items()
+    }
+
+
+def model(
+    nodes: Sequence[onnx.NodeProto],
+    constants: Mapping[str, np.ndarray],
+    x: Shape = ("N", 4),
+    outputs: Sequence[str] = ("out",),
+    *,
+    inputs: Mapping[str, tuple[int, Shape]] | None = None,
+    opset: int = 17,
+    ir_version: int = 8,
+) -> onnx.ModelProto:
+    """A model with the float32 input `x` (or these inputs) and float32 outputs."""
+    given = inputs or {"x": (FLOAT, x)}
+    graph = helper.make_graph(
+        list(nodes),
+        "model",
+        [helper.make_tensor_value_info(n, t, list(s)) for n, (t, s) in given.items()],
+        [helper.make_tensor_value_info(n, FLOAT, None) for n in outputs],
+        [numpy_helper.from_array(v, n) for n, v in constants.items()],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+    made.ir_version = ir_version
+    return onnx.shape_inference.infer_shapes(made)
+
+
+def dense(hidden: int = 5, classes: int = 3, features: int = 4, **kwargs: Any) -> onnx.ModelProto:
+    """A perceptron with one hidden layer; weights w1, b1, w2, b2."""
+    nodes = [
+        node("Gemm", "x w1 b1", "h", "first", transB=1),
+        node("Relu", "h", "r", "relu"),
+        node("Gemm", "r w2 b2", "out", "second", transB=1),
+    ]
+    values = weights(w1=(hidden, features), b1=(hidden,), w2=(classes, hidden), b2=(classes,))
+    return model(nodes, values, ("N", features), **kwargs)
+
+
+def task(
+    loss: str = "cross_entropy",
+    optimizer: str = 'kind = "sgd"\nlearning_rate = 0.1',
+    *,
+    metrics: Sequence[str] = ("loss",),
+    frozen: Sequence[str] = (),
+    more: str = "",
+) -> TaskFile:
+    """A task; `more` are further lines of the [loss] table."""
+    return parse(
+        f"""
+        name = "test"
+        [model]
+        file = "model.onnx"
+        frozen = {list(frozen)!r}
+        [loss]
+        kind = "{loss}"
+        {more}
+        [optimizer]
+        {optimizer}
+        [training]
+        metrics = {list(metrics)!r}
+        [round]
+        goal = 2
+        """
+    )
+
+
+def compiled(proto: onnx.ModelProto, tmp_path: Path, spec: TaskFile | None = None) -> CompiledPlan:
+    """Compile a model, and leave the plan in `tmp_path / "plan"`."""
+    path = tmp_path / "model.onnx"
+    onnx.save(proto, path)
+    plan = compile_task(spec or task(), path)
+    write_plan_dir(plan, tmp_path / "plan")
+    return plan
+
+
+def session(model: Path | bytes) -> onnxruntime.InferenceSession:
+    """A session on one thread that complains of nothing less than an error."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    source = model if isinstance(model, bytes) else str(model)
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def run(made: onnxruntime.InferenceSession, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Outputs by name. Feeds that the session has no input for are left out."""
+    wanted = {i.name for i in made.get_inputs()}
+    names = [o.name for o in made.get_outputs()]
+    given = {n: np.asarray(v) for n, v in feeds.items() if n in wanted}
+    return dict(zip(names, made.run(names, given), strict=True))

@@ -1,0 +1,142 @@
+"""Three ways to the same gradient: lowered, as the training build computes it, and by differences."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper
+from onnx.reference import ReferenceEvaluator
+
+from coordinator.compiler import convert, lower, shapes, simplify
+from coordinator.compiler import model as models
+from coordinator.compiler.assemble import Interface, write
+from coordinator.compiler.compile import differentiated
+from coordinator.compiler.convert import Signature
+from coordinator.compiler.graph import Emitter, Graph, TensorType
+from coordinator.compiler.problem import Problem, pose
+from coordinator.taskfile import TaskFile
+from tests.coordinator.compiler.building import run, session
+
+Feeds = dict[str, np.ndarray]
+
+
+class Gradients:
+    """A model and a task's loss, and the gradients of the mean loss on one batch.
+
+    Gradients are by the public name of their weight.
+    """
+
+    def __init__(self, proto: onnx.ModelProto, spec: TaskFile, tmp_path: Path) -> None:
+        path = tmp_path / "model.onnx"
+        onnx.save(proto, path)
+        loaded = models.load(path)
+        self.problem: Problem = pose(spec, loaded)
+        self.values = {w: loaded.values[w] for w in self.problem.weights}
+        self.raw, self.loss = differentiated(self.problem, self.values)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Public input names by tensor."""
+        return {t: i.name for t, i in self.problem.inputs.items()} | self.problem.weights
+
+    def examples(self, batch: int, seed: int = 1) -> Feeds:
+        """Random example inputs, by public name."""
+        rng = np.random.default_rng(seed)
+        feeds = {}
+        for entry in self.problem.inputs.values():
+            shape = (batch, *entry.shape)
+            if entry.classes is not None:
+                feeds[entry.name] = rng.integers(0, entry.classes, shape)
+            else:
+                feeds[entry.name] = rng.normal(size=shape).astype(entry.dtype)
+        return feeds
+
+    def feeds(self, examples: Feeds) -> Feeds:
+        """Examples and weights, by public name."""
+        return examples | {name: self.values[w] for w, name in self.problem.weights.items()}
+
+    def lowered(self, examples: Feeds) -> Feeds:
+        """By the graph of standard operators, run by the installed runtime."""
+        graph = self.raw.copy()
+        lower.lower(graph)
+        shapes.update(graph, self.names)
+        wanted = {f"d {name}": f"{w}_grad" for w, name in self.problem.weights.items()}
+        now = simplify.simplify(graph, wanted.values())
+        outputs = {public: now[tensor] for public, tensor in wanted.items()}
+        shapes.update(graph, self.names)
+        data = write(graph, Interface(self.names, outputs), lambda name, value: None)
+        assert {o.domain for o in onnx.load_from_string(data).opset_import} == {""}
+        found = run(session(data), self.feeds(examples))
+        return {name.removeprefix("d "): value for name, value in found.items()}
+
+    def training_build(self, examples: Feeds) -> Feeds:
+        """By the gradient graph as it was built. Raises if a kernel is missing."""
+        graph = self.raw.copy()
+        float32 = np.dtype(np.float32)
+        outputs = {
+            f"{w}_grad": TensorType(float32, value.shape) for w, value in self.values.items()
+        }
+        signature = Signature({t: graph.types[t] for t in self.names}, outputs)
+        proto = convert.model_of(graph, signature)
+        proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+        # MaxPoolGrad has no type inference: a model that leaves its type out crashes the runtime.
+        inner = {o for n in graph.nodes for o in n.outputs} - set(outputs)
+        proto.graph.value_info.extend(
+            convert.info_of(n, graph.types[n]) for n in sorted(inner & set(graph.types))
+        )
+        feeds = self.feeds(examples)
+        made = session(proto.SerializeToString())
+        found = run(made, {t: feeds[n] for t, n in self.names.items()})
+        return {name: found[f"{w}_grad"] for w, name in self.problem.weights.items()}
+
+    def check_differences(self, examples: Feeds, gradients: Feeds, step: float = 1e-6) -> None:
+        """Assert that the gradients agree with central differences, in double precision.
+
+        Each weight is moved along random directions, and along its gradient.
+        """
+        loss = self._double_loss(examples)
+        rng = np.random.default_rng(2)
+        for w, name in self.problem.weights.items():
+            gradient = gradients[name].astype(np.float64)
+            size = max(float(np.linalg.norm(gradient)), 1e-12)
+            for direction in (gradient / size, rng.normal(size=gradient.shape)):
+                value = self.values[w].astype(np.float64)
+                up, down = loss({w: value + step * direction}), loss({w: value - step * direction})
+                slope = (up - down) / (2 * step)
+                expected = float((gradient * direction).sum())
+                scale = size * max(float(np.linalg.norm(direction)), 1.0)
+                assert abs(slope - expected) <= 2e-5 * scale + 1e-8, (name, slope, expected)
+
+    def _double_loss(self, examples: Feeds):  # type: ignore[no-untyped-def]
+        graph: Graph = self.problem.graph.copy()
+        loss = self.problem.loss
+        total = loss.total(Emitter(graph), self.problem.output, self.problem.target)
+        graph.constants = {
+            n: v.astype(np.float64) if v.dtype == np.float32 else v
+            for n, v in graph.constants.items()
+        }
+        double = np.dtype(np.float64)
+        inputs = {
+            t: TensorType(double, k.shape) if (k := graph.types[t]).dtype == np.float32 else k
+            for t in self.names
+        }
+        signature = Signature(inputs, {total: TensorType(double, ())})
+        reference = ReferenceEvaluator(convert.model_of(graph, signature))
+        feeds = self.feeds(examples)
+        base = {
+            t: feeds[n].astype(np.float64) if feeds[n].dtype == np.float32 else feeds[n]
+            for t, n in self.names.items()
+        }
+        batch = len(next(iter(examples.values())))
+
+        def mean(changed: Feeds) -> float:
+            return float(reference.run([total], base | changed)[0]) / batch
+
+        return mean
+
+
+def close(found: np.ndarray, expected: np.ndarray, relative: float = 1e-5) -> None:
+    """Assert agreement relative to the largest element."""
+    assert found.shape == expected.shape
+    largest = float(np.abs(expected).max()) or 1.0
+    np.testing.assert_allclose(found, expected, rtol=relative, atol=relative * largest)
