@@ -95,7 +95,7 @@ class Assignment(Message, frozen=True, kw_only=True):
     codec: Label
     deadline: Seconds
     upload_limit: Count
-    seed: Annotated[int, Meta(ge=0, lt=1 << 63)]
+    seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
 
 class WaitReason(StrEnum):

@@ -1,0 +1,156 @@
+"""The plan's manifest."""
+
+import math
+
+import msgspec
+import pytest
+
+from tests.wire.samples import DIGEST, manifest
+from wire.digest import digest_of
+from wire.errors import Rule, WireError
+from wire.plan import MANIFEST_LIMIT, Input, Metric, Parameter, PlanFile, Slot, parse_manifest
+
+
+def refusal(data: bytes) -> str:
+    with pytest.raises(WireError) as caught:
+        parse_manifest(data)
+    assert caught.value.code == Rule.BAD_MESSAGE
+    return caught.value.detail
+
+
+def changed(**changes: object) -> bytes:
+    """The bytes of a manifest with some keys changed to any value."""
+    fields = msgspec.to_builtins(manifest()) | changes
+    return msgspec.json.encode(fields, order="deterministic")
+
+
+def test_a_manifest_comes_back():
+    made = manifest(
+        inputs=(
+            Input(name="image", dtype="float32", shape=(8, 8)),
+            Input(name="label", dtype="int64", shape=(), classes=10),
+        ),
+        state=(Slot(name="w/v", shape=(2, 3), fill=-0.5),),
+        metrics=(Metric(name="loss"), Metric(name="rmse", reduce="root_mean")),
+        learning_rate=1e-300,
+        files={"frozen.bin": PlanFile(digest=DIGEST, bytes=0)} | manifest().files,
+    )
+    found = parse_manifest(made.to_bytes())
+    assert found == made
+    assert found.digest() == digest_of(made.to_bytes())
+
+
+def test_the_same_manifest_is_the_same_bytes():
+    files = manifest().files
+    backwards = manifest(files={name: files[name] for name in reversed(files)})
+    assert backwards.to_bytes() == manifest().to_bytes()
+
+
+def test_bytes_that_are_not_canonical_are_refused():
+    data = manifest().to_bytes()
+    doubled = b'{"batch":10,' + data[1:]
+    fields = msgspec.json.decode(data)
+    for other in (
+        b" " + data,
+        doubled,
+        msgspec.json.encode(dict(reversed(fields.items()))),
+        msgspec.json.encode({k: v for k, v in fields.items() if k != "format"}),
+    ):
+        assert refusal(other) == "the manifest is not canonical JSON"
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        (b"", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"null", "the document = None: expected `object`, got `null`"),
+        (changed(sudo=1), "unknown key 'sudo'; allowed here: format, task, inputs, parameters"),
+        (changed(format=2), "format = 2: expected one of 1"),
+        (changed(task="../../etc"), "task = '../../etc': expected lower-case letters, digits"),
+        (changed(inputs=[]), "inputs: expected `array` of length >= 1"),
+        (changed(parameters=[]), "parameters: expected `array` of length >= 1"),
+        (
+            changed(parameters=[{"name": "w", "shape": [2, -1]}]),
+            "parameters[0].shape[1] = -1: expected `int` >= 0",
+        ),
+        (
+            changed(parameters=[{"name": "w", "shape": [1] * 9}]),
+            "parameters[0].shape: expected `array` of length <= 8",
+        ),
+        (
+            changed(parameters=[{"name": "", "shape": []}]),
+            "parameters[0].name = '': expected `str` of length >= 1",
+        ),
+        (
+            changed(inputs=[{"name": "x", "dtype": "object", "shape": []}]),
+            "inputs[0].dtype = 'object': expected one of 'float32', 'float64', 'int32', 'int64', ",
+        ),
+        (changed(metrics=[{"name": "a"}]), "not canonical"),
+        (
+            changed(metrics=[{"name": "a", "reduce": "sum"}]),
+            "metrics[0].reduce = 'sum': expected one of 'mean', 'root_mean'",
+        ),
+        (changed(batch=0), "batch = 0: expected `int` >= 1"),
+        (changed(learning_rate=0), "learning_rate = 0: expected `float` > 0.0"),
+        (changed(learning_rate=math.inf), "learning_rate = None: expected `float`, got `null`"),
+        (changed(opset=12), "opset = 12: expected `int` >= 13"),
+        (changed(files={}), "the manifest names no train.onnx"),
+        (
+            changed(files={"../x": {"digest": DIGEST, "bytes": 1}}),
+            "files: key '../x': expected one of 'train.onnx', 'evaluate.onnx', 'model.onnx', ",
+        ),
+        (
+            changed(files={"train.onnx": {"digest": "sha256:..", "bytes": 1}}),
+            "files.train.onnx.digest = 'sha256:..': expected 'sha256:' and 64 hexadecimal digits",
+        ),
+        (
+            changed(files={"train.onnx": {"digest": DIGEST, "bytes": 10 << 30}}),
+            "files.train.onnx.bytes = 10737418240: expected `int` <= 1073741824",
+        ),
+        (
+            manifest(metrics=(Metric(name="loss"), Metric(name="loss"))).to_bytes(),
+            "two metrics of the manifest have one name",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_bad_manifest_is_refused(data, error):
+    assert error in refusal(data)
+
+
+@pytest.mark.parametrize("missing", ["train.onnx", "evaluate.onnx", "model.onnx"])
+def test_a_plan_without_one_of_its_graphs_is_refused(missing):
+    files = {name: file for name, file in manifest().files.items() if name != missing}
+    assert refusal(manifest(files=files).to_bytes()) == f"the manifest names no {missing}"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"parameters": (Parameter(name="w", shape=()),) * 2, "state": ()},
+        {"parameters": (Parameter(name="image", shape=()),), "state": ()},
+        {"state": (Slot(name="w", shape=()),)},
+        {"state": (Slot(name="image", shape=()),)},
+    ],
+)
+def test_two_tensors_of_one_name_are_refused(changes):
+    assert refusal(manifest(**changes).to_bytes()) == "two tensors of the manifest have one name"
+
+
+def test_a_manifest_over_the_limit_is_refused_unread():
+    with pytest.raises(WireError) as caught:
+        parse_manifest(b"[" * (MANIFEST_LIMIT + 1))
+    assert caught.value.code == Rule.TOO_LARGE
+
+
+def test_sizes_count_elements():
+    assert Parameter(name="w", shape=(3, 4)).size == 12
+    assert Parameter(name="w", shape=()).size == 1
+    assert manifest().weights == 6 + 3 + 1 + 0
+
+
+def test_a_metric_over_many_examples():
+    assert Metric(name="loss").value(6.0, 4) == 1.5
+    assert Metric(name="rmse", reduce="root_mean").value(16.0, 4) == 2.0
+    assert Metric(name="rmse", reduce="root_mean").value(-1e-9, 4) == 0.0
