@@ -250,6 +250,6 @@ def test_convolutions(data: st.DataObject, tmp_path_factory: Any) -> None:
         pads=pads,
         group=group,
     )
-    # The training build's own gradient is wrong (zero) for padded windows of one element.
-    right = max(kernel) > 1 or not any(pads)
+    # The training build's own dW is wrong for groups on one axis: zero in all but the first row.
+    right = rank == 2 or group == 1
     check(Gradients(build(case), task("mse"), tmp_path_factory.mktemp("conv")), 2, kernels=right)
