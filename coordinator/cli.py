@@ -31,8 +31,8 @@ app = typer.Typer(
 )
 task_app = typer.Typer(no_args_is_help=True, help="Create, list, show and stop tasks.")
 app.add_typer(task_app, name="task")
-out = Console()
-err = Console(stderr=True)
+out = Console(soft_wrap=True)
+err = Console(stderr=True, soft_wrap=True)
 
 
 def default_state() -> Path:
@@ -93,7 +93,8 @@ def compile_command(
     """Compile a task into a plan: the training graph in standard operators, and its manifest."""
 
     def work() -> None:
-        from coordinator.compiler.compile import compile_task, write_plan_dir
+        from coordinator.compiler.compile import compile_task
+        from coordinator.compiler.folder import write_plan_dir
 
         task = taskfile.load(file)
         plan = compile_task(task, file.parent / task.model.file)
@@ -121,7 +122,8 @@ def create_command(
     """Compile a task and start its rounds."""
 
     async def work(client: AdminClient) -> None:
-        from coordinator.compiler.compile import compile_task, read_plan_dir
+        from coordinator.compiler.compile import compile_task
+        from coordinator.compiler.folder import read_plan_dir
 
         task = taskfile.load(file)
         compiled = (
@@ -248,7 +250,7 @@ def token_command(
 
     async def work(client: AdminClient) -> None:
         try:
-            lifetime = Duration.parse(expires)
+            lifetime = float(Duration.parse(expires))
         except ValueError as error:
             raise ClientError(f"--expires: {error}") from None
         print(await client.token(uses, lifetime))
@@ -323,10 +325,10 @@ def _guard(work: Callable[[], None]) -> None:
     try:
         work()
     except (taskfile.TaskFileError, CompileError, WireError) as error:
-        err.print(f"[red]error:[/] {error}", soft_wrap=True, highlight=False)
+        err.print(f"[red]error:[/] {error}", highlight=False)
         raise typer.Exit(2) from None
     except (ClientError, ServeError, StoreError, OSError) as error:
-        err.print(f"[red]error:[/] {error}", soft_wrap=True, highlight=False)
+        err.print(f"[red]error:[/] {error}", highlight=False)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None

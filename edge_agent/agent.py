@@ -72,6 +72,7 @@ class Agent:
         spread = self._random.random() * min(30.0, config.timing.check_in / 2)
         self._life = Life(
             poll=config.poll,
+            interval=config.timing.check_in,
             check_in_at=clock.monotonic() + spread,
             evaluated=dict(self._history.evaluated),
         )
@@ -200,7 +201,9 @@ class Agent:
         report = await self._work(job, None)
         if report.outcome is not Outcome.PREEMPTED:
             # Also when it failed: this version will not do better the next time.
-            self._life.evaluated[published.task] = published.version
+            self._life.measured(
+                published.task, published.version, self._now(), self._random.random()
+            )
         self._remember_metrics(published.task, published.version, report)
 
     async def _work(self, job: Job, assignment: Assignment | None) -> Report:

@@ -67,9 +67,14 @@ Action = Upload | Train | Evaluate | CheckInNow | Rest
 
 @dataclass
 class Life:
-    """What the agent knows between two actions. `poll` is the wait between two looks at signals."""
+    """What the agent knows between two actions.
+
+    `poll` is the wait between two looks at the signals, `interval` the usual one between two
+    check-ins, both in seconds.
+    """
 
     poll: float
+    interval: float
     check_in_at: float
     upload_at: float = 0.0
     assignment: Assignment | None = None
@@ -142,6 +147,11 @@ class Life:
             self.published = ()
             self.check_in_at = now + _AFTER_FAILURE.delay(self._failed, fraction)
             self.waiting_for = f"rests after a failure: {outcome}"
+
+    def measured(self, task: str, version: int, now: float, fraction: float) -> None:
+        """A published version was evaluated: do so once, and tell at a check-in before long."""
+        self.evaluated[task] = version
+        self.check_in_at = min(self.check_in_at, now + self.interval * (0.5 + fraction))
 
     def uploaded(self, now: float) -> None:
         """The update is acknowledged, or worth nothing any more: ask for new work."""
