@@ -30,6 +30,8 @@ def infer(graph: Graph, inputs: Iterable[str], fixed_batch: int | None = None) -
     inputs = tuple(inputs)
     settled: set[str] = set()
     while True:
+        # What was inferred from a reshape that has changed since does not hold any more.
+        graph.types = {n: t for n, t in graph.types.items() if n in inputs or n in settled}
         update(graph, inputs)
         progress = False
         for i, node in enumerate(graph.nodes):

