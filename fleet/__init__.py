@@ -1,0 +1,7 @@
+"""Both sides together on one machine: the demo, simulation, and the fake clients of tests."""
+
+import os
+
+# onnxruntime 1.29 and newer report usage to their maker on import: said before any module of ours
+# can load it.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

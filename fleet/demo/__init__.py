@@ -1,0 +1,1 @@
+"""`lamplighter demo`: a coordinator and eight agents, real processes with real trouble."""
