@@ -1,7 +1,7 @@
-"""Waits between retries: exponential, with full jitter, bounded.
+"""Waits between retries: exponential, with equal jitter, bounded.
 
-Full jitter (a uniform draw from 0 to the bound) keeps a fleet that failed together from coming
-back together; see M. Brooker, "Exponential backoff and jitter", AWS, 2015.
+Equal jitter (a uniform draw from half of the bound to the bound) keeps a fleet that failed together
+from coming back together; see M. Brooker, "Exponential backoff and jitter", AWS, 2015.
 """
 
 from typing import NamedTuple

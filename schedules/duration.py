@@ -29,11 +29,15 @@ def human(seconds: float) -> str:
     """A duration for people, two units at most: `1 h 5 min`, `12 s`, `350 ms`."""
     if seconds < 0:
         return f"-{human(-seconds)}"
-    if seconds < 1:
+    if not math.isfinite(seconds):
+        return f"{float(seconds)} s"
+    if seconds < 0.9995:
         return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 and seconds % 1 else f"{seconds:.0f} s"
+    if seconds < 9.95:
+        return f"{round(seconds, 1):g} s"
     whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
     if whole < 3600:
         minutes, rest = divmod(whole, 60)
         return f"{minutes} min {rest} s" if rest else f"{minutes} min"

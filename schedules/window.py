@@ -10,7 +10,7 @@ import msgspec
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 LOCAL = "local"
-_TIME = re.compile(r"([01]\d|2[0-3]):([0-5]\d)")
+_TIME = re.compile(r"([01]\d|2[0-3]):([0-5]\d)", re.ASCII)
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -34,7 +34,7 @@ class Window(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if self.zone != LOCAL:
             try:
                 ZoneInfo(self.zone)
-            except (ZoneInfoNotFoundError, ValueError):
+            except (ZoneInfoNotFoundError, ValueError, OSError):
                 raise ValueError(
                     f"zone = {self.zone!r}: expected 'local' or a name such as 'Europe/Berlin'"
                 ) from None
@@ -50,16 +50,18 @@ class Window(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def opens(self, now: datetime) -> datetime:
         """The window's next start after `now` (UTC)."""
-        return min(start for start, _ in self._spans(now, 0, 9) if start > now)
+        # 16 days: a clock change may skip a week's only window.
+        return min(start for start, _ in self._spans(now, -1, 16) if start > now)
 
     def _spans(self, now: datetime, first: int, last: int) -> list[tuple[datetime, datetime]]:
-        """The windows that start from `first` to `last` days after today, in UTC."""
+        """The windows that start from `first` to `last` days after today, in UTC, none empty."""
         zone = now.tzinfo if self.zone == LOCAL else ZoneInfo(self.zone)
         if zone is None:
             raise ValueError("now must be aware of its time zone")
         today = now.astimezone(zone).date()
         days = (today + timedelta(days=offset) for offset in range(first, last + 1))
-        return [self._span(day, zone) for day in days if DAYS[day.weekday()] in self.days]
+        spans = [self._span(day, zone) for day in days if DAYS[day.weekday()] in self.days]
+        return [(start, end) for start, end in spans if start < end]
 
     def _span(self, day: date, zone: tzinfo) -> tuple[datetime, datetime]:
         # Compared in UTC: in one zone, Python compares wall clocks and overlooks a clock change.

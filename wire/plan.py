@@ -35,6 +35,8 @@ MANIFEST_LIMIT = 4 << 20
 """Bytes of a manifest, at most."""
 PLAN_FILE_LIMIT = 1 << 30
 """Bytes of one file of a plan, at most."""
+METADATA = "__metadata__"
+"""A key of every checkpoint's header, so no tensor's name."""
 CHECKPOINT_NAME = "checkpoint.safetensors"
 
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -143,6 +145,8 @@ def parse_manifest(data: bytes) -> Manifest:
     names += [s.name for s in manifest.state]
     if len(set(names)) != len(names):
         raise WireError(Rule.BAD_MESSAGE, "two tensors of the manifest have one name")
+    if METADATA in names:
+        raise WireError(Rule.BAD_MESSAGE, f"no tensor can be named {METADATA}")
     if len({m.name for m in manifest.metrics}) != len(manifest.metrics):
         raise WireError(Rule.BAD_MESSAGE, "two metrics of the manifest have one name")
     if manifest.to_bytes() != data:

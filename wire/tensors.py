@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wire.errors import Rule, WireError
+from wire.plan import METADATA
 
 Array = npt.NDArray[Any]
 
@@ -31,7 +32,6 @@ _DTYPES = {
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _ALIGN = 8
 _HEADER_ROOM = 512  # header bytes a tensor, or the metadata, may cost beyond names and values
-_METADATA = "__metadata__"
 
 
 class Spec(NamedTuple):
@@ -60,13 +60,13 @@ _Metadata = dict[str, str]
 
 def write(tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> bytes:
     """The tensors as one safetensors file. Big-endian or strided arrays are copied as needed."""
-    if _METADATA in tensors:
-        raise ValueError(f"no tensor can be named {_METADATA}")
+    if METADATA in tensors:
+        raise ValueError(f"no tensor can be named {METADATA}")
     arrays = {
         name: np.asarray(a, dtype=a.dtype.newbyteorder("<"), order="C")
         for name, a in tensors.items()
     }
-    header: dict[str, Any] = {_METADATA: dict(metadata)} if metadata else {}
+    header: dict[str, Any] = {METADATA: dict(metadata)} if metadata else {}
     offset = 0
     order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
     for name in order:
@@ -151,14 +151,14 @@ def _split(data: bytes, limit: int) -> tuple[dict[str, _Entry], dict[str, str], 
         # Entry by entry, so that a hostile header never becomes a large tree of objects.
         raw = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
         header: dict[str, Any] = {
-            name: msgspec.json.decode(entry, type=_Metadata if name == _METADATA else _Entry)
+            name: msgspec.json.decode(entry, type=_Metadata if name == METADATA else _Entry)
             for name, entry in raw.items()
         }
     except (ValueError, RecursionError) as error:
         raise WireError(Rule.BAD_FORMAT, f"the header is not tensors' JSON: {error}") from None
     if msgspec.json.encode(header) != text.rstrip(b" "):
         raise WireError(Rule.BAD_FORMAT, "the header is not compact JSON, or repeats a key")
-    metadata = header.pop(_METADATA, {})
+    metadata = header.pop(METADATA, {})
     return header, metadata, view[8 + length :]
 
 

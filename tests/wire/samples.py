@@ -61,7 +61,9 @@ def manifest(**changes: object) -> Manifest:
     return Manifest(**(fields | changes))  # type: ignore[arg-type]
 
 
-NAMES = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=12)
+NAMES = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=12).filter(
+    lambda name: name != "__metadata__"
+)
 SHAPES = arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
 
 

@@ -138,6 +138,11 @@ def test_two_tensors_of_one_name_are_refused(changes):
     assert refusal(manifest(**changes).to_bytes()) == "two tensors of the manifest have one name"
 
 
+def test_a_tensor_with_the_name_of_the_metadata_is_refused():
+    made = manifest(parameters=(Parameter(name="__metadata__", shape=()),), state=())
+    assert refusal(made.to_bytes()) == "no tensor can be named __metadata__"
+
+
 def test_a_manifest_over_the_limit_is_refused_unread():
     with pytest.raises(WireError) as caught:
         parse_manifest(b"[" * (MANIFEST_LIMIT + 1))
