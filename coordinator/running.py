@@ -222,24 +222,23 @@ class RunningTask:
 
         Raises `Refused` for good when it breaks a rule, `Conflict` when it is late.
         """
-        data = await asyncio.to_thread(self._services.spool.seal, assignment)
         row = await self._call(self._services.database.assignment, assignment)
         assert row is not None
         assert row.digest is not None
-        try:
-            verify(data, row.digest)
-            update = await asyncio.to_thread(self._decode, data)
-            self._check(update, assignment)
-        except WireError as error:
-            async with self._lock:
-                await self._refuse(assignment, str(error.code), error.detail)
-            raise Refused(str(error.code), error.detail) from None
+        opened = await asyncio.to_thread(self._open, assignment, row.digest)
         async with self._lock:
-            if self._arrival(assignment) is Arrival.COUNTS:
-                await self._call(self._accept, assignment, update)
-                self.round.count(assignment)
-                self._services.metrics.updates.labels(self.name, "accepted").inc()
-                self._wake.set()
+            # Late comes first: what a closed round's update was made from is no longer known.
+            if self._arrival(assignment) is not Arrival.COUNTS:
+                return
+            try:
+                update = self._check(opened, assignment)
+            except WireError as error:
+                await self._refuse(assignment, str(error.code), error.detail)
+                raise Refused(str(error.code), error.detail) from None
+            await self._call(self._accept, assignment, update)
+            self.round.count(assignment)
+            self._services.metrics.updates.labels(self.name, "accepted").inc()
+            self._wake.set()
 
     async def give_up(self, assignment: str, why: GiveUp) -> None:
         """The device will not deliver; its place is free again."""
@@ -254,16 +253,31 @@ class RunningTask:
             raise Conflict("late", "the round has closed without this update")
         return arrival
 
+    def _open(self, assignment: str, digest: str) -> Update | WireError:
+        """Blocking: the upload made durable and decoded, or the rule that it breaks."""
+        try:
+            data = self._services.spool.seal(assignment)
+            verify(data, digest)
+            return self._decode(data)
+        except FileNotFoundError:
+            return WireError(Rule.TRUNCATED, "the upload is gone")
+        except WireError as error:
+            return error
+
     def _decode(self, data: bytes) -> Update:
         return read(data, self.manifest.parameters, self.task.upload.codec)
 
-    def _check(self, update: Update, assignment: str) -> None:
-        header = update.header
+    def _check(self, opened: Update | WireError, assignment: str) -> Update:
+        """The update, if it is what was asked for. Raises `WireError`."""
+        if isinstance(opened, WireError):
+            raise opened
+        header = opened.header
         expected = (assignment, self.record.plan, self.model.model)
         if (header.assignment, header.plan, header.base) != expected:
             raise WireError(
                 Rule.WRONG_BASE, "made for another assignment, from another plan or another model"
             )
+        return opened
 
     def _accept(self, assignment: str, update: Update) -> None:
         """Blocking: journal and fold in, together in the store's thread."""
