@@ -90,9 +90,9 @@ class Trainer:
         return float(self._loss.numpy())
 
     def weights(self) -> Weights:
-        """The weights now, as copies."""
+        """The weights now, as copies: what `numpy()` shows is the runtime's own memory."""
         current = self._sets[self.steps % 2]
-        return {p.name: current[p.name].numpy() for p in self._manifest.parameters}
+        return {p.name: current[p.name].numpy().copy() for p in self._manifest.parameters}
 
     def delta(self) -> Weights:
         """The change of each weight since the start. Raises `Diverged` when one is not finite."""
