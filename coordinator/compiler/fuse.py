@@ -6,7 +6,9 @@ from coordinator.compiler.graph import Graph, Node
 
 
 def accumulate(graph: Graph) -> None:
-    """Add(Gemm(A, B), C) to Gemm(A, B, C), and with C scaled by a constant to Gemm's beta.
+    """Add(Gemm(A, B), C) and Sub(C, Gemm(A, B)) to Gemm(A, B, C).
+
+    The sign goes into Gemm's alpha; a constant factor of C, if it has one, into its beta.
 
     This puts the update of a dense layer's weights, or of their velocity, into the product that
     makes their gradient. Types of all tensors must be known.
@@ -19,16 +21,19 @@ def accumulate(graph: Graph) -> None:
     fused: dict[str, Node] = {}
     gone = set()
     for node in graph.nodes:
-        if node.op != "Add":
+        if node.op not in ("Add", "Sub"):
             continue
-        for product, other in (node.inputs, node.inputs[::-1]):
+        pairs = (node.inputs, node.inputs[::-1])
+        for product, other in pairs if node.op == "Add" else pairs[1:]:
             gemm = made.get(product)
             if gemm is None or gemm.op != "Gemm" or len(gemm.inputs) != 2 or uses[product] > 1:
                 continue
             c, beta = _scaled(graph, made.get(other), other)
             if graph.types[c].shape != graph.types[product].shape:
                 continue
-            attributes = {**gemm.attributes, "beta": beta}
+            sign = 1.0 if node.op == "Add" else -1.0
+            alpha = sign * float(gemm.attributes.get("alpha", 1.0))
+            attributes = {**gemm.attributes, "alpha": alpha, "beta": beta}
             fused[node.outputs[0]] = replace(
                 gemm, inputs=(*gemm.inputs, c), outputs=node.outputs, attributes=attributes
             )

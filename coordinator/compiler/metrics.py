@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from coordinator.compiler.graph import Emitter
+from coordinator.compiler.graph import FLOAT, Emitter
 from coordinator.compiler.losses import Loss
 from wire.plan import Metric
 
@@ -31,7 +31,7 @@ def _loss(emit: Emitter, loss: Loss[Any], output: str, target: str) -> str:
 
 def _accuracy(emit: Emitter, loss: Loss[Any], output: str, target: str) -> str:
     best = emit.op("ArgMax", output, axis=1, keepdims=0)
-    right = emit.op("Cast", emit.op("Equal", best, target), to=1)
+    right = emit.op("Cast", emit.op("Equal", best, target), to=FLOAT)
     return emit.op("ReduceSum", right, emit.const([0], np.int64), keepdims=0)
 
 

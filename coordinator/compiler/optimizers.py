@@ -56,17 +56,17 @@ class Optimizer(ABC, Generic[Section]):
 class Sgd(Optimizer[taskfile.Sgd]):
     """w <- w - rate * v, v <- momentum * v + gradient (Sutskever et al., 2013; as in PyTorch).
 
-    Without momentum the seed is -rate, and a step is one addition, which `fuse.py` then puts into
-    the matrix product that makes the gradient.
+    Without momentum the seed is the rate, and a step is one subtraction, which `fuse.py` then puts
+    into the matrix product that makes the gradient.
     """
 
     def seed(self, emit: Emitter, rate: str) -> str | None:
-        return None if self.section.momentum else emit.op("Neg", rate)
+        return None if self.section.momentum else rate
 
     def step(self, emit: Emitter, rate: str, gradients: Mapping[str, str]) -> Step:
         step = Step()
         if not self.section.momentum:
-            step.weights = {w: emit.op("Add", g, w) for w, g in gradients.items()}
+            step.weights = {w: emit.op("Sub", w, g) for w, g in gradients.items()}
             return step
         momentum = emit.const(self.section.momentum)
         for w, g in gradients.items():

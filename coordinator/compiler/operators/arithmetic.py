@@ -1,7 +1,7 @@
 """Elementwise arithmetic with broadcasting."""
 
 from coordinator.compiler.errors import CompileError
-from coordinator.compiler.graph import Emitter, Node
+from coordinator.compiler.graph import FLOAT, Emitter, Node
 from coordinator.compiler.operators.registry import lowering, operator
 
 operator("Add", weights=(0, 1))
@@ -13,7 +13,7 @@ operator("Mul")
 def scale(emit: Emitter, node: Node, forward: Node) -> list[str]:
     """Y = X * scale, or X / scale if `scale_down`; the scale is a scalar of any type."""
     x, factor = node.inputs
-    as_float = emit.op("Cast", factor, to=1)
+    as_float = emit.op("Cast", factor, to=FLOAT)
     return [emit.op("Div" if node.attributes.get("scale_down") else "Mul", x, as_float)]
 
 
