@@ -71,6 +71,7 @@ class RunningTask:
     ) -> None:
         self.record = record
         self.task = task
+        self.timing = task.timing
         self.manifest = manifest
         self.upload_limit = size_limit(manifest.parameters, task.upload.codec)
         self.model: Published
@@ -104,9 +105,13 @@ class RunningTask:
         cls, services: Services, record: TaskRecord, task: TaskFile, manifest: Manifest
     ) -> "RunningTask":
         """The task as the store has it, with the updates of an interrupted round folded in."""
-        running = cls(services, record, task, manifest)
-        await services.worker.call(running._load)
-        return running
+
+        def load() -> RunningTask:
+            running = cls(services, record, task, manifest)
+            running._load()
+            return running
+
+        return await services.worker.call(load)
 
     def _load(self) -> None:
         """Blocking: rebuild the round and its sum from the journal and the spool."""
@@ -156,7 +161,7 @@ class RunningTask:
                 row = await self._call(self._services.database.assignment, held)
                 assert row is not None
                 return self._assignment(held, row.seed)
-            if not self.task.timing.open_at(now):
+            if not self.timing.open_at(now):
                 return WaitReason.WINDOW_CLOSED
             if refusal := self.round.refusal(device, self._now()):
                 return refusal

@@ -63,7 +63,8 @@ class Coordinator:
         call = self.services.worker.call
         self.devices = {d.id: d for d in await call(self.services.database.devices)}
         for record in await call(self.services.database.tasks):
-            task = taskfile.parse(record.definition, f"task {record.name}")
+            source = f"task {record.name}"
+            task = await asyncio.to_thread(taskfile.parse, record.definition, source)
             manifest = parse_manifest(await call(self.services.blobs.get, record.plan))
             self.tasks[record.name] = await RunningTask.resume(
                 self.services, record, task, manifest
@@ -217,9 +218,7 @@ class Coordinator:
         now, population = self.services.clock.now(), len(self.devices)
         windows = [
             (
-                retry_window(
-                    t.task.timing.seconds_to_opening(now), t.task.timing.check_in, population
-                ),
+                retry_window(t.timing.seconds_to_opening(now), t.timing.check_in, population),
                 r,
             )
             for r, t in reasons
@@ -275,7 +274,7 @@ class Coordinator:
         """Start a task from blobs that are already stored. Raises `Refused`, `Conflict`."""
         async with self._creating:
             try:
-                task = taskfile.parse(definition)
+                task = await asyncio.to_thread(taskfile.parse, definition)
                 manifest = await self.services.worker.call(self._check_plan, plan, model)
             except (taskfile.TaskFileError, WireError) as error:
                 raise Refused("bad_task", str(error)) from None
@@ -343,4 +342,4 @@ async def open_coordinator(state: Path, clock: Clock | None = None) -> AsyncIter
         finally:
             await worker.call(database.close)
     finally:
-        worker.close()
+        await worker.close()

@@ -20,6 +20,6 @@ class Worker:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pool, lambda: function(*args, **kwargs))
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Finish what was called and end the thread."""
-        self._pool.shutdown(wait=True)
+        await asyncio.to_thread(self._pool.shutdown)

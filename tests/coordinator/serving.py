@@ -1,0 +1,137 @@
+"""A coordinator in the test's own process, over real sockets, with a clock that leaps."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+from aiohttp import web
+
+from coordinator.client import AdminClient
+from coordinator.http.app import application
+from coordinator.running import RunningTask
+from coordinator.service import Coordinator, open_coordinator
+from fleet.clients import Device
+from wire import checkpoint
+from wire.checkpoint import Weights
+
+D = TypeVar("D", bound=Device)
+START = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)  # a Wednesday
+
+
+class LeapingClock:
+    """The machine's clock, that leaps when told. The event loop's own timers leap with it, so
+    nothing that is tested ever waits for real."""
+
+    def __init__(self, start: datetime = START) -> None:
+        loop = asyncio.get_running_loop()
+        self._real = loop.time
+        self._zero = self._real()
+        self._ahead = 0.0
+        self._start = start
+        loop.time = self.monotonic  # type: ignore[method-assign]
+
+    def monotonic(self) -> float:
+        """Seconds from an arbitrary point."""
+        return self._real() + self._ahead
+
+    def now(self) -> datetime:
+        """The wall clock."""
+        return self._start + timedelta(seconds=self.monotonic() - self._zero)
+
+    def leap(self, seconds: float) -> None:
+        """Let so much time pass at once."""
+        self._ahead += seconds
+
+
+@dataclass
+class Serving:
+    """A running coordinator."""
+
+    coordinator: Coordinator
+    clock: LeapingClock
+    url: str
+    token: str
+    admin: AdminClient
+
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+        return int(self.url.rpartition(":")[2])
+
+    def task(self, name: str = "digits") -> RunningTask:
+        """A running task."""
+        return self.coordinator.tasks[name]
+
+    async def device(self, kind: type[D] = Device, **habits: Any) -> D:  # type: ignore[assignment]
+        """A newly enrolled device."""
+        return await kind.enroll(self.url, await self.admin.token(1, 3600.0), **habits)
+
+    async def devices(self, count: int) -> list[Device]:
+        """Newly enrolled honest devices."""
+        token = await self.admin.token(count, 3600.0)
+        return [await Device.enroll(self.url, token) for _ in range(count)]
+
+    async def until(self, fact: Callable[[], object]) -> None:
+        """Wait until something is so."""
+        for _ in range(1000):
+            if fact():
+                return
+            await asyncio.sleep(0.005)
+        raise AssertionError("it never came to be so")
+
+    async def round_ends(self, number: int, name: str = "digits") -> None:
+        """Wait until the round `number` of a task has ended and what follows it is in place."""
+        task = self.task(name)
+        await self.until(lambda: task.round.number > number or not task.running)
+        async with task._lock:  # the files of the round are swept
+            pass
+
+    async def model(self, name: str = "digits", version: int | None = None) -> Weights:
+        """A published model, the newest unless `version` says which."""
+        task, services = self.task(name), self.coordinator.services
+        models = await services.worker.call(services.database.models, name)
+        data = await services.worker.call(
+            services.blobs.get, models[-1 if version is None else version].digest
+        )
+        return checkpoint.read(data, task.manifest.parameters)
+
+    async def states(self, number: int = 1, name: str = "digits") -> dict[str, str]:
+        """What became of each device's assignment in a round, by device."""
+        found = await self.admin.round(name, number)
+        return {a.device: a.state for a in found.assignments}
+
+    def spooled(self) -> list[str]:
+        """The assignments that have bytes on disk. Blocking."""
+        return self.coordinator.services.spool.held()
+
+    async def count(self, sample: str) -> float:
+        """The value of a line of the metrics, 0 when it is not there."""
+        for line in (await self.admin.metrics()).splitlines():
+            if line.startswith(f"{sample} "):
+                return float(line.split()[-1])
+        return 0.0
+
+
+@asynccontextmanager
+async def serving(
+    state: Path, clock: LeapingClock | None = None, wrap: Callable[[web.Application], object] = id
+) -> AsyncIterator[Serving]:
+    """Serve over the folder `state` on any free port; `wrap` may change the application."""
+    clock = clock or LeapingClock()
+    async with open_coordinator(state, clock) as coordinator:
+        app = application(coordinator)
+        wrap(app)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+            token = await asyncio.to_thread((state / "admin.token").read_text)
+            async with AdminClient(url, token) as admin:
+                yield Serving(coordinator, clock, url, token, admin)
+        finally:
+            await runner.cleanup()
