@@ -254,7 +254,9 @@ def token_command(
         except ValueError as error:
             raise ClientError(f"--expires: {error}") from None
         print(await client.token(uses, lifetime))
-        err.print(f"On each device: [bold]edge-agent enroll {client.url} TOKEN[/]")
+        err.print(
+            "On each device: [bold]edge-agent enroll URL TOKEN[/], with this server's address"
+        )
 
     _with_client(work, state, url, token_file, ca_file)
 
@@ -309,13 +311,14 @@ def _client(
     state: Path, url: str | None, token_file: Path | None, ca_file: Path | None
 ) -> AdminClient:
     if url is None:
-        return AdminClient.of_state(state, ca_file)
+        return AdminClient.of_state(state)
     if token_file is None:
         raise ClientError("--url needs --token-file, the file of the coordinator's admin token")
     try:
-        return AdminClient(url, token_file.read_text().strip(), ca_file)
-    except OSError as error:
-        raise ClientError(f"--token-file: {error}") from None
+        ca = ca_file.read_text() if ca_file else None
+        return AdminClient(url, token_file.read_text().strip(), ca)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ClientError(f"--token-file or --ca-file: {error}") from None
 
 
 def _guard(work: Callable[[], None]) -> None:

@@ -8,7 +8,7 @@ from typing import Self, TypeVar
 import aiohttp
 import msgspec
 
-from coordinator.server import ENDPOINT_FILE
+from coordinator.server import ENDPOINT_FILE, Endpoint
 from coordinator.service import ADMIN_FILE
 from coordinator.views import (
     DeviceView,
@@ -33,34 +33,50 @@ class ClientError(Exception):
 class AdminClient:
     """`async with AdminClient(...)`: one method a route. Raises `ClientError`."""
 
-    def __init__(self, url: str, token: str, ca_file: Path | None = None) -> None:
+    def __init__(self, url: str, token: str, ca: str | None = None, any_name: bool = False) -> None:
+        """`ca` is a certificate authority, PEM text. `any_name` trusts its holder by any name."""
         self.url = url.rstrip("/")
         self._token = token
-        self._ca_file = ca_file
+        self._ca = ca
+        self._any_name = any_name
 
     @classmethod
-    def of_state(cls, state: Path, ca_file: Path | None = None) -> "AdminClient":
-        """The client of the coordinator that runs on this machine over the folder `state`."""
+    def of_state(cls, state: Path) -> "AdminClient":
+        """The client of the coordinator that runs on this machine over the folder `state`.
+
+        The folder is its owner's alone, so the certificate in it is trusted as it is.
+        """
         try:
-            url = (state / ENDPOINT_FILE).read_text().strip()
+            endpoint = msgspec.json.decode((state / ENDPOINT_FILE).read_bytes(), type=Endpoint)
             token = (state / ADMIN_FILE).read_text().strip()
         except FileNotFoundError:
             raise ClientError(
                 f"no coordinator runs over {state}: start one with 'coordinator serve', or name "
                 "another with --url and --token-file"
             ) from None
-        except OSError as error:
+        except (OSError, msgspec.DecodeError) as error:
             raise ClientError(f"{error}: the coordinator's own user may read it") from None
-        return cls(url, token, ca_file)
+        return cls(endpoint.url, token, endpoint.certificate, any_name=True)
 
     async def __aenter__(self) -> Self:
-        tls = ssl.create_default_context(cafile=self._ca_file) if self._ca_file else True
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=tls),
+            connector=aiohttp.TCPConnector(ssl=self._tls()),
             headers={"Authorization": f"Bearer {self._token}"},
             timeout=_TIMEOUT,
         )
         return self
+
+    def _tls(self) -> ssl.SSLContext | bool:
+        if self._ca is None:
+            return True
+        try:
+            context = ssl.create_default_context(cadata=self._ca)
+        except ssl.SSLError as error:
+            raise ClientError(f"the certificate cannot be used: {error}") from None
+        if self._any_name:
+            context.check_hostname = False
+            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        return context
 
     async def __aexit__(
         self,

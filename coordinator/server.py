@@ -13,6 +13,7 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 from aiohttp import web
 
 from coordinator.http.app import application
@@ -22,8 +23,8 @@ from wire.files import write_durably
 log = logging.getLogger(__name__)
 
 DEFAULT_PORT = 8750
-ENDPOINT_FILE = "endpoint"
-"""In the state folder while the server runs: its URL, so that the command line finds it."""
+ENDPOINT_FILE = "endpoint.json"
+"""In the state folder while the server runs, so that the command line finds it."""
 _SHUTDOWN_SECONDS = 5.0
 
 
@@ -41,6 +42,13 @@ class ServeOptions:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     insecure_http: bool = False
+
+
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the server answers on its own machine, and the certificate it shows there, PEM."""
+
+    url: str
+    certificate: str | None = None
 
 
 def is_loopback(host: str) -> bool:
@@ -93,9 +101,9 @@ async def serve(options: ServeOptions) -> None:
                 raise ServeError(
                     f"cannot listen on {options.host}:{options.port}: {error}"
                 ) from None
-            url = _url(options, runner, tls is not None)
-            await asyncio.to_thread(write_durably, endpoint, url.encode())
-            log.info("serving %s, state in %s", url, options.state)
+            found = await asyncio.to_thread(_endpoint, options, runner.addresses[0][1])
+            await asyncio.to_thread(write_durably, endpoint, msgspec.json.encode(found))
+            log.info("serving %s, state in %s", found.url, options.state)
             await stopping.wait()
             log.info("stopping")
         finally:
@@ -103,10 +111,13 @@ async def serve(options: ServeOptions) -> None:
             await asyncio.to_thread(endpoint.unlink, missing_ok=True)
 
 
-def _url(options: ServeOptions, runner: web.AppRunner, secure: bool) -> str:
-    port = runner.addresses[0][1]
-    host = f"[{options.host}]" if ":" in options.host else options.host
-    return f"{'https' if secure else 'http'}://{host}:{port}"
+def _endpoint(options: ServeOptions, port: int) -> Endpoint:
+    """Blocking: how this machine's own command line reaches the server."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(options.host, options.host)  # noqa: S104
+    host = f"[{host}]" if ":" in host else host
+    if options.tls_cert is None:
+        return Endpoint(url=f"http://{host}:{port}")
+    return Endpoint(url=f"https://{host}:{port}", certificate=options.tls_cert.read_text())
 
 
 def _stop(stopping: asyncio.Event) -> None:
