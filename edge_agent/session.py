@@ -57,7 +57,8 @@ class Trainer:
         self._session = open_session(folder / "train.onnx", threads)
         self._base = weights
         start = dict(weights) | {s.name: np.full(s.shape, s.fill, FLOAT32) for s in manifest.state}
-        # The two sets swap roles at each step. OrtValues own copies: `weights` stay as they are.
+        # The two sets swap roles at each step. An OrtValue shares its array's memory and holds the
+        # array, so each gets one of its own and `weights` stay as they are.
         now = {n: ort.OrtValue.ortvalue_from_numpy(np.array(a)) for n, a in start.items()}
         then = {n: ort.OrtValue.ortvalue_from_numpy(np.empty_like(a)) for n, a in start.items()}
         self._sets = (now, then)
