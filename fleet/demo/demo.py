@@ -42,8 +42,8 @@ _LOOK_SECONDS = 0.4
 _START_SECONDS = 20.0
 _UPLOADS = b"PATCH "  # the faults begin when an upload does
 _SLOW_RATE = 150.0  # bytes a second: an update of 2 kB needs longer than a round
-_KILL_RATE = 1500.0
-_KILL_AT = 900  # bytes of the upload
+_KILL_RATE = 500.0
+_KILL_AT = 600  # bytes of the upload
 
 
 async def run(folder: Path, console: Console) -> int:
@@ -70,8 +70,6 @@ async def run(folder: Path, console: Console) -> int:
         watch = Watch(client, board, devices, PLAN, held_out)
         troubles = _Troubles(processes, {d.name: d for d in devices}, slow, killed, board, console)
         live = stack.enter_context(Live(console=console, refresh_per_second=4))
-        background = await stack.enter_async_context(asyncio.TaskGroup())
-        background.create_task(troubles.kill_in_mid_upload())
         async with asyncio.timeout(LIMIT_SECONDS):
             while watch.state == "running":
                 board.seconds = time.monotonic() - started
@@ -109,21 +107,13 @@ class _Troubles:
         self._board = board
         self._console = console
         self._plugged_in = False
+        self._killed_at: float | None = None
         self._tell(f"[yellow]{ON_BATTERY}[/] is on battery: not eligible")
         self._tell(f"[yellow]{SLOW}[/] has a link of {_SLOW_RATE:.0f} B/s: too slow for round 1")
 
-    async def kill_in_mid_upload(self) -> None:
-        """SIGKILL an agent while its update is on the way, start it again a moment later."""
-        await self._killed.wait_passed(_KILL_AT)
-        await self._processes.kill(KILLED)
-        self._tell(f"[red]{KILLED}[/] killed (SIGKILL) after {self._killed.passed} B of its upload")
-        self._killed.faults.rate = None
-        await asyncio.sleep(1.0)
-        await self._devices[KILLED].start(self._processes)
-        self._tell(f"[green]{KILLED}[/] started again: it goes on with its upload")
-
     async def look(self, watch: Watch) -> None:
-        """End a trouble when its time has come."""
+        """Begin or end a trouble when its time has come."""
+        await self._kill_in_mid_upload()
         if name := self._processes.ended():
             raise DemoError(f"{name} has stopped (log: {self._processes.log(name)})")
         if watch.version >= 1 and self._slow.faults.rate:
@@ -133,6 +123,18 @@ class _Troubles:
             self._plugged_in = True
             await asyncio.to_thread(self._devices[ON_BATTERY].plug_in)
             self._tell(f"[green]{ON_BATTERY}[/] is plugged in: eligible from now on")
+
+    async def _kill_in_mid_upload(self) -> None:
+        """SIGKILL an agent while its update is on the way, start it again a moment later."""
+        now = time.monotonic()
+        if self._killed_at is None and self._killed.passed >= _KILL_AT:
+            self._killed_at = now
+            await self._processes.kill(KILLED)
+            self._tell(f"[red]{KILLED}[/] killed after {self._killed.passed} B of its upload")
+        elif self._killed.faults.rate and self._killed_at and now > self._killed_at + 1.0:
+            self._killed.faults.rate = None
+            await self._devices[KILLED].start(self._processes)
+            self._tell(f"[green]{KILLED}[/] started again: it goes on with its upload")
 
     def _tell(self, event: str) -> None:
         if self._console.is_terminal:
