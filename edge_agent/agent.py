@@ -1,7 +1,8 @@
 """The agent: the asyncio shell around `lifecycle.Life`. Gathers facts, acts, feeds back.
 
-Nothing is connected while it trains. Cancelling `run` stops the child, closes the connection and
-leaves the outbox as it is: an update waits there until the coordinator has acknowledged it.
+Nothing is connected while it trains. Cancelling `run` stops the child, closes the connection, saves
+the history and leaves the outbox as it is: an update waits there until the coordinator has
+acknowledged it.
 """
 
 import asyncio
@@ -17,10 +18,19 @@ import msgspec
 from edge_agent.cache import Cache
 from edge_agent.child import start_child
 from edge_agent.config import Config
-from edge_agent.eligibility import Verdict, judge
-from edge_agent.errors import Rejected, TransportError
+from edge_agent.eligibility import Readings, Verdict, judge
+from edge_agent.errors import AgentError, Rejected, StateError, TransportError
 from edge_agent.job import Job, Outcome, Report
-from edge_agent.lifecycle import CheckInNow, Evaluate, Life, Rest, Train, Upload
+from edge_agent.lifecycle import (
+    MEASURING_SECONDS,
+    Action,
+    CheckInNow,
+    Evaluate,
+    Life,
+    Rest,
+    Train,
+    Upload,
+)
 from edge_agent.platform import Platform, facts
 from edge_agent.state import Identity, Served, StateFolder
 from edge_agent.status import Status
@@ -32,7 +42,7 @@ from wire.messages import Assignment, CheckIn, Evaluation, GiveUp, Published
 
 log = logging.getLogger(__name__)
 
-_WATCH_SECONDS = 0.5  # between two looks at the signals while training
+_WATCH_SECONDS = 0.5  # between two looks at the signals while training, at most
 
 
 class RunningJob(Protocol):
@@ -43,6 +53,13 @@ class RunningJob(Protocol):
 
     async def stop(self, why: Outcome) -> None:
         """End it."""
+
+
+class Observer(Protocol):
+    """What reads the signals: `edge_agent.platform.Platform` does on this machine."""
+
+    def read(self) -> Readings:
+        """All readings now. May block."""
 
 
 StartJob = Callable[[Job, float], AbstractAsyncContextManager[RunningJob]]
@@ -58,13 +75,14 @@ class Agent:
         identity: Identity,
         clock: Clock,
         start_job: StartJob = start_child,
+        observer: Observer | None = None,
     ) -> None:
         self._config = config
         self._state = state
         self._identity = identity
         self._clock = clock
         self._start_job = start_job
-        self._platform = Platform(Path(config.system_root))
+        self._observer = observer or Platform(Path(config.system_root))
         self._cache = Cache(state)
         self._history = state.history()
         self._facts = facts()
@@ -76,38 +94,49 @@ class Agent:
             check_in_at=clock.monotonic() + spread,
             evaluated=dict(self._history.evaluated),
         )
-        self._working: dict[str, tuple[Assignment, Report]] = {}
         self._verdict = Verdict(())
         self._doing, self._why, self._since = "starting", "", clock.monotonic()
 
     async def run(self) -> None:
         """Live until cancelled."""
-        while True:
-            action = await self._next()
-            if isinstance(action, Rest):
-                self._now_doing("waiting", action.why)
-                await asyncio.sleep(action.seconds)
-            else:
-                await self._act(action)
+        try:
+            while True:
+                if rest := await self.step():
+                    await asyncio.sleep(rest.seconds)
+        finally:
+            await self._save()
+
+    async def step(self) -> Rest | None:
+        """Do the next thing; returns the rest that is due when there is nothing to do."""
+        action = await self._next()
+        if isinstance(action, Rest):
+            self._now_doing("waiting", action.why)
+            return action
+        await self._act(action)
+        return None
 
     async def once(self) -> Verdict:
         """Check in now and do what there is to do; returns the verdict it was done under."""
-        await self.look()
-        await asyncio.sleep(1.0)  # the load is that between two looks
         verdict = await self.look()
+        if verdict.measuring:
+            await asyncio.sleep(MEASURING_SECONDS)
+            verdict = await self.look()
         self._life.check_in_at = self._now()
         checked_in = False
-        while not isinstance(action := await self._next(), Rest):
-            if isinstance(action, CheckInNow):
-                if checked_in:
-                    break
-                checked_in = True
-            await self._act(action)
+        try:
+            while not isinstance(action := await self._next(), Rest):
+                if isinstance(action, CheckInNow):
+                    if checked_in:
+                        break
+                    checked_in = True
+                await self._act(action)
+        finally:
+            await self._save()
         return verdict
 
     async def look(self) -> Verdict:
         """The verdict on this moment; a change of it is logged, once."""
-        readings = await asyncio.to_thread(self._platform.read)
+        readings = await asyncio.to_thread(self._observer.read)
         verdict = judge(readings, self._config, self._clock.now())
         if [s.code for s in verdict.signals] != [s.code for s in self._verdict.signals]:
             log.info("eligibility: %s", verdict.why())
@@ -130,7 +159,7 @@ class Agent:
 
     # Acting
 
-    async def _next(self) -> Upload | Train | Evaluate | CheckInNow | Rest:
+    async def _next(self) -> Action:
         verdict = await self.look()
         outbox = await asyncio.to_thread(self._state.waiting)
         return self._life.next(self._now(), verdict, outbox)
@@ -159,21 +188,31 @@ class Agent:
         try:
             async with self._connect() as transport:
                 reply = await transport.check_in(message)
+                log.debug("check-in: %s", reply)
+                self._history.evaluations = self._history.evaluations[len(evaluations) :]
                 self._life.checked_in(reply, self._now(), self._random.random())
-                if reply.assignment:
-                    await self._fetch(transport, reply.assignment)
+                if work := reply.assignment:
+                    log.info("assigned: %s round %d", work.task, work.round)
+                    self._now_doing("fetching", f"{work.task} round {work.round}")
+                    await self._fetch(transport, work.plan, work.model)
         except TransportError as error:
             log.warning("check-in: %s", error)
             self._life.not_reached(error, self._now(), self._random.random())
             return
-        self._history.evaluations = self._history.evaluations[len(evaluations) :]
-        models = {m.model for m in reply.published}
-        plans = {m.plan for m in reply.published}
-        if reply.assignment:
-            plans.add(reply.assignment.plan)
-            models.add(reply.assignment.model)
-            log.info("assigned: %s round %d", reply.assignment.task, reply.assignment.round)
+        wanted = [w for w in (reply.assignment, *reply.published) if w]
+        plans, models = {w.plan for w in wanted}, {w.model for w in wanted}
         await asyncio.to_thread(self._cache.keep_only, plans, models)
+
+    async def _fetch(self, transport: Transport, plan: str, model: str) -> bool:
+        """Have a plan and a model. False when they cannot be had: their work is put off."""
+        try:
+            await self._cache.fetch(transport, plan, model)
+        except AgentError as error:
+            log.warning("fetching: %s", error)
+            self._life.not_fetched(error, self._now(), self._random.random())
+            return False
+        self._life.fetched()
+        return True
 
     async def _train(self, assignment: Assignment) -> None:
         self._now_doing("training", f"{assignment.task} round {assignment.round}")
@@ -182,21 +221,32 @@ class Agent:
             assignment,
         )
         self._remember_metrics(assignment.task, assignment.version, report)
-        self._life.worked(assignment.id, report.outcome, self._now(), self._random.random())
-        if report.outcome is Outcome.DONE:
-            self._working[assignment.id] = (assignment, report)
-        elif report.outcome is not Outcome.PREEMPTED:
+        self._life.worked(report.outcome, self._now(), self._random.random())
+        if report.outcome is Outcome.PREEMPTED:
+            return
+        done = report.outcome is Outcome.DONE
+        self._history.add(
+            Served(
+                assignment=assignment.id,
+                task=assignment.task,
+                round=assignment.round,
+                outcome="waiting" if done else str(report.outcome),
+                detail="" if done else report.detail,
+                examples=report.examples,
+                loss=report.loss,
+                seconds=report.seconds,
+                ended=self._today(),
+            )
+        )
+        await self._save()
+        if not done:
             await self._give_up(assignment, report)
 
     async def _evaluate(self, published: Published) -> None:
         self._now_doing("evaluating", f"{published.task} version {published.version}")
-        try:
-            async with self._connect() as transport:
-                await self._cache.fetch(transport, published.plan, published.model)
-        except TransportError as error:
-            log.warning("model of %s: %s", published.task, error)
-            self._life.not_reached(error, self._now(), self._random.random())
-            return
+        async with self._connect() as transport:
+            if not await self._fetch(transport, published.plan, published.model):
+                return
         job = self._job(published.task, published.plan, published.model, published.version)
         report = await self._work(job, None)
         if report.outcome is not Outcome.PREEMPTED:
@@ -213,76 +263,54 @@ class Agent:
             limit = min(limit, self._life.deadline)
             update = str(self._state.update_path(assignment.id))
             job = msgspec.structs.replace(job, assignment=assignment, update=update)
-        async with self._start_job(job, self._config.training.grace) as child:
-            while True:
-                try:
-                    async with asyncio.timeout(_WATCH_SECONDS):
-                        report = await child.report()
-                        break
-                except TimeoutError:
-                    pass
-                if self._now() >= limit:
-                    await child.stop(Outcome.OUT_OF_TIME)
-                elif not (await self.look()).eligible:
-                    await child.stop(Outcome.PREEMPTED)
+        try:
+            async with self._start_job(job, self._config.training.grace) as child:
+                report = await self._watch(child, limit)
+        except OSError as error:
+            report = Report(outcome=Outcome.CRASHED, detail=f"it cannot be started: {error}")
+        if report.outcome is Outcome.BAD_PLAN:
+            # A file may have gone bad on the disk: everything is fetched anew, and proved.
+            await asyncio.to_thread(self._cache.keep_only, set(), set())
         detail = f": {report.detail}" if report.detail else ""
         log.info("%s: %s%s", "training" if assignment else "evaluation", report.outcome, detail)
         return report
 
+    async def _watch(self, child: RunningJob, limit: float) -> Report:
+        """Wait for the end of a job; bring it about when the device is wanted, or time is up."""
+        while True:
+            try:
+                async with asyncio.timeout(min(_WATCH_SECONDS, self._config.poll)):
+                    return await child.report()
+            except TimeoutError:
+                pass
+            if self._now() >= limit:
+                await child.stop(Outcome.OUT_OF_TIME)
+            elif not (await self.look()).eligible:
+                await child.stop(Outcome.PREEMPTED)
+
     async def _upload(self, assignment: str) -> None:
         self._now_doing("uploading", assignment)
-        path = self._state.update_path(assignment)
-        data = await asyncio.to_thread(path.read_bytes)
+        data = await asyncio.to_thread(self._state.update, assignment)
+        outcome, detail = "accepted", ""
         try:
             async with self._connect() as transport:
                 await transport.upload(assignment, data, digest_of(data))
         except TransportError as error:
             log.warning("upload: %s", error)
-            if self._life.not_uploaded(error, self._now(), self._random.random()):
+            keep = self._life.not_uploaded(error, self._now(), self._random.random())
+            if keep or not isinstance(error, Rejected):
                 return
-            code = error.code if isinstance(error, Rejected) else "offline"
-            await self._delivered(assignment, code, str(error), len(data))
-            return
-        await self._delivered(assignment, "accepted", "", len(data))
-
-    async def _delivered(self, assignment: str, outcome: str, detail: str, size: int) -> None:
-        """The coordinator has answered for good: only now is the update forgotten."""
-        self._life.uploaded(self._now())
+            outcome, detail = error.code, error.detail
+        # The coordinator has answered for good: only now is the update forgotten.
         log.info("update of %s: %s", assignment, outcome)
-        work, report = self._working.pop(assignment, (None, None))
-        self._history.add(
-            Served(
-                task=work.task if work else assignment,
-                round=work.round if work else 0,
-                outcome=outcome,
-                detail=detail,
-                examples=report.examples if report else 0,
-                loss=report.loss if report else None,
-                seconds=report.seconds if report else 0.0,
-                bytes_up=size,
-                ended=self._clock.now().isoformat(timespec="seconds"),
-            )
-        )
+        self._life.uploaded(assignment, self._now())
+        self._history.settle(assignment, outcome, detail, len(data), self._today())
         await asyncio.to_thread(self._state.update_path(assignment).unlink, missing_ok=True)
         await self._save()
 
     async def _give_up(self, assignment: Assignment, report: Report) -> None:
         """Tell the coordinator, so that it may ask another device. If it cannot be told, the
         deadline will."""
-        self._history.add(
-            Served(
-                task=assignment.task,
-                round=assignment.round,
-                outcome=str(report.outcome),
-                detail=report.detail,
-                examples=report.examples,
-                loss=None,
-                seconds=report.seconds,
-                bytes_up=0,
-                ended=self._clock.now().isoformat(timespec="seconds"),
-            )
-        )
-        await self._save()
         try:
             async with self._connect() as transport:
                 why = GiveUp(reason=str(report.outcome), detail=report.detail[:500])
@@ -291,10 +319,6 @@ class Agent:
             log.warning("giving up %s: %s", assignment.id, error)
 
     # Plumbing
-
-    async def _fetch(self, transport: Transport, assignment: Assignment) -> None:
-        self._now_doing("fetching", f"{assignment.task} round {assignment.round}")
-        await self._cache.fetch(transport, assignment.plan, assignment.model)
 
     def _job(self, task: str, plan: str, model: str, version: int) -> Job:
         return Job(
@@ -328,12 +352,19 @@ class Agent:
             self._history.bytes_down += transport.bytes_down
 
     async def _save(self) -> None:
+        """Keep the history. Work goes on without: a full disk is not a reason to stop."""
         self._history.evaluated = dict(self._life.evaluated)
-        await asyncio.to_thread(self._state.save_history, self._history)
+        try:
+            await asyncio.to_thread(self._state.save_history, self._history)
+        except StateError as error:
+            log.error("%s", error)
 
     def _now_doing(self, doing: str, why: str) -> None:
         if (doing, why) != (self._doing, self._why):
             self._doing, self._why, self._since = doing, why, self._now()
+
+    def _today(self) -> str:
+        return self._clock.now().isoformat(timespec="seconds")
 
     def _now(self) -> float:
         return self._clock.monotonic()

@@ -4,7 +4,7 @@ import asyncio
 import shutil
 from pathlib import Path
 
-from edge_agent.errors import Rejected
+from edge_agent.errors import Rejected, StateError, TransportError
 from edge_agent.state import StateFolder
 from edge_agent.transport import Transport
 from wire.digest import digest_of, hex_of
@@ -30,12 +30,18 @@ class Cache:
         return self._state.models / f"{hex_of(digest)}.safetensors"
 
     async def fetch(self, transport: Transport, plan: str, model: str) -> None:
-        """Have this plan and this model. Raises `TransportError`."""
-        manifest = await self._fetch_plan(transport, plan)
-        path = self.model(model)
-        if not await asyncio.to_thread(path.exists):
-            data = await transport.blob(model, manifest.checkpoint_limit)
-            await asyncio.to_thread(write_durably, path, data)
+        """Have this plan and this model. Raises `TransportError`; `StateError` when the disk is
+        full or broken."""
+        try:
+            manifest = await self._fetch_plan(transport, plan)
+            path = self.model(model)
+            if not await asyncio.to_thread(path.exists):
+                data = await transport.blob(model, manifest.checkpoint_limit)
+                await asyncio.to_thread(write_durably, path, data)
+        except TransportError:
+            raise
+        except OSError as error:
+            raise StateError(f"what was fetched cannot be kept: {error}") from None
 
     async def _fetch_plan(self, transport: Transport, digest: str) -> Manifest:
         """The manifest is written last: it stands for a complete plan."""

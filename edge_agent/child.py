@@ -8,25 +8,27 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
 import msgspec
 
 from edge_agent.job import Job, Outcome, Report
 
-_REPORT_LIMIT = 1 << 20
-_ENVIRONMENT = {"ORT_DISABLE_TELEMETRY": "1"}
+COMMAND = (sys.executable, "-P", "-m", "edge_agent.worker")
+"""The worker; `-P`, so that it imports nothing from the folder that the agent was started in."""
 
 
 class Child:
     """One job in one process. Use `start_child`, which also ends it."""
 
-    def __init__(self, process: asyncio.subprocess.Process, grace: float) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, reported: asyncio.Task[bytes], grace: float
+    ) -> None:
         self._process = process
+        self._reported = reported
         self._grace = grace
         self._stopped: Outcome | None = None
-        self._reported: asyncio.Task[bytes]
 
     @property
     def pid(self) -> int:
@@ -34,16 +36,10 @@ class Child:
 
     async def report(self) -> Report:
         """Wait for the end and say how it went. Cancelling the wait loses nothing."""
-        data = await asyncio.shield(self._reported)
-        code = await self._process.wait()
-        if self._stopped:
-            return Report(outcome=self._stopped)
-        if code != 0:
-            return Report(outcome=Outcome.CRASHED, detail=_death(code))
-        try:
-            return msgspec.json.decode(data, type=Report)
-        except msgspec.DecodeError as error:
-            return Report(outcome=Outcome.CRASHED, detail=f"its report is unreadable: {error}")
+        report = _read(await asyncio.shield(self._reported), await self._process.wait())
+        if self._stopped is None or report.outcome is Outcome.DONE:
+            return report  # done, perhaps, just as it was told to stop
+        return msgspec.structs.replace(report, outcome=self._stopped, detail="")
 
     async def stop(self, why: Outcome) -> None:
         """End it in stages; `report` will say `why`."""
@@ -61,7 +57,6 @@ class Child:
     def kill(self) -> None:
         """End it at once."""
         if self._process.returncode is None:
-            self._stopped = self._stopped or Outcome.PREEMPTED
             self._signal(signal.SIGKILL)
 
     def _signal(self, number: int) -> None:
@@ -70,30 +65,43 @@ class Child:
 
 
 @asynccontextmanager
-async def start_child(job: Job, grace: float) -> AsyncIterator[Child]:
-    """A running child; on the way out it is dead and reaped, whatever happened inside."""
+async def start_child(
+    job: Job, grace: float, command: Sequence[str] = COMMAND
+) -> AsyncIterator[Child]:
+    """A running child; on the way out it is dead and reaped, whatever happened inside.
+
+    `command` gets this process's id as its last argument. Raises `OSError` when it cannot start.
+    """
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "edge_agent.worker"),
+        *command,
+        str(os.getpid()),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
-        limit=_REPORT_LIMIT,
         # A group of its own: Ctrl-C at a terminal is for the agent, which stops its child in order.
         process_group=0,
-        env=os.environ | _ENVIRONMENT,
     )
-    child = Child(process, grace)
-    async with asyncio.TaskGroup() as group:
-        child._reported = group.create_task(_converse(process, job), name="training child")
-        try:
-            yield child
-        finally:
-            child.kill()
-            await process.wait()
+    reported = asyncio.create_task(_converse(process, job), name="training child")
+    child = Child(process, reported, grace)
+    try:
+        yield child
+    finally:
+        child.kill()
+        await reported
+        await process.wait()
 
 
 async def _converse(process: asyncio.subprocess.Process, job: Job) -> bytes:
     output, _ = await process.communicate(msgspec.json.encode(job))
-    return output[:_REPORT_LIMIT]
+    return output
+
+
+def _read(data: bytes, code: int) -> Report:
+    if code != 0:
+        return Report(outcome=Outcome.CRASHED, detail=_death(code))
+    try:
+        return msgspec.json.decode(data, type=Report)
+    except msgspec.DecodeError as error:
+        return Report(outcome=Outcome.CRASHED, detail=f"its report is unreadable: {error}")
 
 
 def _death(code: int) -> str:

@@ -36,6 +36,11 @@ class Verdict(NamedTuple):
         return all(s.ok for s in self.signals if s.name == "network")
 
     @property
+    def measuring(self) -> bool:
+        """Whether nothing is missing but the load, which is that between two looks."""
+        return {s.code for s in self.refusals} == {"load_unknown"}
+
+    @property
     def refusals(self) -> tuple[Signal, ...]:
         """The signals that say no."""
         return tuple(s for s in self.signals if not s.ok)

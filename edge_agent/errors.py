@@ -12,6 +12,9 @@ AgentError
 class AgentError(Exception):
     """One line for the person at the device."""
 
+    transient = True
+    """Whether the same may succeed later."""
+
 
 class ConfigError(AgentError):
     """The message names the file, the key and what is allowed."""
@@ -23,9 +26,6 @@ class StateError(AgentError):
 
 class TransportError(AgentError):
     """A request failed."""
-
-    transient = True
-    """Whether the same request may succeed later."""
 
 
 class Offline(TransportError, ConnectionError):
@@ -42,4 +42,5 @@ class Rejected(TransportError):
         super().__init__(f"{detail or code} ({code})")
         self.status = status
         self.code = code
+        self.detail = detail
         self.transient = status >= 500 or status in (408, 429)

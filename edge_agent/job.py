@@ -25,7 +25,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outcome(StrEnum):
-    """How a job ended; every value but `done` is also the reason given to the coordinator."""
+    """How a job ended; every value but `done` is also the reason given to the coordinator.
+
+    `bad_plan`: the plan or the model cannot be read or run.
+    """
 
     DONE = "done"
     NO_EXAMPLES = "no_examples"

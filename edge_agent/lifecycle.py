@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from edge_agent.eligibility import Verdict
-from edge_agent.errors import Rejected, TransportError
+from edge_agent.errors import AgentError, Rejected, TransportError
 from edge_agent.job import Outcome
 from schedules.backoff import PERMANENT, TRANSIENT, Backoff
 from schedules.pacing import RetryWindow
@@ -28,8 +28,13 @@ FINAL_CODES = frozenset({"late", "unknown_assignment", "too_large", *map(str, Ru
 """The coordinator's answers after which an update is worth nothing. Any other one, a proxy's 404
 say, keeps it: what was trained is not thrown away for a stranger's word."""
 
+SHORTEST_WAIT, LONGEST_WAIT = 0.1, 7 * 86400.0
+"""Seconds between two check-ins, whatever the coordinator says: no busy loop, no sleep for good."""
+
+MEASURING_SECONDS = 1.0
+"""Between the first two looks at the signals: the load is that between them."""
+
 _AFTER_FAILURE = Backoff(first=60.0, limit=6 * 3600.0)
-_MEASURING_SECONDS = 1.0
 
 
 class Upload(NamedTuple):
@@ -70,7 +75,8 @@ class Life:
     """What the agent knows between two actions.
 
     `poll` is the wait between two looks at the signals, `interval` the usual one between two
-    check-ins, both in seconds.
+    check-ins, both in seconds. Three failures are counted, each in a row: to reach the coordinator,
+    to fetch what it named, and to train.
     """
 
     poll: float
@@ -83,6 +89,7 @@ class Life:
     evaluated: dict[str, int] = field(default_factory=dict)
     waiting_for: str = "first check-in"
     _offline: int = 0
+    _unfetched: int = 0
     _failed: int = 0
 
     def next(self, now: float, verdict: Verdict, outbox: list[str]) -> Action:
@@ -99,8 +106,7 @@ class Life:
         if isinstance(work, Rest):
             return work
         if not verdict.eligible:
-            measuring = all(s.code == "load_unknown" for s in verdict.refusals)
-            return Rest(_MEASURING_SECONDS if measuring else self.poll, verdict.why())
+            return Rest(MEASURING_SECONDS if verdict.measuring else self.poll, verdict.why())
         return work
 
     def _work(self, now: float) -> Action:
@@ -114,60 +120,82 @@ class Life:
         return CheckInNow()
 
     def checked_in(self, reply: CheckInReply, now: float, fraction: float) -> None:
-        """The coordinator answered."""
+        """The coordinator answered at `now`."""
         self._offline = 0
         self.published = reply.published
+        self.assignment = reply.assignment
         if reply.assignment:
-            self.assignment = reply.assignment
             self.deadline = now + reply.assignment.deadline
-            self.check_in_at = now
-        elif reply.wait:
+            self.check_in_at = now + SHORTEST_WAIT
+            return
+        window = RetryWindow(self.interval / 2, self.interval * 1.5)
+        if reply.wait:
             window = RetryWindow(reply.wait.after, max(reply.wait.after, reply.wait.before))
-            self.check_in_at = now + window.pick(fraction)
             self.waiting_for = str(reply.wait.reason)
+        wait = window.pick(fraction)
+        self.check_in_at = now + min(max(wait, SHORTEST_WAIT), LONGEST_WAIT)
 
     def not_reached(self, error: TransportError, now: float, fraction: float) -> None:
-        """A check-in or a download failed: come back later, the later the more often it did."""
+        """A check-in failed: come back later, the later the more often it did."""
         self._offline += 1
-        wait = (TRANSIENT if error.transient else PERMANENT).delay(self._offline, fraction)
-        self.check_in_at = now + wait
+        self._put_off(error, self._offline, now, fraction)
+
+    def fetched(self) -> None:
+        """Everything that the work needs is here."""
+        self._unfetched = 0
+
+    def not_fetched(self, error: AgentError, now: float, fraction: float) -> None:
+        """A plan or a model could not be had, though the coordinator answers: come back later."""
+        self._unfetched += 1
+        self._put_off(error, self._unfetched, now, fraction)
+
+    def _put_off(self, error: AgentError, failures: int, now: float, fraction: float) -> None:
+        self.check_in_at = now + _backoff(error).delay(failures, fraction)
         self.published = ()
         self.assignment = None  # the coordinator gives the same one again
         self.waiting_for = _reason(error)
 
-    def worked(self, assignment: str | None, outcome: Outcome, now: float, fraction: float) -> None:
-        """A job ended. Preempted work is kept, for the time that is left."""
+    def worked(self, outcome: Outcome, now: float, fraction: float) -> None:
+        """Training ended. Preempted work is kept, for the time that is left."""
+        if outcome is Outcome.PREEMPTED:
+            return
+        self.assignment = None
         if outcome is Outcome.DONE:
             self._failed = 0
-            if assignment:
-                self.assignment = None
-        elif outcome is not Outcome.PREEMPTED:
-            self._failed += 1
-            self.assignment = None
-            self.published = ()
-            self.check_in_at = now + _AFTER_FAILURE.delay(self._failed, fraction)
-            self.waiting_for = f"rests after a failure: {outcome}"
+            return
+        self._failed += 1
+        self.published = ()
+        self.check_in_at = now + _AFTER_FAILURE.delay(self._failed, fraction)
+        self.waiting_for = f"rests after a failure: {outcome}"
 
     def measured(self, task: str, version: int, now: float, fraction: float) -> None:
         """A published version was evaluated: do so once, and tell at a check-in before long."""
         self.evaluated[task] = version
         self.check_in_at = min(self.check_in_at, now + self.interval * (0.5 + fraction))
 
-    def uploaded(self, now: float) -> None:
+    def uploaded(self, assignment: str, now: float) -> None:
         """The update is acknowledged, or worth nothing any more: ask for new work."""
         self._offline = 0
         self.upload_at = self.check_in_at = now
+        if self.assignment and self.assignment.id == assignment:
+            self.assignment = None  # it was done just as it was told to stop
 
     def not_uploaded(self, error: TransportError, now: float, fraction: float) -> bool:
         """Whether to keep the update after this failure; if so, it is tried again later."""
         if isinstance(error, Rejected) and error.code in FINAL_CODES:
             return False
         self._offline += 1
-        wait = (TRANSIENT if error.transient else PERMANENT).delay(self._offline, fraction)
-        self.upload_at = now + wait
+        self.upload_at = now + _backoff(error).delay(self._offline, fraction)
         self.waiting_for = f"an update waits to be sent: {_reason(error)}"
         return True
 
 
-def _reason(error: TransportError) -> str:
-    return f"{error.code}: {error}" if isinstance(error, Rejected) else f"offline: {error}"
+def _backoff(error: AgentError) -> Backoff:
+    return TRANSIENT if error.transient else PERMANENT
+
+
+def _reason(error: AgentError) -> str:
+    """A code and a sentence."""
+    if isinstance(error, Rejected):
+        return f"{error.code}: {error.detail}"
+    return f"{'offline' if isinstance(error, TransportError) else 'state'}: {error}"

@@ -21,6 +21,10 @@ _EVALUATION_BATCH = 256
 _CPU = "cpu"
 
 
+class BadPlan(Exception):
+    """ONNX Runtime cannot load a graph of the plan."""
+
+
 class Diverged(Exception):
     """The loss or a weight is no longer finite: the learning rate is too high for this data."""
 
@@ -40,13 +44,16 @@ class Trained:
 
 
 def open_session(path: Path, threads: int) -> ort.InferenceSession:
-    """A session on explicit, sleeping threads."""
+    """A session on explicit, sleeping threads. Raises `BadPlan`."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # noqa: BLE001 - the runtime's errors share no other base
+        raise BadPlan(f"{path.name} cannot be run: {error}") from None
 
 
 class Trainer:

@@ -34,17 +34,19 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Served(msgspec.Struct, frozen=True, kw_only=True):
-    """One assignment and what became of it: `accepted`, or why not. `ended` is ISO 8601."""
+    """One assignment and what became of it: `accepted`, `waiting` in the outbox, or why not.
+    `ended` is ISO 8601."""
 
+    assignment: str = ""
     task: str
-    round: int
-    outcome: str
-    detail: str
-    examples: int
-    loss: float | None
-    seconds: float
-    bytes_up: int
-    ended: str
+    round: int = 0
+    outcome: str = "waiting"
+    detail: str = ""
+    examples: int = 0
+    loss: float | None = None
+    seconds: float = 0.0
+    bytes_up: int = 0
+    ended: str = ""
 
 
 class History(msgspec.Struct, kw_only=True):
@@ -59,6 +61,17 @@ class History(msgspec.Struct, kw_only=True):
     def add(self, served: Served) -> None:
         """Remember one more assignment, forget the oldest."""
         self.served = [*self.served, served][-_HISTORY:]
+
+    def settle(self, assignment: str, outcome: str, detail: str, bytes_up: int, ended: str) -> None:
+        """What became of an update that waited."""
+        unknown = Served(assignment=assignment, task=assignment)
+        found = next((s for s in self.served if s.assignment == assignment), unknown)
+        self.served = [s for s in self.served if s is not found]
+        self.add(
+            msgspec.structs.replace(
+                found, outcome=outcome, detail=detail, bytes_up=bytes_up, ended=ended
+            )
+        )
 
 
 class StateFolder:
@@ -82,12 +95,17 @@ class StateFolder:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the folder for one running agent. Raises `StateError` when another holds it."""
-        descriptor = os.open(self.folder / "agent.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            descriptor = os.open(self.folder / "agent.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise StateError(f"the state folder cannot be used: {error}") from None
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise StateError(f"another agent runs over {self.folder}") from None
+            for unfinished in self.outbox.glob(".*.new"):
+                unfinished.unlink(missing_ok=True)  # a child was killed while it wrote
             yield
         finally:
             os.close(descriptor)
@@ -128,6 +146,13 @@ class StateFolder:
     def update_path(self, assignment: str) -> Path:
         """Where an assignment's update waits for its acknowledgement."""
         return self.outbox / f"{assignment}.update"
+
+    def update(self, assignment: str) -> bytes:
+        """An update that waits. Raises `StateError`."""
+        try:
+            return self.update_path(assignment).read_bytes()
+        except OSError as error:
+            raise StateError(f"an update in the outbox cannot be read: {error}") from None
 
     def waiting(self) -> list[str]:
         """Assignments whose updates wait in the outbox, oldest first."""

@@ -1,10 +1,11 @@
-"""The training child: `python -m edge_agent.worker`. A job on stdin, a report on stdout.
+"""The training child: `python -m edge_agent.worker PARENT`. A job on stdin, a report on stdout.
 
 It holds numpy and ONNX Runtime so that the agent need not, and gives all memory back by ending.
 SIGTERM stops it after the running batch. It dies with the agent, however the agent dies.
 """
 
 import ctypes
+import math
 import os
 import resource
 import signal
@@ -23,7 +24,7 @@ _PR_SET_PDEATHSIG = 1
 
 def main() -> None:
     """Read the job, do it, print the report."""
-    _die_with(os.getppid())
+    _die_with(int(sys.argv[1]))
     os.nice(19)
     stopping = _Stop()
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
@@ -53,11 +54,15 @@ def run(job: Job, stop: "_Stop") -> Report:
     from edge_agent import examples as examples_module
     from edge_agent import session
     from wire import checkpoint, update
+    from wire.errors import WireError
     from wire.plan import parse_manifest
 
     folder = Path(job.plan)
-    manifest = parse_manifest((folder / "manifest.json").read_bytes())
-    weights = checkpoint.read(Path(job.model).read_bytes(), manifest.parameters)
+    try:
+        manifest = parse_manifest((folder / "manifest.json").read_bytes())
+        weights = checkpoint.read(Path(job.model).read_bytes(), manifest.parameters)
+    except (OSError, WireError) as error:
+        return Report(outcome=Outcome.BAD_PLAN, detail=str(error))
     found = examples_module.load(Path(job.examples), manifest.inputs, job.columns)
     training, held_out = found.split(job.hold_out)
     report = Report(
@@ -68,14 +73,13 @@ def run(job: Job, stop: "_Stop") -> Report:
         detail="; ".join(found.reasons),
     )
     if len(training if job.assignment else held_out) == 0:
-        where = f"no usable examples in {job.examples}"
-        return _replace(
-            report, outcome=Outcome.NO_EXAMPLES, detail=f"{where}: {report.detail or 'it is empty'}"
-        )
+        return _replace(report, outcome=Outcome.NO_EXAMPLES, detail=_nothing(job, report))
     try:
         if job.evaluate and len(held_out):
             metrics = session.evaluate(manifest, folder, weights, held_out, job.threads)
-            report = _replace(report, metrics=metrics)
+            # A figure that is not finite says nothing, and JSON cannot carry it.
+            if all(math.isfinite(value) for value in metrics.values()):
+                report = _replace(report, metrics=metrics)
         if job.assignment is None or job.update is None:
             return report
         started = time.monotonic()
@@ -83,6 +87,8 @@ def run(job: Job, stop: "_Stop") -> Report:
         rng = np.random.default_rng(job.assignment.seed)
         trained = session.train(trainer, manifest, training, rng, stop)
         seconds = time.monotonic() - started
+    except session.BadPlan as error:
+        return _replace(report, outcome=Outcome.BAD_PLAN, detail=str(error))
     except session.Diverged as error:
         return _replace(report, outcome=Outcome.DIVERGED, detail=str(error))
     except session.Preempted:
@@ -102,6 +108,14 @@ def run(job: Job, stop: "_Stop") -> Report:
     return _replace(report, steps=trained.steps, loss=trained.loss, seconds=seconds)
 
 
+def _nothing(job: Job, report: Report) -> str:
+    """Why there is nothing to work on."""
+    if report.examples or report.held_out:
+        used = "all are held out" if report.held_out else "none is held out"
+        return f"{report.examples + report.held_out} usable examples in {job.examples}: {used}"
+    return f"no usable examples in {job.examples}: {report.detail or 'it is empty'}"
+
+
 def _replace(report: Report, **changes: object) -> Report:
     return msgspec.structs.replace(report, **changes)
 
@@ -110,7 +124,7 @@ def _die_with(parent: int) -> None:
     """Have the kernel kill this process when its parent ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent or parent == 1:
+    if os.getppid() != parent:
         sys.exit("the agent is gone")
 
 
