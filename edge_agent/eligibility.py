@@ -54,8 +54,8 @@ class Verdict(NamedTuple):
 class Readings:
     """What the platform observes. `None` is unknown.
 
-    `on_mains`: external power. `battery`: percent; `None` when there is no battery. `busy`: percent
-    of all cores used by others than us. `network`: `unmetered`, `metered`, `none` (no route) or
+    `on_mains`: external power. `battery`: percent; here `None` is no battery. `busy`: percent of
+    all cores used by others than us. `network`: `unmetered`, `metered`, `none` (no route) or
     `None`; `interface` is its name.
     """
 

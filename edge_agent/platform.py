@@ -12,9 +12,14 @@ import psutil
 from edge_agent.eligibility import Readings
 from wire.messages import Facts
 
+# As in the kernel's Documentation/ABI/testing/sysfs-class-power.
 _EXTERNAL = {"Mains", "USB", "Wireless"}
-_METERED_PREFIXES = ("wwan", "ppp", "usb", "rmnet", "enx")  # modems and tethered phones
+_ONLINE = {"1", "2"}  # fixed, programmable
+_BATTERIES = {"Battery", "UPS"}
+_SUPPLIED = {"Charging", "Full", "Not charging"}
+_METERED_PREFIXES = ("ww", "ppp", "usb", "rmnet", "enx")  # modems and tethered phones
 _UNMETERED_PREFIXES = ("eth", "en", "wl")
+_REJECT = 0x200  # a route's flag: it leads nowhere, RTF_REJECT in linux/route.h
 
 
 class Platform:
@@ -26,7 +31,7 @@ class Platform:
     def __init__(self, root: Path = Path("/")) -> None:
         self._root = root
         self._supplies = root / "sys/class/power_supply"
-        self._routes = root / "proc/net/route"
+        self._net = root / "proc/net"
         self._last: tuple[float, float, float] | None = None
         self._busy: float | None = None
 
@@ -43,23 +48,33 @@ class Platform:
         )
 
     def _power(self) -> tuple[bool | None, float | None]:
-        """External power and charge. A machine without any battery runs on mains."""
-        external: list[bool] = []
+        """External power, and the charge of the weakest battery.
+
+        A machine without any battery of its own runs on mains, unless an adapter says otherwise:
+        its USB ports may be supplies that are not used. A battery that does not tell its charge
+        counts as empty.
+        """
+        adapters: list[bool] = []
+        ports: list[bool] = []
+        statuses: set[str] = set()
         charges: list[float] = []
-        discharging = False
-        for supply in sorted(self._supplies.glob("*")):
+        for supply in self._supplies.glob("*"):
             kind = _text(supply / "type")
+            if _text(supply / "scope") == "Device" or _text(supply / "present") == "0":
+                continue  # of a mouse, say; or an empty bay
             if kind in _EXTERNAL:
-                external.append(_text(supply / "online") == "1")
-            elif kind == "Battery" and _text(supply / "scope") != "Device":
-                charges.append(_number(supply / "capacity"))
-                discharging |= _text(supply / "status") == "Discharging"
-        battery = min((c for c in charges if c >= 0), default=None)
+                found = adapters if kind == "Mains" else ports
+                found.append(_text(supply / "online") in _ONLINE)
+            elif kind in _BATTERIES:
+                statuses.add(_text(supply / "status"))
+                charges.append(_charge(supply))
         if not charges:
-            return (any(external) if external else True), None
-        if external:
-            return any(external), battery
-        return (not discharging), battery
+            return (any(adapters + ports) if adapters else True), None
+        if adapters or ports:
+            return any(adapters + ports), min(charges)
+        if "Discharging" in statuses:
+            return False, min(charges)
+        return (True if statuses <= _SUPPLIED else None), min(charges)
 
     def _load(self) -> float | None:
         """Percent of all cores used by others since the last read."""
@@ -78,7 +93,9 @@ class Platform:
 
     def _network(self) -> tuple[str | None, str]:
         """Kind and name of the default route's interface."""
-        interface = _default_interface(_text(self._routes))
+        interface = _default_interface(_text(self._net / "route")) or _default_interface_6(
+            _text(self._net / "ipv6_route")
+        )
         if interface is None:
             return "none", ""
         if interface.startswith(_METERED_PREFIXES):
@@ -117,8 +134,23 @@ def _default_interface(routes: str) -> str | None:
     for line in routes.splitlines()[1:]:
         fields = line.split()
         if len(fields) >= 8 and fields[1] == "00000000" and fields[7] == "00000000":
-            found.append((int(fields[6]), fields[0]))
-    return min(found)[1] if found else None
+            found.append((int(fields[6]), fields[0], int(fields[3], 16)))
+    return _best(found)
+
+
+def _default_interface_6(routes: str) -> str | None:
+    """The same of `/proc/net/ipv6_route`, for a network without IPv4."""
+    found = []
+    for line in routes.splitlines():
+        fields = line.split()
+        if len(fields) >= 10 and fields[0] == "0" * 32 and fields[1] == "00":
+            found.append((int(fields[5], 16), fields[9], int(fields[8], 16)))
+    return _best(found)
+
+
+def _best(found: list[tuple[int, str, int]]) -> str | None:
+    """The interface of the lowest (metric, interface, flags) that does not refuse."""
+    return min(((m, name) for m, name, flags in found if not flags & _REJECT), default=(0, None))[1]
 
 
 def _own_seconds() -> float:
@@ -142,8 +174,21 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _number(path: Path) -> float:
+def _charge(supply: Path) -> float:
+    """Percent; 0 when it is not told."""
+    for now, full in (
+        ("capacity", ""),
+        ("energy_now", "energy_full"),
+        ("charge_now", "charge_full"),
+    ):
+        held, size = _number(supply / now), _number(supply / full) if full else 100.0
+        if held is not None and size:
+            return 100.0 * held / size
+    return 0.0
+
+
+def _number(path: Path) -> float | None:
     try:
         return float(_text(path))
     except ValueError:
-        return -1.0
+        return None
