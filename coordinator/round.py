@@ -73,7 +73,7 @@ class RoundPolicy:
 
 @dataclass
 class Round:
-    """One round of one task. `working` and `arrived` map assignment ids to devices."""
+    """One round of one task. `working`, `arrived` and `left` map assignment ids to devices."""
 
     number: int
     policy: RoundPolicy
@@ -82,6 +82,13 @@ class Round:
     working: dict[str, str] = field(default_factory=dict)
     arrived: dict[str, str] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
+    _served: dict[str, str] = field(default_factory=dict)  # device to assignment
+
+    def restore(self, assignment: str, device: str, state: str) -> None:
+        """Put back what the journal says of an assignment: `working`, `accepted`, or left."""
+        places = {"working": self.working, "accepted": self.arrived}.get(state, self.left)
+        places[assignment] = device
+        self._served[device] = assignment
 
     @property
     def phase(self) -> Phase:
@@ -105,7 +112,8 @@ class Round:
 
     def held_by(self, device: str) -> str | None:
         """The assignment that `device` works on, if any."""
-        return next((a for a, d in self.working.items() if d == device), None)
+        assignment = self._served.get(device)
+        return assignment if assignment in self.working else None
 
     def device_of(self, assignment: str) -> str | None:
         """Whose assignment it is; `None` when it is not of this round."""
@@ -116,7 +124,7 @@ class Round:
 
     def refusal(self, device: str, now: float) -> WaitReason | None:
         """Why `device` gets no place in this round; `None` when it may have one."""
-        if device in self.arrived.values() or device in self.left.values():
+        if device in self._served:
             return WaitReason.ALREADY_SERVED
         if self.ending or self._free_places <= 0 or self.remaining(now) <= 0:
             return WaitReason.ROUND_FULL
@@ -126,7 +134,7 @@ class Round:
         """Give `device` a place. The first one starts the clock."""
         if self.started is None:
             self.started = now
-        self.working[assignment] = device
+        self.restore(assignment, device, "working")
 
     def arrival(self, assignment: str, now: float) -> Arrival:
         """What an update for `assignment` would be, were it to arrive `now`."""
@@ -162,7 +170,6 @@ class Round:
             return Ending(Phase.CLOSED, Reason.DEADLINE)
         return Ending(Phase.ABANDONED, Reason.TOO_FEW)
 
-    def end(self, ending: Ending) -> list[str]:
-        """End the round; returns the assignments that never arrived."""
+    def end(self, ending: Ending) -> None:
+        """End the round."""
         self.ending = ending
-        return list(self.working)

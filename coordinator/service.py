@@ -11,8 +11,9 @@ import msgspec
 
 from coordinator import credentials, taskfile
 from coordinator.errors import Conflict, Denied, NotFound, Refused, UpgradeNeeded
+from coordinator.ledger import Services
 from coordinator.metrics import Metrics
-from coordinator.running import RunningTask, Services
+from coordinator.running import RunningTask
 from coordinator.store.blobs import BlobStore
 from coordinator.store.database import Database
 from coordinator.store.records import DeviceRecord, EvaluationRecord, TaskRecord

@@ -273,7 +273,7 @@ class LyingDevice(Device):
     ) -> bytes:
         forged = _LIES.get(self.lie)
         if forged is not None:
-            return forge(assignment, delta, **({"examples": examples} | forged | changes))
+            return forge(assignment, delta, examples, **(forged | changes))
         honest = super().write(assignment, delta, examples, **changes)
         plain = compression.decompress(honest, 1 << 30)
         match self.lie:
@@ -312,7 +312,7 @@ _LIES: dict[Lie, dict[str, Any]] = {
 }
 
 
-def header(assignment: Assignment, examples: int = 10, **changes: Any) -> UpdateHeader:
+def header(assignment: Assignment, examples: int = 10, /, **changes: Any) -> UpdateHeader:
     """The header of an update, with `changes`, of which none is checked."""
     honest = UpdateHeader(
         assignment=assignment.id,
@@ -328,7 +328,7 @@ def header(assignment: Assignment, examples: int = 10, **changes: Any) -> Update
 
 
 def forge(
-    assignment: Assignment, delta: Mapping[str, Any], examples: int = 10, **changes: Any
+    assignment: Assignment, delta: Mapping[str, Any], examples: int = 10, /, **changes: Any
 ) -> bytes:
     """The bytes of an update in the assignment's codec, whatever it holds: nothing is checked.
 

@@ -13,18 +13,29 @@ import asyncio
 import base64
 import binascii
 import re
+from typing import NamedTuple
 
 from aiohttp import web
 
-from coordinator.errors import Conflict, NotFound, Refused, TooLarge
+from coordinator.errors import NotFound, Refused, TooLarge
 from coordinator.http.common import coordinator_of, for_device, json_answer, next_chunk
+from coordinator.running import RunningTask
 from coordinator.service import Coordinator
-from coordinator.store.records import AssignmentRecord, DeviceRecord
+from coordinator.store.records import DeviceRecord
 from wire.messages import Acknowledgement, UploadState
 
 PARTIAL_UPLOAD = "application/partial-upload"
 _WRITE_BYTES = 64 << 10  # gathered before they go to disk; what one upload holds in memory
 _SHA256 = re.compile(r"sha-256=:([A-Za-z0-9+/=]{44}):")
+
+
+class _Upload(NamedTuple):
+    """An upload as it was announced."""
+
+    assignment: str
+    digest: str
+    length: int
+    accepted: bool
 
 
 async def announce(request: web.Request, device: DeviceRecord) -> web.StreamResponse:
@@ -50,14 +61,14 @@ async def offset(request: web.Request, device: DeviceRecord) -> web.StreamRespon
     """HEAD: how much has arrived."""
     assignment = request.match_info["assignment"]
     task = await coordinator_of(request).task_of(assignment, device.id)
-    row = await _announced(coordinator_of(request), assignment)
-    accepted = task is None or row.state == "accepted"
-    arrived = row.length if accepted else await _offset(coordinator_of(request), assignment)
+    upload = await _announced(coordinator_of(request), assignment)
+    accepted = task is None or upload.accepted
+    arrived = upload.length if accepted else await _offset(coordinator_of(request), assignment)
     return web.Response(
         status=204,
         headers={
             "Upload-Offset": str(arrived),
-            "Upload-Length": str(row.length),
+            "Upload-Length": str(upload.length),
             "Upload-Complete": "?1" if accepted else "?0",
             "Cache-Control": "no-store",
         },
@@ -69,45 +80,40 @@ async def append(request: web.Request, device: DeviceRecord) -> web.StreamRespon
     coordinator, assignment = coordinator_of(request), request.match_info["assignment"]
     start = _whole_number(request, "Upload-Offset")
     task = await coordinator.task_of(assignment, device.id)
-    row = await _announced(coordinator, assignment)
-    assert row.length is not None
-    if task is None or row.state == "accepted":
-        return _accepted(row.length)
-    held = await _offset(coordinator, assignment)
-    if start > held:
-        raise Conflict(
-            "wrong_offset", f"{held} bytes are here, not {start}", {"Upload-Offset": str(held)}
-        )
-    arrived = await _receive(request, coordinator, assignment, start, row.length)
-    if arrived < row.length:
+    upload = await _announced(coordinator, assignment)
+    if task is None or upload.accepted:
+        return _accepted(upload.length)
+    # A wrong offset is told before the body is read.
+    await task.write(assignment, upload.digest, start, b"")
+    arrived = await _receive(request, task, upload, start)
+    if arrived < upload.length:
         return json_answer(Acknowledgement(state=UploadState.INCOMPLETE, offset=arrived))
-    await task.submit(assignment)
-    return _accepted(row.length)
+    await task.submit(assignment, upload.digest)
+    return _accepted(upload.length)
 
 
-async def _receive(
-    request: web.Request, coordinator: Coordinator, assignment: str, start: int, length: int
-) -> int:
+async def _receive(request: web.Request, task: RunningTask, upload: _Upload, start: int) -> int:
     """Write the body to the spool; returns the offset reached. A cut keeps what came before it."""
     pending, position = bytearray(), start
-    spool, counter = coordinator.services.spool, coordinator.services.metrics.bytes_in
+    counter = coordinator_of(request).services.metrics.bytes_in
 
     async def write() -> None:
         nonlocal position
         data = bytes(pending)
         pending.clear()
-        position = await asyncio.to_thread(spool.write, assignment, position, data)
+        position = await task.write(upload.assignment, upload.digest, position, data)
         counter.inc(len(data))
 
     try:
         while chunk := await next_chunk(request):
             pending += chunk
-            if position + len(pending) > length:
-                raise TooLarge("too_large", f"more than the {length} bytes that were announced")
+            if position + len(pending) > upload.length:
+                detail = f"more than the {upload.length} bytes that were announced"
+                raise TooLarge("too_large", detail)
             if len(pending) >= _WRITE_BYTES:
                 await write()
     finally:
-        if pending and position + len(pending) <= length:
+        if pending and position + len(pending) <= upload.length:
             await write()
     return position
 
@@ -116,13 +122,13 @@ async def _offset(coordinator: Coordinator, assignment: str) -> int:
     return await asyncio.to_thread(coordinator.services.spool.size, assignment)
 
 
-async def _announced(coordinator: Coordinator, assignment: str) -> AssignmentRecord:
+async def _announced(coordinator: Coordinator, assignment: str) -> _Upload:
     row = await coordinator.services.worker.call(
         coordinator.services.database.assignment, assignment
     )
-    if row is None or row.length is None:
+    if row is None or row.length is None or row.digest is None:
         raise NotFound("not_announced", "announce the upload first, with POST")
-    return row
+    return _Upload(assignment, row.digest, row.length, row.state == "accepted")
 
 
 def _accepted(length: int) -> web.Response:
@@ -133,7 +139,7 @@ def _accepted(length: int) -> web.Response:
 
 def _whole_number(request: web.Request, header: str) -> int:
     text = request.headers.get(header, "")
-    if not re.fullmatch(r"\d{1,15}", text):
+    if not re.fullmatch(r"[0-9]{1,15}", text):
         raise Refused("bad_header", f"{header}: expected a whole number, found {text[:40]!r}")
     return int(text)
 

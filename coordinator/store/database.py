@@ -100,11 +100,11 @@ class Database:
         newest = "SELECT * FROM rounds WHERE task = ? ORDER BY number DESC LIMIT ?"
         return self._rows(RoundRecord, newest, task, last)[::-1]
 
-    def end_round(self, ended: RoundRecord, model: str | None, state: str, reopen: bool) -> None:
+    def end_round(self, ended: RoundRecord, model: str | None, state: str) -> RoundRecord | None:
         """Close or abandon a round, publish its model, open the next: one transaction.
 
         `model` is the new model's digest, `None` when it stays as it was. `state` is the task's
-        from now on; with `reopen` the next round begins.
+        from now on; while it is `running`, the next round begins and is returned.
         """
         assert ended.ended is not None
         with self._transaction():
@@ -126,8 +126,10 @@ class Database:
                 version += 1
                 self._add_model(ended.task, version, model, ended.ended)
             self._sql.execute("UPDATE tasks SET state = ? WHERE name = ?", (state, ended.task))
-            if reopen:
-                self._open_round(ended.task, ended.number + 1, version, ended.ended)
+            if state != "running":
+                return None
+            self._open_round(ended.task, ended.number + 1, version, ended.ended)
+            return self.rounds(ended.task, 1)[-1]
 
     # Assignments
 
@@ -168,6 +170,15 @@ class Database:
     def drop(self, assignment: str, state: str, reason: str, detail: str, now: float) -> None:
         """The update was `refused`, or the device has `given_up`, and why."""
         self._end_assignment(assignment, state, reason, detail, now, None, None)
+
+    def lose(self, assignment: str, detail: str) -> None:
+        """The disk has lost an accepted update before its round closed."""
+        with self._transaction():
+            self._sql.execute(
+                "UPDATE assignments SET state = 'refused', reason = 'lost', detail = ?"
+                " WHERE id = ?",
+                (detail, assignment),
+            )
 
     def _end_assignment(self, assignment: str, *values: Any) -> None:
         with self._transaction():

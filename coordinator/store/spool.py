@@ -7,6 +7,7 @@ that race, can only write the same bytes to the same place.
 import os
 from pathlib import Path
 
+from coordinator.errors import Conflict
 from wire.files import sync_folder
 
 
@@ -29,9 +30,15 @@ class Spool:
             return 0
 
     def write(self, assignment: str, offset: int, data: bytes) -> int:
-        """Write `data` at `offset`; returns the offset after it. Raises `OSError` (disk full)."""
+        """Write `data` at `offset`; returns the offset after it.
+
+        Raises `Conflict` for a gap after what is there, `OSError` when the disk is full.
+        """
         descriptor = os.open(self.path(assignment), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
+            if offset > (held := os.fstat(descriptor).st_size):
+                detail = f"{held} bytes are here, not {offset}"
+                raise Conflict("wrong_offset", detail, {"Upload-Offset": str(held)})
             view = memoryview(data)
             while view:
                 written = os.pwrite(descriptor, view, offset)

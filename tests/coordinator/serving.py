@@ -87,8 +87,15 @@ class Serving:
         """Wait until the round `number` of a task has ended and what follows it is in place."""
         task = self.task(name)
         await self.until(lambda: task.round.number > number or not task.running)
-        async with task._lock:  # the files of the round are swept
-            pass
+
+    async def until_swept(self) -> None:
+        """Wait until no upload has bytes on disk."""
+        spool = self.coordinator.services.spool
+        for _ in range(400):
+            if not await asyncio.to_thread(spool.held):
+                return
+            await asyncio.sleep(0.005)
+        raise AssertionError("uploads stay on disk")
 
     async def model(self, name: str = "digits", version: int | None = None) -> Weights:
         """A published model, the newest unless `version` says which."""
@@ -103,10 +110,6 @@ class Serving:
         """What became of each device's assignment in a round, by device."""
         found = await self.admin.round(name, number)
         return {a.device: a.state for a in found.assignments}
-
-    def spooled(self) -> list[str]:
-        """The assignments that have bytes on disk. Blocking."""
-        return self.coordinator.services.spool.held()
 
     async def count(self, sample: str) -> float:
         """The value of a line of the metrics, 0 when it is not there."""
