@@ -19,7 +19,7 @@ from edge_agent.transport import Transport, ca_text, check_url
 from schedules.clock import SystemClock
 from wire.messages import Enroll
 
-EXIT_FAILED, EXIT_USAGE, EXIT_NOT_ELIGIBLE = 1, 2, 3
+EXIT_FAILED, EXIT_USAGE, EXIT_NOT_ELIGIBLE, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 _DESCRIPTION = """\
 Train models on this device while it is on power, idle and on a free network.
@@ -49,8 +49,10 @@ def main() -> None:
         sys.exit(_complain(error, EXIT_USAGE))
     except AgentError as error:
         sys.exit(_complain(error, EXIT_FAILED))
-    except (KeyboardInterrupt, asyncio.CancelledError):
+    except asyncio.CancelledError:
         sys.exit(0)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
     sys.exit(status)
 
 
@@ -75,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         "--state", type=Path, default=default_state(), help="state folder [%(default)s]"
     )
     shared.add_argument(
-        "--config", type=Path, default=default_config(), help="configuration [%(default)s]"
+        "--config", type=Path, help=f"configuration [{default_config()}, where there is one]"
     )
     shared.add_argument("-v", "--verbose", action="store_true", help="log more")
     parser = argparse.ArgumentParser(
@@ -139,7 +141,7 @@ async def _enroll(arguments: argparse.Namespace) -> int:
 
 
 async def _run(arguments: argparse.Namespace) -> int:
-    config, state = configuration.load(arguments.config), StateFolder(arguments.state)
+    config, state = _config(arguments), StateFolder(arguments.state)
     state.create()
     with state.lock():
         agent = Agent(config, state, state.identity(), SystemClock())
@@ -150,7 +152,7 @@ async def _run(arguments: argparse.Namespace) -> int:
 
 
 async def _once(arguments: argparse.Namespace) -> int:
-    config, state = configuration.load(arguments.config), StateFolder(arguments.state)
+    config, state = _config(arguments), StateFolder(arguments.state)
     state.create()
     with state.lock():
         agent = Agent(config, state, state.identity(), SystemClock())
@@ -167,7 +169,7 @@ async def _check(arguments: argparse.Namespace) -> int:
     from edge_agent.eligibility import judge
     from edge_agent.platform import Platform
 
-    config = configuration.load(arguments.config)
+    config = _config(arguments)
     observer = Platform(Path(config.system_root))
     observer.read()
     await asyncio.sleep(1.0)  # the load is that between two looks
@@ -185,6 +187,12 @@ async def _status(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _config(arguments: argparse.Namespace) -> configuration.Config:
+    if arguments.config is None:
+        return configuration.load(default_config(), optional=True)
+    return configuration.load(arguments.config)
+
+
 def _label(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not (key and equals):
@@ -199,7 +207,7 @@ def _stop_on_signals() -> None:
 
     def stop() -> None:
         if task.cancelling():
-            os._exit(130)
+            os._exit(EXIT_INTERRUPTED)
         task.cancel()
 
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -14,6 +14,7 @@ from edge_agent.errors import ConfigError
 from schedules.duration import Duration
 from schedules.schedule import READY_MADE, Schedule, ready_made
 from wire.errors import WireError
+from wire.messages import Identifier
 from wire.strict import decode_toml
 
 Percent = Annotated[float, Meta(ge=0, le=100)]
@@ -31,7 +32,7 @@ class Data(Section, frozen=True, kw_only=True):
     """
 
     folder: str | None = None
-    tasks: dict[str, str] = {}
+    tasks: dict[Identifier, str] = {}
     hold_out: Annotated[float, Meta(ge=0, le=0.9)] = 0.2
     columns: dict[str, tuple[str, ...]] = {}
 
@@ -100,11 +101,12 @@ def parse(text: str, source: str = "configuration") -> Config:
     return config
 
 
-def load(path: Path) -> Config:
-    """Read the configuration; a file that is not there means the defaults. Raises `ConfigError`."""
+def load(path: Path, optional: bool = False) -> Config:
+    """Read the configuration. A file that is not there means the defaults when it is `optional`.
+    Raises `ConfigError`."""
     try:
         return parse(path.read_text(encoding="utf-8"), str(path))
-    except FileNotFoundError:
-        return Config()
     except (OSError, UnicodeDecodeError) as error:
+        if optional and isinstance(error, FileNotFoundError):
+            return Config()
         raise ConfigError(f"{path}: cannot be read: {error}") from None

@@ -37,8 +37,8 @@ class Verdict(NamedTuple):
 
     @property
     def measuring(self) -> bool:
-        """Whether nothing is missing but the load, which is that between two looks."""
-        return {s.code for s in self.refusals} == {"load_unknown"}
+        """Whether the load is not known yet: it is that between two looks."""
+        return any(s.code == "load_unknown" for s in self.signals)
 
     @property
     def refusals(self) -> tuple[Signal, ...]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from edge_agent.errors import StateError
 from edge_agent.state import History, Served
 from schedules.duration import human
 
@@ -20,11 +21,11 @@ _ASK_SECONDS = 5.0
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """What `edge-agent status` shows. `doing` is a phase of the agent's life, `why` its reason;
-    `since` and `next_check_in` are in seconds."""
+    `since` and `next_check_in` are in seconds; `None` when no agent runs, or none is due."""
 
     doing: str
     why: str
-    since: float
+    since: float | None
     next_check_in: float | None
     served: list[Served]
     bytes_up: int
@@ -32,7 +33,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
     def text(self) -> str:
         """For people."""
-        lines = [f"{self.doing} for {human(self.since)}: {self.why}"]
+        since = "" if self.since is None else f" for {human(self.since)}"
+        lines = [f"{self.doing}{since}: {self.why}"]
         if self.next_check_in is not None:
             lines.append(f"next check-in in {human(self.next_check_in)}")
         lines.append(f"sent {self.bytes_up:,} bytes, received {self.bytes_down:,} bytes")
@@ -56,7 +58,7 @@ def at_rest(history: History) -> Status:
     return Status(
         doing="not running",
         why="start it with 'edge-agent run', or its service",
-        since=0.0,
+        since=None,
         next_check_in=None,
         served=history.served,
         bytes_up=history.bytes_up,
@@ -66,7 +68,8 @@ def at_rest(history: History) -> Status:
 
 @asynccontextmanager
 async def tell(socket: Path, status: Callable[[], Status]) -> AsyncIterator[None]:
-    """Answer on `socket` while the body runs: one JSON document a connection."""
+    """Answer on `socket` while the body runs: one JSON document a connection. Raises `StateError`
+    when it cannot be made: its path may have 107 bytes."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError):
@@ -74,8 +77,11 @@ async def tell(socket: Path, status: Callable[[], Status]) -> AsyncIterator[None
             await writer.drain()
         writer.close()
 
-    await asyncio.to_thread(socket.unlink, missing_ok=True)
-    server = await asyncio.start_unix_server(answer, socket)
+    try:
+        await asyncio.to_thread(socket.unlink, missing_ok=True)
+        server = await asyncio.start_unix_server(answer, socket)
+    except OSError as error:
+        raise StateError(f"the status socket {socket} cannot be made: {error}") from None
     try:
         async with server:
             await asyncio.to_thread(socket.chmod, 0o600)

@@ -1,7 +1,7 @@
 """Talking to the coordinator. A connection lives for one errand and is closed before training.
 
-Every wait has a bound: connecting, silence while reading, silence while sending. Every answer is
-held to a size before it is read. Errors are `Offline` or `Rejected`; nothing else leaves.
+Every wait has a bound (`Waits`), and so has the whole of a request. Every answer is held to a size
+before it is read. Errors are `Offline` or `Rejected`; nothing else leaves.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -39,18 +39,31 @@ from wire.strict import decode_json
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-CONNECT_SECONDS = 15.0
-SILENCE_SECONDS = 30.0
 _CHUNK = 16 << 10
+_SLOWEST = 512  # bytes a second: a transfer that is slower than that is given up
 _TRIES = 3  # times that one upload goes on from the server's offset before it is put off
+
+
+class Waits(NamedTuple):
+    """Bounds in seconds: for a connection to stand, for silence in mid-transfer, and for a whole
+    control message from its first byte to the last one of its answer."""
+
+    connect: float = 15.0
+    silence: float = 30.0
+    message: float = 120.0
 
 
 def check_url(url: str, insecure_http: bool) -> str:
     """The coordinator's address, as it is used. Raises `ConfigError`: plain HTTP would show the
     device's secret to the network, so it is for this machine, or asked for by name."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"{url!r}: expected an address such as 'https://fleet.example:8750'")
+    expected = f"{url!r}: expected an address such as 'https://fleet.example:8750'"
+    try:
+        parts = urlsplit(url)
+        extra = (parts.port == 0, parts.username, parts.query, parts.fragment)
+    except ValueError:
+        raise ConfigError(expected) from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or any(extra):
+        raise ConfigError(expected)
     if parts.scheme == "http" and not insecure_http and not _is_loopback(parts.hostname):
         raise ConfigError(
             f"{url}: plain HTTP would show this device's secret to the network: use https, or say "
@@ -64,11 +77,19 @@ class Transport:
     bodies."""
 
     def __init__(
-        self, url: str, secret: str, ca: str | None = None, insecure_http: bool = False
+        self,
+        url: str,
+        secret: str,
+        ca: str | None = None,
+        insecure_http: bool = False,
+        waits: Waits = Waits(),  # noqa: B008 - immutable
     ) -> None:
+        if not secret.isascii() or not secret.isprintable():
+            raise ConfigError("a token or secret has printable ASCII characters only")
         self._url = check_url(url, insecure_http)
         self._secret = secret
         self._ca = ca
+        self._waits = waits
         self.bytes_up = 0
         self.bytes_down = 0
 
@@ -80,12 +101,9 @@ class Transport:
     async def __aenter__(self) -> Self:
         tls: ssl.SSLContext | bool = True
         if self._ca is not None:
-            tls = await asyncio.to_thread(ssl.create_default_context, cadata=self._ca)
+            tls = await asyncio.to_thread(_trust, self._ca)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=tls, limit=2),
-            timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS
-            ),
             headers={"Authorization": f"Bearer {self._secret}"},
             auto_decompress=False,
         )
@@ -116,7 +134,8 @@ class Transport:
     async def blob(self, digest: str, limit: int) -> bytes:
         """A plan's file or a model of at most `limit` bytes, proved by its digest."""
         headers = {"Accept-Encoding": "zstd, identity"}
-        async with self._request("GET", f"/v1/blobs/{digest}", headers=headers) as answer:
+        path = f"/v1/blobs/{digest}"
+        async with self._request("GET", path, headers=headers, size=limit) as answer:
             # zstd's worst case is a little above the plain size.
             data = await self._read(answer, limit + limit // 128 + 1024)
             coded = answer.headers.get("Content-Encoding") == "zstd"
@@ -151,6 +170,8 @@ class Transport:
             if answer.headers.get("Upload-Complete") == "?1":
                 return True
             offset = _offset(answer)
+        if offset > len(data):
+            raise Offline(f"{self._url} says it has {offset} of {len(data)} bytes")
         headers = {
             "Upload-Complete": "?1",
             "Upload-Offset": str(offset),
@@ -159,15 +180,15 @@ class Transport:
         }
         async with asyncio.timeout(None) as bound:
             body = self._body(memoryview(data)[offset:], bound)
-            async with self._request("PATCH", path, body, headers) as answer:
+            async with self._request("PATCH", path, body, headers, len(data)) as answer:
                 found = await self._decode(answer, Acknowledgement)
         return found.state is UploadState.ACCEPTED
 
     async def _body(self, data: memoryview, bound: asyncio.Timeout) -> AsyncIterator[bytes]:
-        """The bytes in chunks; each must leave within `SILENCE_SECONDS` of the one before."""
+        """The bytes in chunks; each must leave within `Waits.silence` of the one before."""
         loop = asyncio.get_running_loop()
         for start in range(0, len(data), _CHUNK):
-            bound.reschedule(loop.time() + SILENCE_SECONDS)
+            bound.reschedule(loop.time() + self._waits.silence)
             chunk = bytes(data[start : start + _CHUNK])
             yield chunk
             self.bytes_up += len(chunk)
@@ -187,11 +208,23 @@ class Transport:
         path: str,
         body: bytes | AsyncIterator[bytes] | None = None,
         headers: dict[str, str] | None = None,
+        size: int = 0,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """One request. Every failure of the network becomes `Offline`, every error `Rejected`."""
+        """One request that moves about `size` bytes. Every failure of the network becomes
+        `Offline`, every error document `Rejected`."""
+        timeout = aiohttp.ClientTimeout(
+            total=self._waits.message + size / _SLOWEST,
+            sock_connect=self._waits.connect,
+            sock_read=self._waits.silence,
+        )
         try:
             async with self._session.request(
-                method, self._url + path, data=body, headers=headers, allow_redirects=False
+                method,
+                self._url + path,
+                data=body,
+                headers=headers,
+                timeout=timeout,
+                allow_redirects=False,
             ) as answer:
                 if answer.status >= HTTPStatus.MULTIPLE_CHOICES:
                     raise await self._rejection(answer)
@@ -231,10 +264,23 @@ def ca_text(path: Path) -> str:
     """A certificate authority's PEM text, checked. Raises `ConfigError`."""
     try:
         text = path.read_text()
-        ssl.create_default_context(cadata=text)
-    except (OSError, UnicodeDecodeError, ssl.SSLError) as error:
-        raise ConfigError(f"--ca-file {path}: not a certificate in PEM form: {error}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--ca-file {path}: cannot be read: {error}") from None
+    try:
+        _trust(text)
+    except ConfigError as error:
+        raise ConfigError(f"--ca-file {path}: {error}") from None
     return text
+
+
+def _trust(ca: str) -> ssl.SSLContext:
+    """TLS that trusts this authority alone. Blocking. Raises `ConfigError`."""
+    try:
+        if "BEGIN CERTIFICATE" not in ca:  # of nothing at all, the system's own would be trusted
+            raise ValueError("there is none in it")
+        return ssl.create_default_context(cadata=ca)
+    except (ssl.SSLError, ValueError, TypeError) as error:
+        raise ConfigError(f"not a certificate in PEM form: {error}") from None
 
 
 def _offset(answer: aiohttp.ClientResponse) -> int:

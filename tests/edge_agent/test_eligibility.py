@@ -111,7 +111,7 @@ def test_all_reasons_are_told_together():
     ]
 
 
-def test_it_only_measures_when_nothing_but_the_load_is_missing():
+def test_it_measures_until_the_load_is_known():
     assert verdict(busy=None).measuring
-    assert not verdict(busy=None, on_mains=False).measuring
+    assert verdict(busy=None, on_mains=False).measuring
     assert not verdict(busy=99.0).measuring
