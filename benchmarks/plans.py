@@ -1,0 +1,52 @@
+"""The benchmarks' plans: 2NN and CNN, cross-entropy, plain SGD, compiled once a run."""
+
+from pathlib import Path
+
+from benchmarks.models import cnn, save, two_nn
+from coordinator import taskfile
+from coordinator.compiler.compile import compile_task
+from coordinator.compiler.folder import write_plan_dir
+
+MODELS = {"2nn": two_nn, "cnn": cnn}
+LEARNING_RATE = 0.05
+
+_TASK = """\
+name = "{name}"
+model = {{ file = "{model}.onnx" }}
+loss = {{ kind = "cross_entropy" }}
+optimizer = {{ kind = "sgd", learning_rate = {rate} }}
+upload = {{ codec = "{codec}" }}
+round = {{ goal = {goal}, over_selection = 1, rounds = {rounds}, deadline = "2m" }}
+schedule = {{ round_deadline = "2m", check_in = "50ms" }}
+"""
+
+
+def write_model(name: str, folder: Path) -> Path:
+    """The model's file in `folder`, written if it is not there."""
+    path = folder / f"{name}.onnx"
+    if not path.exists():
+        save(MODELS[name](), path)
+    return path
+
+
+def write_task(
+    folder: Path, model: str, *, codec: str = "float32", goal: int = 1, rounds: int = 0
+) -> Path:
+    """A task file beside its model; check-ins are paced as fast as a schedule allows."""
+    write_model(model, folder)
+    path = folder / f"{model}.toml"
+    path.write_text(
+        _TASK.format(
+            name=model, model=model, rate=LEARNING_RATE, codec=codec, goal=goal, rounds=rounds
+        )
+    )
+    return path
+
+
+def compile_plan(folder: Path, model: str) -> Path:
+    """The folder of a model's plan. Raises `CompileError` where there is no training build."""
+    plan = folder / f"plan-{model}"
+    if not (plan / "manifest.json").exists():
+        task = taskfile.load(write_task(folder, model))
+        write_plan_dir(compile_task(task, write_model(model, folder)), plan)
+    return plan

@@ -1,0 +1,61 @@
+"""What a section found, as a table: measured, what it is held against, goal, met or not."""
+
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+_MET = {True: "[green]yes[/]", False: "[red]no[/]", None: "-"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement. `beside` is what it is held against, or how it came about; `met` is `None`
+    where nothing could be measured."""
+
+    what: str
+    measured: str
+    beside: str = ""
+    goal: str = ""
+    met: bool | None = None
+
+
+@dataclass
+class Section:
+    """One table and the notes under it."""
+
+    title: str
+    rows: list[Row] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def missing(self, what: str, why: str) -> None:
+        """A row that could not be measured, and why."""
+        self.rows.append(Row(what, f"not measured: {why}"))
+
+    def print(self, console: Console) -> None:
+        """Show it."""
+        table = Table(title=self.title, title_justify="left")
+        for column in ("", "measured", "beside it, same run", "goal", "met"):
+            table.add_column(column)
+        for row in self.rows:
+            cells = (row.what, row.measured, row.beside, row.goal)
+            table.add_row(*map(escape, cells), _MET[row.met])
+        console.print(table)
+        for note in self.notes:
+            console.print(f"  {escape(note)}", highlight=False)
+        console.print()
+
+
+def spread(values: list[float], form: str = ".2f") -> str:
+    """Median, and from least to most in brackets."""
+    ordered = sorted(values)
+    middle = median(ordered)
+    return f"{middle:{form}} [{ordered[0]:{form}} .. {ordered[-1]:{form}}]"
+
+
+def median(values: list[float]) -> float:
+    """The middle value."""
+    ordered = sorted(values)
+    half = len(ordered) // 2
+    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2

@@ -1,0 +1,147 @@
+"""Rounds a second through real agent processes that send an update back without training.
+
+A real `coordinator serve`, real agents over HTTP on loopback, every acknowledgement durable on
+disk. A round closes when every agent's update has arrived; check-ins are paced as fast as a task
+may ask for. What is measured is everything around training.
+"""
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from benchmarks.loopback import Processes, coordinator, create_task, join
+from benchmarks.plans import compile_plan, write_task
+from benchmarks.report import Row, Section, median
+from coordinator.client import AdminClient
+from coordinator.store.records import RoundRecord
+from wire.files import write_durably
+
+GOALS = {1: 2.0, 10: 0.5}
+"""Rounds a second, by number of agents."""
+FLOWER = {1: 0.20, 10: 0.07}
+"""What Flower 1.41 did on a machine of this kind; measured before, not in this run."""
+CODECS = ("float32", "int8")
+
+_WARM_UP_ROUNDS = 3
+_JOINING = 3  # agents that enrol at a time
+_WAIT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class _Pace:
+    """What a run gave: rounds a second, and processor time a round, in seconds."""
+
+    rate: float
+    rounds: int
+    coordinator: float
+    agents: float
+    upload: int
+
+
+async def measure(work: Path, quick: bool, say: Callable[[str], None]) -> Section:
+    """The section."""
+    section = Section("Rounds a second without training, 2NN (199,210 weights), over loopback")
+    plan = await asyncio.to_thread(compile_plan, work, "2nn")
+    seconds = 3.0 if quick else 10.0
+    for agents, goal in GOALS.items():
+        for codec in CODECS:
+            what = f"{agents} agent{'s' * (agents > 1)}, {codec}"
+            say(f"rounds: {what}")
+            pace = await _run(work, plan, agents, codec, seconds)
+            section.rows.append(
+                Row(
+                    what,
+                    f"{pace.rate:.2f}, {pace.rounds} rounds",
+                    f"{pace.upload / 1e3:,.0f} kB an update; processor a round: coordinator "
+                    f"{pace.coordinator * 1e3:.0f} ms, agents {pace.agents * 1e3:.0f} ms",
+                    f">= {goal:.1f} (Flower 1.41: {FLOWER[agents]:.2f})",
+                    pace.rate >= goal,
+                )
+            )
+    write = await asyncio.to_thread(_durable_write, work)
+    section.notes = [
+        f"A durable write of 200 kB on this disk takes {write * 1e3:.1f} ms.",
+        "Flower's figures are quoted, not of this run.",
+    ]
+    return section
+
+
+async def _run(work: Path, plan: Path, agents: int, codec: str, seconds: float) -> _Pace:
+    folder = work / f"rounds-{agents}-{codec}"
+    async with (
+        Processes(folder / "logs") as processes,
+        coordinator(folder, processes) as (client, pid),
+    ):
+        await create_task(client, write_task(folder, "2nn", codec=codec, goal=agents), plan)
+        everyone = await _start(folder, processes, client, agents)
+        await _closed(processes, client, _WARM_UP_ROUNDS)
+        server, devices = [psutil.Process(pid)], [psutil.Process(p) for p in everyone]
+        before, busy = await _last(client), (_busy(server), _busy(devices))
+        await asyncio.sleep(seconds)
+        await _closed(processes, client, before.number + 1)
+        after = await _last(client)
+        spent = _busy(server) - busy[0], _busy(devices) - busy[1]
+        detail = await client.round("2nn", after.number)
+        assert before.ended
+        assert after.ended
+        count = after.number - before.number
+        return _Pace(
+            rate=count / (after.ended - before.ended),
+            rounds=count,
+            coordinator=spent[0] / count,
+            agents=spent[1] / count,
+            upload=sum(a.bytes or 0 for a in detail.assignments) // agents,
+        )
+
+
+async def _start(folder: Path, processes: Processes, client: AdminClient, agents: int) -> list[int]:
+    """Enrol and start agents; returns their process ids."""
+    gate = asyncio.Semaphore(_JOINING)
+
+    async def one(name: str) -> tuple[str, ...]:
+        async with gate:
+            return await join(processes, client, sys.executable, folder / name, folder, poll="50ms")
+
+    names = [f"agent-{number}" for number in range(agents)]
+    joined = await asyncio.gather(*map(one, names))
+    return [
+        await processes.start(name, sys.executable, "benchmarks.echo_agent", *arguments)
+        for name, arguments in zip(names, joined, strict=True)
+    ]
+
+
+async def _closed(processes: Processes, client: AdminClient, number: int) -> None:
+    """Wait until that round has closed. Raises `Failed`, `TimeoutError`."""
+    async with asyncio.timeout(_WAIT_SECONDS):
+        while True:
+            processes.check()
+            if (await client.task("2nn")).task.round > number:
+                return
+            await asyncio.sleep(0.1)
+
+
+async def _last(client: AdminClient) -> RoundRecord:
+    """The last round that closed; all of them must have reached their goal."""
+    ended = [r for r in (await client.task("2nn")).rounds if r.ended is not None]
+    if any(r.reason != "goal" for r in ended):
+        raise RuntimeError(f"a round closed for another reason: {[r.reason for r in ended]}")
+    return max(ended, key=lambda r: r.number)
+
+
+def _busy(processes: list[psutil.Process]) -> float:
+    """Processor seconds that processes have used."""
+    return sum(p.cpu_times().user + p.cpu_times().system for p in processes)
+
+
+def _durable_write(work: Path) -> float:
+    times = []
+    for number in range(20):
+        started = time.perf_counter()
+        write_durably(work / f"durable-{number}", bytes(200_000))
+        times.append(time.perf_counter() - started)
+    return median(times)

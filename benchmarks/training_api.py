@@ -1,0 +1,79 @@
+"""onnxruntime-training's own Module/Optimizer API, the baseline of the training steps.
+
+`import onnxruntime.training` needs torch, for parts that this API does not use. So the package's
+own first file is passed over: `api` and `artifacts` below are its code, untouched.
+"""
+
+import importlib
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime as ort
+
+from benchmarks.models import save
+from benchmarks.plans import LEARNING_RATE, MODELS
+
+_PACKAGE = "onnxruntime.training"
+
+
+def _package() -> tuple[Any, Any]:
+    """(`api`, `artifacts`). Raises `ImportError` where there is no training build."""
+    if _PACKAGE not in sys.modules:
+        folder = Path(ort.__file__).parent / "training"
+        if not (folder / "api").is_dir():
+            raise ImportError(f"onnxruntime {ort.__version__} here is not the training build")
+        package = types.ModuleType(_PACKAGE)
+        package.__path__ = [str(folder)]
+        sys.modules[_PACKAGE] = package
+    return (
+        importlib.import_module(f"{_PACKAGE}.api"),
+        importlib.import_module(f"{_PACKAGE}.artifacts"),
+    )
+
+
+def write_artifacts(folder: Path, model: str) -> Path:
+    """The API's training artifacts of a model: cross-entropy and SGD, every weight trained."""
+    _, artifacts = _package()
+    made = folder / f"artifacts-{model}"
+    made.mkdir(exist_ok=True)
+    graph = MODELS[model]()
+    artifacts.generate_artifacts(
+        graph,
+        requires_grad=[weight.name for weight in graph.graph.initializer],
+        loss=artifacts.LossType.CrossEntropyLoss,
+        optimizer=artifacts.OptimType.SGD,
+        artifact_directory=str(made),
+    )
+    optimizer = made / "optimizer_model.onnx"
+    written = onnx.load(optimizer)
+    written.ir_version = min(written.ir_version, 10)  # the newest that this build reads
+    save(written, optimizer)
+    return made
+
+
+class ApiTrainer:
+    """A model under the API; `step` is one batch, forward, backward and update, as documented."""
+
+    def __init__(self, folder: Path) -> None:
+        api, _ = _package()
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        state = api.CheckpointState.load_checkpoint(str(folder / "checkpoint"))
+        self._module = api.Module(
+            str(folder / "training_model.onnx"), state, device="cpu", session_options=options
+        )
+        self._optimizer = api.Optimizer(str(folder / "optimizer_model.onnx"), self._module)
+        self._optimizer.set_learning_rate(LEARNING_RATE)
+        self._module.train()
+
+    def step(self, batch: dict[str, Any]) -> float:
+        """One optimiser step; returns the batch's mean loss."""
+        loss = self._module(batch["x"], batch["label"])
+        self._optimizer.step()
+        self._module.lazy_reset_grad()
+        return float(loss)
