@@ -37,9 +37,11 @@ class RunningSum:
 
         Raises `WireError` (not_finite) when the mean takes a weight out of float32's range.
         """
-        new = {
-            n: (base[n] + total / self.weight).astype(FLOAT32) for n, total in self._sums.items()
-        }
+        with np.errstate(over="ignore"):
+            new = {
+                name: (base[name] + total / self.weight).astype(FLOAT32)
+                for name, total in self._sums.items()
+            }
         for name, values in new.items():
             if not np.isfinite(values).all():
                 raise WireError(Rule.NOT_FINITE, f"the new {name!r} is out of float32's range")

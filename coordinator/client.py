@@ -132,7 +132,10 @@ class AdminClient:
 
     async def _ask(self, kind: type[T], method: str, path: str, data: bytes | None = None) -> T:
         answer = await self._send(method, path, data)
-        return msgspec.json.decode(answer, type=kind)
+        try:
+            return msgspec.json.decode(answer, type=kind)
+        except msgspec.DecodeError as error:
+            raise ClientError(f"{self.url} does not speak this protocol: {error}") from None
 
     async def _send(self, method: str, path: str, data: bytes | None = None) -> bytes:
         target = self.url + (path if path.startswith("/") else f"/v1/admin/{path}")

@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 
 _FLUSH_SECONDS = 60.0  # how often "last seen" goes to disk: nothing depends on it
 _IDLE_CHECK_IN = 300.0  # the usual wait of a device that has no task at all
+_LARGEST_METRIC = 3.5e38  # float32's range: a lie beyond it would spoil every mean
 
 
 class Coordinator:
@@ -249,6 +250,7 @@ class Coordinator:
             if e.task in known
             and e.version <= known[e.task].model.version
             and e.metrics.keys() == {m.name for m in known[e.task].manifest.metrics}
+            and all(abs(value) <= _LARGEST_METRIC for value in e.metrics.values())
         ]
         if records:
             await self.services.worker.call(self.services.database.add_evaluations, records)
