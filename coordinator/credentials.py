@@ -21,7 +21,8 @@ def new_id(prefix: str) -> str:
 
 def hashed(secret: str) -> str:
     """What is stored of a secret."""
-    return hashlib.sha256(secret.encode()).hexdigest()
+    # A header's bytes that are not UTF-8 come as surrogates.
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def matches(secret: str, stored: str) -> bool:

@@ -10,12 +10,12 @@ from pathlib import Path
 import msgspec
 
 from coordinator import credentials, taskfile
-from coordinator.errors import Conflict, Denied, NotFound, Refused, UpgradeNeeded
+from coordinator.errors import Conflict, CoordinatorError, Denied, NotFound, Refused, UpgradeNeeded
 from coordinator.ledger import Services
 from coordinator.metrics import Metrics
 from coordinator.running import RunningTask
 from coordinator.store.blobs import BlobStore
-from coordinator.store.database import Database
+from coordinator.store.database import Database, StoreError
 from coordinator.store.records import DeviceRecord, EvaluationRecord, TaskRecord
 from coordinator.store.spool import Spool
 from coordinator.store.worker import Worker
@@ -66,8 +66,11 @@ class Coordinator:
         self.devices = {d.id: d for d in await call(self.services.database.devices)}
         for record in await call(self.services.database.tasks):
             source = f"task {record.name}"
-            task = await asyncio.to_thread(taskfile.parse, record.definition, source)
-            manifest = parse_manifest(await call(self.services.blobs.get, record.plan))
+            try:
+                task = await asyncio.to_thread(taskfile.parse, record.definition, source)
+                manifest = parse_manifest(await call(self.services.blobs.get, record.plan))
+            except (taskfile.TaskFileError, CoordinatorError, WireError) as error:
+                raise StoreError(f"{source} cannot be brought back: {error}") from None
             self.tasks[record.name] = await RunningTask.resume(
                 self.services, record, task, manifest
             )
@@ -315,11 +318,17 @@ class Coordinator:
 
 
 def admin_token(state: Path) -> str:
-    """The administrator's token, in a file only its owner reads; made at the first start."""
+    """The administrator's token, in a file only its owner reads; made at the first start.
+
+    Raises `StoreError` when the file is empty.
+    """
     path = state / ADMIN_FILE
     if not path.exists():
         write_durably(path, credentials.new_secret().encode())
-    return path.read_text().strip()
+    token = path.read_text().strip()
+    if not token:
+        raise StoreError(f"{path} is empty: delete it, and a new token is made")
+    return token
 
 
 @asynccontextmanager

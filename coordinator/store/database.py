@@ -39,18 +39,15 @@ class Database:
         """Open or create. Raises `StoreError`."""
         try:
             path.touch(mode=0o600)
-            self._sql = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            self._sql.row_factory = sqlite3.Row
-            self._sql.execute("PRAGMA busy_timeout = 5000")
-            # One writer of rounds: a second coordinator on the same file would run every round
-            # twice. The lock goes with the process, however it ends.
-            self._sql.execute("PRAGMA locking_mode = EXCLUSIVE")
-            self._sql.execute("PRAGMA journal_mode = WAL")
-            self._sql.execute("PRAGMA synchronous = FULL")
-            self._sql.execute("PRAGMA foreign_keys = ON")
-            schema = resources.files(__package__).joinpath("schema.sql").read_text("utf-8")
-            self._sql.executescript(schema)
-            self._check_version(path)
+            # The lock of another coordinator goes with its process: there is nothing to wait for.
+            self._sql = sqlite3.connect(
+                path, timeout=0, isolation_level=None, check_same_thread=False
+            )
+            try:
+                self._prepare(path)
+            except BaseException:
+                self._sql.close()
+                raise
         except sqlite3.OperationalError as error:
             if "locked" in str(error):
                 raise StoreError(
@@ -246,12 +243,26 @@ class Database:
 
     # Plumbing
 
-    def _check_version(self, path: Path) -> None:
+    def _prepare(self, path: Path) -> None:
+        """Lock the file, look at its version, and make the tables that are missing."""
+        self._sql.row_factory = sqlite3.Row
+        # One writer of rounds: a second coordinator on the same file would run every round
+        # twice. The lock goes with the process, however it ends.
+        self._sql.execute("PRAGMA locking_mode = EXCLUSIVE")
+        self._sql.execute("PRAGMA journal_mode = WAL")
+        self._sql.execute("PRAGMA synchronous = FULL")
+        self._sql.execute("PRAGMA foreign_keys = ON")
+        if self._sql.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
+            self._check_version(path)
+        schema = resources.files(__package__).joinpath("schema.sql").read_text("utf-8")
+        self._sql.executescript(schema)
         self._sql.execute(
             "INSERT OR IGNORE INTO meta VALUES ('schema_version', ?)", (SCHEMA_VERSION,)
         )
+
+    def _check_version(self, path: Path) -> None:
         row = self._sql.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()
-        if row["value"] != SCHEMA_VERSION:
+        if row is not None and row["value"] != SCHEMA_VERSION:
             raise StoreError(
                 f"{path} has schema version {row['value']}, this coordinator reads "
                 f"{SCHEMA_VERSION}: run the version that wrote it"
