@@ -53,7 +53,7 @@ async def send_blob(request: web.Request, coordinator: Coordinator) -> web.Strea
     digest = request.match_info["digest"]
     if not re.match(DIGEST_PATTERN, digest):
         raise NotFound("unknown_blob", "a blob's name is 'sha256:' and 64 hexadecimal digits")
-    compressed = "zstd" in request.headers.get("Accept-Encoding", "")
+    compressed = _takes_zstd(request.headers.get("Accept-Encoding", ""))
     path = coordinator.services.blobs.path(digest, compressed)
     try:
         size = (await asyncio.to_thread(path.stat)).st_size
@@ -64,6 +64,14 @@ async def send_blob(request: web.Request, coordinator: Coordinator) -> web.Strea
         headers["Content-Encoding"] = "zstd"
     coordinator.services.metrics.bytes_out.inc(size)
     return web.FileResponse(path, headers=headers)
+
+
+def _takes_zstd(accepted: str) -> bool:
+    for offer in accepted.split(","):
+        coding, _, quality = offer.replace(" ", "").partition(";q=")
+        if coding == "zstd":
+            return not quality or quality.strip("0.") != ""
+    return False
 
 
 def routes() -> list[web.RouteDef]:
