@@ -6,7 +6,9 @@ first reasons kept; nothing usable at all is a reason, not a crash.
 
 import csv
 import math
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -18,6 +20,11 @@ from wire.plan import Input
 from wire.tensors import Array
 
 _REASONS_KEPT = 5
+# What numpy, zipfile and csv raise for files that are damaged, or are something else.
+_UNREADABLE = (
+    *(OSError, ValueError, EOFError, KeyError, MemoryError, NotImplementedError, RuntimeError),
+    *(SyntaxError, csv.Error, zipfile.BadZipFile, zlib.error, struct.error),
+)
 Columns = Mapping[str, tuple[str, ...]]
 
 
@@ -59,14 +66,18 @@ def load(folder: Path, inputs: tuple[Input, ...], columns: Columns) -> Examples:
     """Every example of a folder that fits `inputs`, in order of file name."""
     found = Examples({i.name: np.empty((0, *i.shape), i.dtype) for i in inputs})
     parts: list[dict[str, Array]] = []
-    for path in sorted(folder.glob("*")):
-        if path.suffix not in (".npz", ".csv"):
-            continue
+    try:
+        paths = sorted(p for p in folder.iterdir() if p.suffix in (".npz", ".csv"))
+    except OSError as error:
+        found.skip(0, error.strerror or str(error))
+        return found
+    for path in paths:
         try:
-            arrays = (
-                _npz(path, inputs) if path.suffix == ".npz" else _csv(path, inputs, columns, found)
-            )
-        except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+            if path.suffix == ".npz":
+                arrays = _npz(path, inputs)
+            else:
+                arrays = _csv(path, inputs, columns, found)
+        except _UNREADABLE as error:
             found.skip(0, f"{path.name}: {error}")
             continue
         parts.append(_usable(arrays, inputs, path.name, found))
@@ -76,18 +87,21 @@ def load(folder: Path, inputs: tuple[Input, ...], columns: Columns) -> Examples:
 
 
 def _npz(path: Path, inputs: tuple[Input, ...]) -> dict[str, Array]:
-    """Arrays named as the inputs, the first axis counting examples. Raises `ValueError`."""
+    """Arrays named as the inputs, the first axis counting examples, of a kind that the inputs'
+    types can hold. Raises one of `_UNREADABLE`."""
     arrays: dict[str, Array] = {}
+    with zipfile.ZipFile(path):
+        pass  # np.load takes other formats, too
     with np.load(path, allow_pickle=False) as archive:
         for i in inputs:
             if i.name not in archive.files:
                 raise ValueError(f"no array {i.name!r}; it has {', '.join(archive.files)}")
-            array = archive[i.name]
+            array = np.asarray(archive[i.name])
             if array.shape[1:] != i.shape or array.ndim == 0:
                 raise ValueError(f"{i.name!r} has shape {array.shape}, expected (n, *{i.shape})")
             if not np.can_cast(array.dtype, i.dtype, "same_kind"):
                 raise ValueError(f"{i.name!r} is {array.dtype}, expected {i.dtype}")
-            arrays[i.name] = array.astype(i.dtype, copy=False)
+            arrays[i.name] = array
     if len({len(array) for array in arrays.values()}) > 1:
         raise ValueError("its arrays have different lengths")
     return arrays
@@ -96,13 +110,15 @@ def _npz(path: Path, inputs: tuple[Input, ...]) -> dict[str, Array]:
 def _csv(
     path: Path, inputs: tuple[Input, ...], columns: Columns, found: Examples
 ) -> dict[str, Array]:
-    """Rows under a header of column names. Raises `ValueError` when a column is missing."""
+    """Rows under a header of column names, as float64. Raises one of `_UNREADABLE`."""
     rows: dict[str, list[list[float]]] = {i.name: [] for i in inputs}
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file)
         header = [name.strip() for name in next(reader, [])]
         places = {i.name: [_place(header, c) for c in _columns(i, columns)] for i in inputs}
         for line in reader:
+            if not line:
+                continue
             try:
                 values = {n: [float(line[at]) for at in where] for n, where in places.items()}
             except (ValueError, IndexError):
@@ -110,7 +126,10 @@ def _csv(
                 continue
             for name, row in values.items():
                 rows[name].append(row)
-    return {i.name: _array(rows[i.name], i) for i in inputs}
+    return {
+        i.name: np.asarray(rows[i.name], np.float64).reshape((len(rows[i.name]), *i.shape))
+        for i in inputs
+    }
 
 
 def _columns(i: Input, columns: Columns) -> tuple[str, ...]:
@@ -128,36 +147,30 @@ def _place(header: list[str], column: str) -> int:
     return header.index(column)
 
 
-def _array(rows: list[list[float]], i: Input) -> Array:
-    values = np.asarray(rows, np.float64).reshape((len(rows), *i.shape))
-    if np.dtype(i.dtype).kind in "iub":
-        # A fraction or NaN in a label's column is not a label: made -1, refused as out of range.
-        values = np.where(np.isfinite(values) & (values == np.round(values)), values, -1.0)
-    with np.errstate(invalid="ignore"):
-        return values.astype(i.dtype)
-
-
 def _usable(
     arrays: dict[str, Array], inputs: tuple[Input, ...], source: str, found: Examples
 ) -> dict[str, Array]:
-    """Without the examples that hold NaN, infinity, or a label that is not a class."""
+    """As the inputs' types, without the examples that hold NaN, infinity, a number that the type
+    cannot hold, or a label that is not a class."""
     good = np.ones(len(next(iter(arrays.values()))), bool)
+    cast: dict[str, Array] = {}
     for i in inputs:
         array = arrays[i.name]
-        axes = tuple(range(1, array.ndim))
-        if array.dtype.kind == "f":
-            fits = np.isfinite(array).all(axis=axes)
-            what = "NaN or infinite"
+        with np.errstate(invalid="ignore", over="ignore"):
+            cast[i.name] = array.astype(i.dtype, copy=False)
+        if cast[i.name].dtype.kind == "f":
+            fits, what = np.isfinite(cast[i.name]), "NaN or infinite"
         elif i.classes is not None:
-            fits = ((array >= 0) & (array < i.classes)).all(axis=axes)
+            whole = cast[i.name] == array
+            fits = whole & (cast[i.name] >= 0) & (cast[i.name] < i.classes)
             what = f"not a class from 0 to {i.classes - 1}"
         else:
-            continue
-        if bad := int((good & ~fits).sum()):
-            first = int(np.flatnonzero(good & ~fits)[0])
-            found.skip(bad, f"{source} example {first}: {i.name!r} is {what}")
-        good &= fits
-    return {name: array[good] for name, array in arrays.items()}
+            fits, what = cast[i.name] == array, f"not {i.dtype}"
+        bad = np.flatnonzero(good & ~fits.all(axis=tuple(range(1, array.ndim))))
+        if bad.size:
+            found.skip(bad.size, f"{source} example {bad[0]}: {i.name!r} is {what}")
+        good[bad] = False
+    return {name: array[good] for name, array in cast.items()}
 
 
 def _fraction(row: bytes) -> float:
