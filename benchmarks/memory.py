@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import psutil
 
-from benchmarks.loopback import Processes, coordinator, create_task, join
+from benchmarks.loopback import Failed, Processes, coordinator, create_task, join
 from benchmarks.plans import compile_plan, write_task
 from benchmarks.report import Row, Section, median, spread
 from benchmarks.runtimes import ROOT, Runtime, environment
@@ -108,14 +108,17 @@ async def _idle(
 
 
 async def _until(processes: Processes, socket: Path, good: Callable[[Status], bool]) -> None:
-    """Wait for an agent to rest for a reason that is `good`. Raises `TimeoutError`."""
-    async with asyncio.timeout(_WAIT_SECONDS):
-        while True:
-            processes.check()
-            status = await ask(socket)
-            if status and status.doing == "waiting" and good(status):
-                return
-            await asyncio.sleep(0.1)
+    """Wait for an agent to rest for a reason that is `good`. Raises `Failed`."""
+    try:
+        async with asyncio.timeout(_WAIT_SECONDS):
+            while True:
+                processes.check()
+                status = await ask(socket)
+                if status and status.doing == "waiting" and good(status):
+                    return
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        raise Failed(f"the agent was not idle within {_WAIT_SECONDS:.0f} s") from None
 
 
 async def _look(agent: psutil.Process, times: int) -> list[float]:

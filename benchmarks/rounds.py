@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.loopback import Processes, coordinator, create_task, join
+from benchmarks.loopback import Failed, Processes, coordinator, create_task, join
 from benchmarks.plans import compile_plan, write_task
 from benchmarks.report import Row, Section, median
 from coordinator.client import AdminClient
@@ -105,7 +105,7 @@ async def _start(folder: Path, processes: Processes, client: AdminClient, agents
 
     async def one(name: str) -> tuple[str, ...]:
         async with gate:
-            return await join(processes, client, sys.executable, folder / name, folder, poll="50ms")
+            return await join(processes, client, sys.executable, folder / name, folder, poll="1s")
 
     names = [f"agent-{number}" for number in range(agents)]
     joined = await asyncio.gather(*map(one, names))
@@ -116,13 +116,16 @@ async def _start(folder: Path, processes: Processes, client: AdminClient, agents
 
 
 async def _closed(processes: Processes, client: AdminClient, number: int) -> None:
-    """Wait until that round has closed. Raises `Failed`, `TimeoutError`."""
-    async with asyncio.timeout(_WAIT_SECONDS):
-        while True:
-            processes.check()
-            if (await client.task("2nn")).task.round > number:
-                return
-            await asyncio.sleep(0.1)
+    """Wait until that round has closed. Raises `Failed`."""
+    try:
+        async with asyncio.timeout(_WAIT_SECONDS):
+            while True:
+                processes.check()
+                if (await client.task("2nn")).task.round > number:
+                    return
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        raise Failed(f"round {number} did not close in {_WAIT_SECONDS:.0f} s") from None
 
 
 async def _last(client: AdminClient) -> RoundRecord:
