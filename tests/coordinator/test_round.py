@@ -36,7 +36,18 @@ def round_of(devices=0, now=0.0, **policy):
 
 @pytest.mark.parametrize(
     ("goal", "over_selection", "places"),
-    [(1, 1.0, 1), (1, 1.3, 2), (2, 1.5, 3), (8, 1.3, 11), (100, 1.1, 110), (10, 1.1, 11)],
+    [
+        (1, 1.0, 1),
+        (1, 1.01, 2),
+        (1, 1.3, 2),
+        (2, 1.5, 3),
+        (3, 1.3, 4),
+        (7, 10.0, 70),
+        (8, 1.3, 11),
+        (10, 1.1, 11),
+        (10, 1.3, 13),
+        (100, 1.1, 110),
+    ],
 )
 def test_the_places_are_the_goal_times_over_selection_rounded_up(goal, over_selection, places):
     assert RoundPolicy(goal, 1, 60.0, over_selection).places == places
