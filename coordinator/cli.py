@@ -6,11 +6,12 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from coordinator import taskfile
 from coordinator.client import AdminClient, ClientError
@@ -228,10 +229,8 @@ def devices_command(
         table = Table("device", "name", "labels", "machine", "agent", "runtime", "last seen")
         for d in await client.devices():
             labels = " ".join(f"{k}={v}" for k, v in d.labels.items())
-            table.add_row(
-                *(d.id, d.name, labels, d.facts.machine, d.facts.agent, d.facts.runtime),
-                f"{human(d.seen)} ago",
-            )
+            said = (d.id, d.name, labels, d.facts.machine, d.facts.agent, d.facts.runtime)
+            table.add_row(*map(_plain, said), f"{human(d.seen)} ago")
         out.print(table)
 
     _with_client(work, state, url, token_file, ca_file)
@@ -328,13 +327,21 @@ def _guard(work: Callable[[], None]) -> None:
     try:
         work()
     except (taskfile.TaskFileError, CompileError, WireError) as error:
-        err.print(f"[red]error:[/] {error}", highlight=False)
-        raise typer.Exit(2) from None
+        _fail(error, 2)
     except (ClientError, ServeError, StoreError, OSError) as error:
-        err.print(f"[red]error:[/] {error}", highlight=False)
-        raise typer.Exit(1) from None
+        _fail(error, 1)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+
+
+def _fail(error: Exception, status: int) -> NoReturn:
+    err.print("[red]error:[/]", _plain(str(error)), highlight=False)
+    raise typer.Exit(status) from None
+
+
+def _plain(text: str) -> Text:
+    """Text that a device or a file brought: no markup, nothing that steers the terminal."""
+    return Text("".join(c if c.isprintable() else "?" for c in text))
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """The admin API's client: what the command line, the demo and scripts use."""
 
+import io
 import ssl
 from pathlib import Path
 from types import TracebackType
@@ -142,7 +143,8 @@ class AdminClient:
         # Identity: the client library may not know zstd, and the way here is short.
         headers = {"Accept-Encoding": "identity"}
         try:
-            async with self._session.request(method, target, data=data, headers=headers) as answer:
+            body = None if data is None else io.BytesIO(data)  # sent in pieces, however large
+            async with self._session.request(method, target, data=body, headers=headers) as answer:
                 content = await answer.read()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise ClientError(

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -81,17 +82,20 @@ class Coordinator:
     async def running(self) -> AsyncIterator[None]:
         """Run the rounds. On the way out every timer is cancelled and awaited; should one fail,
         the body is cancelled and the failure raised: better a restart than a silent stop."""
-        async with asyncio.TaskGroup() as group:
-            self._group = group
-            self._own(self._flush_seen(), "flush last seen")
-            for task in self.tasks.values():
-                self._own(task.run(), f"rounds of {task.name}")
-            try:
-                yield
-            finally:
-                for owned in self._owned:
-                    owned.cancel()
-                await self._write_seen()
+        try:
+            async with asyncio.TaskGroup() as self._group:
+                self._own(self._flush_seen(), "flush last seen")
+                for task in self.tasks.values():
+                    self._own(task.run(), f"rounds of {task.name}")
+                try:
+                    yield
+                finally:
+                    for owned in self._owned:
+                        owned.cancel()
+                    await self._write_seen()
+        except BaseExceptionGroup as failures:
+            # The first one is the body's own, or what had the body cancelled.
+            raise failures.exceptions[0] from None
 
     def _own(self, work: Coroutine[None, None, None], name: str) -> None:
         task = self._group.create_task(work, name=name)
@@ -113,7 +117,10 @@ class Coordinator:
             self.devices[device] = msgspec.structs.replace(
                 self.devices[device], facts=facts, seen=now
             )
-        await self.services.worker.call(self.services.database.saw, seen)
+        try:
+            await self.services.worker.call(self.services.database.saw, seen)
+        except (OSError, sqlite3.Error) as error:
+            log.warning("when devices were last seen is not written: %s", error)
 
     # Credentials
 

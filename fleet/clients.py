@@ -339,6 +339,11 @@ def forge(
     return compression.compress(tensors.write(coded, {"update": text}))
 
 
+async def _pieces(data: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), 1 << 16):
+        yield data[start : start + (1 << 16)]
+
+
 async def _cut(data: bytes) -> AsyncIterator[bytes]:
     """The data, and then the connection breaks."""
     yield data
@@ -363,7 +368,8 @@ class _Steps(Transport):
         self, assignment: str, offset: int, data: bytes | AsyncIterator[bytes]
     ) -> Acknowledgement:
         headers = {"Upload-Offset": str(offset), "Content-Type": "application/partial-upload"}
-        async with self._request("PATCH", _path(assignment), data, headers) as answer:
+        body = _pieces(data) if isinstance(data, bytes) else data
+        async with self._request("PATCH", _path(assignment), body, headers) as answer:
             return await self._decode(answer, Acknowledgement)
 
 
