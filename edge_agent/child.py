@@ -108,6 +108,7 @@ def _death(code: int) -> str:
     """How a process ended, for people."""
     if code >= 0:
         return f"exit status {code}; its log says why"
-    name = signal.Signals(-code).name
+    known = -code in set(signal.Signals)
+    name = signal.Signals(-code).name if known else f"signal {-code}"
     hint = {"SIGKILL": ": out of memory?", "SIGILL": ": a processor too old?"}.get(name, "")
     return f"killed by {name}{hint}"

@@ -1,0 +1,7 @@
+"""Small compiled plans, so that these tests run where the training build has no wheel."""
+
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+FLOWERS = FOLDER / "flowers"
+LINE = FOLDER / "line"

@@ -1,0 +1,97 @@
+"""Compiles the plans in this folder anew: `python -m tests.edge_agent.data.make`.
+
+Needs the training build. `flowers` is a perceptron with one hidden layer, trained by SGD with
+momentum on cross-entropy; `line` is a linear model, trained by plain SGD on the mean squared error.
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from coordinator.compiler.compile import compile_task
+from coordinator.compiler.folder import write_plan_dir
+from coordinator.taskfile import parse
+from tests.edge_agent.data import FOLDER
+
+FLOWERS_TASK = """
+name = "flowers"
+[model]
+file = "model.onnx"
+[loss]
+kind = "cross_entropy"
+[optimizer]
+kind = "sgd"
+learning_rate = 0.1
+momentum = 0.5
+[training]
+epochs = 3
+batch = 10
+metrics = ["loss", "accuracy"]
+[upload]
+codec = "float32"
+[round]
+goal = 1
+over_selection = 2
+"""
+
+LINE_TASK = """
+name = "line"
+[model]
+file = "model.onnx"
+[loss]
+kind = "mse"
+[optimizer]
+kind = "sgd"
+learning_rate = 0.05
+[training]
+batch = 8
+metrics = ["loss", "rmse"]
+[round]
+goal = 1
+"""
+
+
+def _model(layers: list[tuple[int, int]]) -> onnx.ModelProto:
+    """Dense layers (inputs, outputs), a Relu between them; weights w1, b1, w2, b2, ..."""
+    rng = np.random.default_rng(4)
+    nodes, weights, value = [], [], "x"
+    for number, (inputs, outputs) in enumerate(layers, start=1):
+        if number > 1:
+            nodes.append(helper.make_node("Relu", [value], [f"r{number}"]))
+            value = f"r{number}"
+        matrix = rng.normal(size=(inputs, outputs), scale=inputs**-0.5).astype(np.float32)
+        weights.append(numpy_helper.from_array(matrix, f"w{number}"))
+        weights.append(numpy_helper.from_array(np.zeros(outputs, np.float32), f"b{number}"))
+        nodes.append(
+            helper.make_node("Gemm", [value, f"w{number}", f"b{number}"], [f"out{number}"])
+        )
+        value = f"out{number}"
+    graph = helper.make_graph(
+        nodes,
+        "model",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", layers[0][0]])],
+        [helper.make_tensor_value_info(value, TensorProto.FLOAT, ["N", layers[-1][1]])],
+        weights,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def main() -> None:
+    """Write both plans."""
+    plans = {
+        "flowers": (FLOWERS_TASK, [(4, 8), (8, 3)]),
+        "line": (LINE_TASK, [(2, 1)]),
+    }
+    for name, (definition, layers) in plans.items():
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            onnx.save(_model(layers), path)
+            write_plan_dir(compile_task(parse(definition), path), FOLDER / name)
+            (FOLDER / name / "task.toml").write_text(definition.lstrip())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""Looking at real processes. All of it blocks: call it off the event loop."""
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+
+def gone(pid: int) -> bool:
+    """Whether a process is over; one that nobody reaped is over, too."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def wait_gone(pid: int) -> None:
+    """Until it is over."""
+    _wait(lambda: gone(pid))
+
+
+def wait_handling_sigterm(pid: int) -> None:
+    """Until it catches or ignores SIGTERM, and sleeps."""
+    _wait(lambda: _handles_sigterm(pid) and psutil.Process(pid).status() == psutil.STATUS_SLEEPING)
+
+
+def wait_training(pid: int) -> None:
+    """Until a training child has loaded the runtime and worked for a while."""
+    process = psutil.Process(pid)
+    _wait(lambda: any("onnxruntime" in m.path for m in process.memory_maps()))
+    loaded = process.cpu_times().user
+    _wait(lambda: process.cpu_times().user >= loaded + 0.2)
+
+
+def _handles_sigterm(pid: int) -> bool:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    masks = [int(line.split()[1], 16) for line in lines if line.startswith(("SigCgt", "SigIgn"))]
+    return any(mask >> (signal.SIGTERM - 1) & 1 for mask in masks)
+
+
+def _wait(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)

@@ -1,0 +1,211 @@
+"""The training child as a real process: its report, its end in stages, and who outlives whom."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+
+import msgspec
+import pytest
+
+from edge_agent.child import start_child
+from edge_agent.job import Outcome, Report
+from tests.edge_agent.plans import FLOWERS, endless, job_of
+from tests.edge_agent.processes import gone, wait_gone, wait_handling_sigterm, wait_training
+
+GRACE = 0.05
+
+
+def stand_in(program: str) -> tuple[str, ...]:
+    """A child that runs `program` in place of a job."""
+    return (sys.executable, "-c", program)
+
+
+IGNORES_SIGTERM = stand_in(
+    "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nsignal.pause()"
+)
+WAITS = stand_in("import signal; signal.pause()")
+
+
+@pytest.fixture
+def job(tmp_path):
+    return job_of(FLOWERS, tmp_path)
+
+
+async def test_a_job_ends_in_a_report_and_an_update(job, tmp_path):
+    async with start_child(job, GRACE) as child:
+        report = await child.report()
+    assert report.outcome is Outcome.DONE
+    assert report.steps > 0
+    assert await asyncio.to_thread((tmp_path / "a-1.update").exists)
+    assert await asyncio.to_thread(gone, child.pid)
+
+
+async def test_its_memory_is_its_own_and_goes_back(job):
+    async with start_child(job, GRACE) as child:
+        report = await child.report()
+    assert 20e6 < report.peak_bytes < 300e6
+    assert await asyncio.to_thread(gone, child.pid)
+
+
+async def test_the_report_may_be_asked_for_often_and_in_vain(job):
+    async with start_child(job, GRACE) as child:
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.001):
+                    await child.report()
+        assert await child.report() == await child.report()
+
+
+async def test_a_bad_model_file_is_a_report(job, tmp_path):
+    job = msgspec.structs.replace(job, model=str(tmp_path / "gone"))
+    async with start_child(job, GRACE) as child:
+        assert (await child.report()).outcome is Outcome.BAD_PLAN
+
+
+@pytest.mark.parametrize(
+    ("program", "why"),
+    [
+        ("import sys; sys.exit(7)", "exit status 7"),
+        ("raise RuntimeError", "exit status 1"),
+        ("pass", "its report is unreadable"),
+        ("print('hello')", "its report is unreadable"),
+        ("""print('{"outcome":"fine"}')""", "its report is unreadable"),
+        ("print('x' * 3_000_000)", "its report is unreadable"),
+        ("import os; os.kill(os.getpid(), 9)", "killed by SIGKILL: out of memory?"),
+        ("import os; os.kill(os.getpid(), 4)", "killed by SIGILL: a processor too old?"),
+        ("import os; os.kill(os.getpid(), 11)", "killed by SIGSEGV"),
+        ("import os; os.kill(os.getpid(), 40)", "killed by signal 40"),
+    ],
+)
+async def test_a_child_that_crashes_is_a_report(job, program, why, capfd):
+    async with start_child(job, GRACE, stand_in(program)) as child:
+        report = await child.report()
+    assert report.outcome is Outcome.CRASHED
+    assert report.detail.startswith(why)
+
+
+async def test_a_child_that_cannot_be_started_is_an_os_error(job):
+    with pytest.raises(OSError, match="no-such-program"):
+        async with start_child(job, GRACE, ("/no-such-program",)):
+            pass
+
+
+async def test_a_child_is_told_who_its_parent_is(job):
+    program = (
+        "import json, sys; job = json.load(sys.stdin); "
+        'print(json.dumps({"outcome": "done", "detail": sys.argv[-1] + job["plan"]}))'
+    )
+    async with start_child(job, GRACE, stand_in(program)) as child:
+        assert (await child.report()).detail == f"{os.getpid()}{FLOWERS}"
+
+
+@pytest.mark.parametrize("why", [Outcome.PREEMPTED, Outcome.OUT_OF_TIME])
+async def test_a_stop_ends_training_after_the_running_batch(job, tmp_path, why):
+    """The real worker, with more to do than there is time for."""
+    plan = await asyncio.to_thread(endless, tmp_path / "plan")
+    job = msgspec.structs.replace(job, plan=str(plan))
+    async with start_child(job, 30.0) as child:
+        await asyncio.to_thread(wait_training, child.pid)
+        await child.stop(why)
+        report = await child.report()
+    assert report.outcome is why
+    assert report.metrics is not None  # it ended by itself, and said what it knew
+    assert not await asyncio.to_thread((tmp_path / "a-1.update").exists)
+
+
+async def test_a_child_that_ignores_sigterm_is_killed_after_the_grace(job):
+    async with start_child(job, GRACE, IGNORES_SIGTERM) as child:
+        await asyncio.to_thread(wait_handling_sigterm, child.pid)
+        begun = time.monotonic()
+        await child.stop(Outcome.PREEMPTED)
+        assert GRACE <= time.monotonic() - begun < 5
+        report = await child.report()
+    assert report == Report(outcome=Outcome.PREEMPTED)
+    assert await asyncio.to_thread(gone, child.pid)
+
+
+async def test_a_stop_of_a_child_that_has_ended_changes_nothing(job):
+    program = """print('{"outcome":"diverged","detail":"too fast"}')"""
+    async with start_child(job, GRACE, stand_in(program)) as child:
+        before = await child.report()
+        await child.stop(Outcome.PREEMPTED)
+        assert await child.report() == before
+    assert before.outcome is Outcome.DIVERGED
+
+
+async def test_a_child_that_is_done_when_it_is_told_to_stop_is_done(job):
+    """It had written its update: to say anything else would train it again."""
+    program = (
+        "import signal, sys\n"
+        "def done(*_):\n"
+        """    print('{"outcome":"done","steps":3}')\n"""
+        "    sys.exit()\n"
+        "signal.signal(signal.SIGTERM, done)\n"
+        "signal.pause()"
+    )
+    async with start_child(job, 10.0, stand_in(program)) as child:
+        await asyncio.to_thread(wait_handling_sigterm, child.pid)
+        await child.stop(Outcome.PREEMPTED)
+        report = await child.report()
+    assert report == Report(outcome=Outcome.DONE, steps=3)
+
+
+async def test_leaving_the_block_ends_the_child_whatever_happens(job):
+    with pytest.raises(ZeroDivisionError):
+        async with start_child(job, GRACE, WAITS) as child:
+            raise ZeroDivisionError
+    assert await asyncio.to_thread(gone, child.pid)
+
+
+async def test_cancelling_ends_the_child(job):
+    started = asyncio.get_running_loop().create_future()
+
+    async def work() -> None:
+        async with start_child(job, GRACE, WAITS) as child:
+            started.set_result(child.pid)
+            await child.report()
+
+    task = asyncio.create_task(work())
+    pid = await started
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await asyncio.to_thread(gone, pid)
+
+
+AGENT = """
+import asyncio, sys
+import msgspec
+from edge_agent.child import start_child
+from edge_agent.job import Job
+job = msgspec.json.decode(sys.argv[1], type=Job)
+async def main():
+    async with start_child(job, 10.0) as child:
+        print(child.pid, flush=True)
+        await child.report()
+asyncio.run(main())
+"""
+
+
+def test_the_child_dies_with_an_agent_that_is_killed(job, tmp_path):
+    job = msgspec.structs.replace(job, plan=str(endless(tmp_path / "plan")))
+    words = [sys.executable, "-c", AGENT, msgspec.json.encode(job).decode()]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as agent:
+        try:
+            pid = int(agent.stdout.readline())
+            wait_training(pid)
+        finally:
+            agent.kill()
+        wait_gone(pid)
+
+
+def test_a_child_whose_agent_is_gone_already_does_nothing(job):
+    words = [sys.executable, "-m", "edge_agent.worker", "1"]
+    ended = subprocess.run(
+        words, input=msgspec.json.encode(job), capture_output=True, timeout=20, check=False
+    )
+    assert ended.returncode == 1
+    assert b"the agent is gone" in ended.stderr
+    assert not ended.stdout
