@@ -26,7 +26,7 @@ from wire.plan import parse_manifest
 EXAMPLES = 600
 
 
-class _Echo:
+class Echo:
     """A job that is done as soon as its update is written. There is nothing to evaluate on."""
 
     def __init__(self, job: Job, deltas: dict[str, Weights]) -> None:
@@ -77,8 +77,8 @@ async def run(state: StateFolder, configuration: config.Config) -> None:
     deltas: dict[str, Weights] = {}
 
     @asynccontextmanager
-    async def start_job(job: Job, grace: float) -> AsyncIterator[_Echo]:
-        yield _Echo(job, deltas)
+    async def start_job(job: Job, grace: float) -> AsyncIterator[Echo]:
+        yield Echo(job, deltas)
 
     state.create()
     with state.lock():

@@ -26,7 +26,7 @@ _BATCHES = 8
 def main() -> None:
     """Serve the lines of stdin."""
     kind, folder, batch = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-    step = (_plan if kind == "plan" else _api)(folder, batch)
+    step = start(kind, folder, batch)
     print(json.dumps([step() for _ in range(FIRST_LOSSES)]), flush=True)
     for line in sys.stdin:
         wall, cpu = time.perf_counter(), time.process_time()
@@ -34,6 +34,13 @@ def main() -> None:
             step()
         times = time.perf_counter() - wall, time.process_time() - cpu
         print(json.dumps(times), flush=True)
+
+
+def start(kind: str, folder: Path, size: int) -> Callable[[], float]:
+    """What takes one step at each call, over a few batches of `size` in turn, and gives its loss.
+
+    Blocking: opens the sessions."""
+    return _plan(folder, size) if kind == "plan" else _api(folder, size)
 
 
 def _plan(folder: Path, size: int) -> Callable[[], float]:

@@ -40,6 +40,7 @@ def write_artifacts(folder: Path, model: str) -> Path:
     made = folder / f"artifacts-{model}"
     made.mkdir(exist_ok=True)
     graph = MODELS[model]()
+    ort.set_default_logger_severity(3)  # it tells of every rewrite of the graph
     artifacts.generate_artifacts(
         graph,
         requires_grad=[weight.name for weight in graph.graph.initializer],
