@@ -35,6 +35,19 @@ def test_it_is_the_mean_weighted_by_capped_examples(examples: list[int], cap: in
     assert total.weight == shares.sum()
 
 
+@given(st.permutations(range(6)), st.sampled_from([1.0, 1e-6, 1e30]))
+def test_the_mean_is_the_same_in_any_order(order: list[int], scale: float):
+    def mean_of(numbers: list[int]) -> dict[str, np.ndarray]:
+        total = RunningSum(PARAMETERS, 1000)
+        for k in numbers:
+            total.add({n: v * np.float32(scale) for n, v in weights(seed=k).items()}, 10**k)
+        return total.apply(constant(0.0))
+
+    found, expected = mean_of(order), mean_of(list(range(6)))
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-6)
+
+
 def test_small_updates_are_not_lost_in_a_large_round():
     total = RunningSum(PARAMETERS, 1 << 31)
     total.add(constant(1.0), 1 << 31)
