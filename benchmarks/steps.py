@@ -87,8 +87,9 @@ def measure(
                 rows = _compare(f"{model}, batch {batch}", api, sides, runtimes, turns, seconds)
                 section.rows += rows
     section.notes = [
-        f"Ratios are of paired turns: median [least .. most] of {turns} turns of {seconds} s each,",
-        "in processor time. First losses of both sides were compared: same model, same batches.",
+        f"Ratios of paired turns, in processor time: median [least .. most] of {turns} turns of "
+        f"{seconds} s each.",
+        "Before that, the losses of both sides are compared: same model, same batches, same steps.",
     ]
     return section
 

@@ -5,8 +5,11 @@ own first file is passed over: `api` and `artifacts` below are its code, untouch
 """
 
 import importlib
+import os
 import sys
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,19 +43,34 @@ def write_artifacts(folder: Path, model: str) -> Path:
     made = folder / f"artifacts-{model}"
     made.mkdir(exist_ok=True)
     graph = MODELS[model]()
-    ort.set_default_logger_severity(3)  # it tells of every rewrite of the graph
-    artifacts.generate_artifacts(
-        graph,
-        requires_grad=[weight.name for weight in graph.graph.initializer],
-        loss=artifacts.LossType.CrossEntropyLoss,
-        optimizer=artifacts.OptimType.SGD,
-        artifact_directory=str(made),
-    )
+    with _quiet():
+        artifacts.generate_artifacts(
+            graph,
+            requires_grad=[weight.name for weight in graph.graph.initializer],
+            loss=artifacts.LossType.CrossEntropyLoss,
+            optimizer=artifacts.OptimType.SGD,
+            artifact_directory=str(made),
+        )
     optimizer = made / "optimizer_model.onnx"
     written = onnx.load(optimizer)
     written.ir_version = min(written.ir_version, 10)  # the newest that this build reads
     save(written, optimizer)
     return made
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Standard error closed for a while: the gradient builder tells of every rewrite of the graph,
+    whatever severity it is told to log from."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 class ApiTrainer:
