@@ -1,0 +1,161 @@
+"""What devices send to join and to check in: bounded, strict, and answered plainly."""
+
+import asyncio
+import json
+
+import msgspec
+import pytest
+
+from edge_agent.errors import Rejected
+from fleet.clients import FACTS, Device
+from tests.coordinator.raw import Answer, ask, connected
+from tests.coordinator.serving import Serving
+from wire.messages import MESSAGE_LIMIT
+
+
+def check_in(**changes: object) -> bytes:
+    return json.dumps({"protocols": [1], "facts": msgspec.to_builtins(FACTS)} | changes).encode()
+
+
+async def post(served: Serving, path: str, body: bytes, credential: str) -> Answer:
+    return await ask(served, "POST", path, body=body, credential=credential)
+
+
+# Messages
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"", "not JSON"),
+        (b"{", "not JSON"),
+        (b"\xff", "not JSON"),
+        (b"[]", "object"),
+        (b"[" * 100_000, "not JSON"),
+        (b'{"protocols": [1]}', "facts"),
+        (check_in(unheard_of=1), "unheard_of"),
+        (check_in(protocols=[]), "protocols"),
+        (check_in(protocols="1"), "protocols"),
+        (check_in(tasks=["../x"]), "tasks"),
+        (check_in(evaluations=[{}] * 101), "evaluations"),
+        (b'{"protocols": [1], "facts": {"agent": "\\ud800"}}', ""),
+    ],
+)
+async def test_a_bad_message_is_refused_by_name(served: Serving, body: bytes, said: str):
+    device = await served.device()
+    answer = await post(served, "/v1/check-in", body, device.secret)
+    assert (answer.status, answer.code) == (422, "bad_message")
+    assert said in answer.problem.detail
+
+
+async def test_an_oversize_message_is_refused_before_it_is_read(served: Serving):
+    device = await served.device()
+    async with connected(served) as connection:
+        await connection.request(
+            "POST",
+            "/v1/check-in",
+            {
+                "Authorization": f"Bearer {device.secret}",
+                "Content-Length": str(MESSAGE_LIMIT + 1),
+            },
+        )
+        answer = await connection.read()
+    assert (answer.status, answer.code) == (413, "too_large")
+
+
+async def test_an_oversize_message_of_unknown_length_is_refused(served: Serving):
+    device = await served.device()
+    async with connected(served) as connection:
+        await connection.send(
+            f"POST /v1/check-in HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {device.secret}\r\n"
+            "Transfer-Encoding: chunked\r\n\r\n".encode()
+        )
+        chunk = b"%x\r\n%s\r\n" % (1 << 16, b" " * (1 << 16))
+        for _ in range(17):
+            await connection.send(chunk)
+        answer = await connection.read()
+    assert (answer.status, answer.code) == (413, "too_large")
+
+
+async def test_a_silent_body_is_given_up(served: Serving):
+    device = await served.device()
+    async with connected(served) as connection:
+        headers = {"Authorization": f"Bearer {device.secret}", "Content-Length": "100"}
+        await connection.request("POST", "/v1/check-in", headers, b"{")
+        await asyncio.sleep(0.02)
+        served.clock.leap(31.0)
+        answer = await connection.read()
+    assert (answer.status, answer.code) == (408, "cut")
+
+
+@pytest.mark.parametrize("protocols", [[0], [2, 3], [99999999999999999999]])
+async def test_an_agent_of_another_protocol_is_told_to_upgrade(
+    served: Serving, protocols: list[int]
+):
+    device = await served.device()
+    answer = await post(served, "/v1/check-in", check_in(protocols=protocols), device.secret)
+    assert (answer.status, answer.code) == (426, "upgrade")
+    assert "upgrade the agent" in answer.problem.detail
+
+
+async def test_the_newest_protocol_of_both_is_spoken(served: Serving):
+    device = await served.device()
+    answer = await post(served, "/v1/check-in", check_in(protocols=[7, 1]), device.secret)
+    assert json.loads(answer.body)["protocol"] == 1
+
+
+# Enrolment
+
+
+async def test_a_token_is_used_up(served: Serving):
+    token = await served.admin.token(2, 60.0)
+    for _ in range(2):
+        await Device.enroll(served.url, token)
+    with pytest.raises(Rejected, match="bad_token"):
+        await Device.enroll(served.url, token)
+    assert len(await served.admin.devices()) == 2
+
+
+async def test_a_token_for_one_lets_one_in_however_many_ask_at_once(served: Serving):
+    token = await served.admin.token(1, 60.0)
+    joined = await asyncio.gather(
+        *(Device.enroll(served.url, token) for _ in range(8)), return_exceptions=True
+    )
+    assert sum(isinstance(j, Device) for j in joined) == 1
+    assert sum(isinstance(j, Rejected) and j.code == "bad_token" for j in joined) == 7
+
+
+async def test_a_token_expires(served: Serving):
+    token = await served.admin.token(2, 60.0)
+    served.clock.leap(61.0)
+    with pytest.raises(Rejected, match="bad_token"):
+        await Device.enroll(served.url, token)
+
+
+async def test_a_token_with_a_wrong_secret_uses_nothing_up(served: Serving):
+    token = await served.admin.token(1, 60.0)
+    with pytest.raises(Rejected, match="bad_token"):
+        await Device.enroll(served.url, token[:-1] + "x")
+    await Device.enroll(served.url, token)
+
+
+@pytest.mark.parametrize(
+    "wish", [{"uses": 0}, {"uses": 1 << 40}, {"lifetime": 0}, {"lifetime": 1e12}, {"use": 1}]
+)
+async def test_a_token_that_cannot_be_is_refused(served: Serving, wish: dict[str, object]):
+    answer = await post(served, "/v1/admin/tokens", json.dumps(wish).encode(), served.token)
+    assert (answer.status, answer.code) == (422, "bad_message")
+
+
+async def test_devices_are_listed_with_what_they_said(served: Serving):
+    device = await served.device(name="pi 4 in the hall", labels={"site": "north"})
+    served.clock.leap(90.0)
+    (found,) = await served.admin.devices()
+    assert (found.id, found.name, found.labels) == (
+        device.id,
+        "pi 4 in the hall",
+        {"site": "north"},
+    )
+    assert found.seen == pytest.approx(90.0, abs=5.0)
+    await device.check_in()
+    assert (await served.admin.devices())[0].seen < 5.0
