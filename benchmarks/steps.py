@@ -134,8 +134,8 @@ def _row(
     rate, base = (steps / median([t[1] for t in side]) for side in (ours, theirs))
     return Row(
         what,
-        f"{spread(ratios)} x, {rate:,.0f} steps/s",
+        f"{spread(ratios, '.3f')} x, {rate:,.0f} steps/s",
         f"{base:,.0f} steps/s, the API",
-        f">= {GOAL:.1f} x",
+        f">= {GOAL:.3f} x",
         median(ratios) >= GOAL,
     )
