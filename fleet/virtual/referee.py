@@ -22,7 +22,7 @@ class Referee:
 
     def __init__(self, policy: RoundPolicy) -> None:
         self._policy = policy
-        self._places = policy.goal * policy.over_selection
+        self._places = policy.goal * policy.over_selection - 1e-9  # one more when fewer are taken
         self._story: deque[tuple[float, str]] = deque(maxlen=_STORY)
         self._ever: set[str] = set()  # assignments given, in any round
         self._now = 0.0
@@ -55,8 +55,7 @@ class Referee:
             len(self.counted),
         ):
             self._broken("its own count of devices is wrong")
-        full = len(self._working) + len(self.counted) + 1 > self._places + 1 - 1e-9
-        if self._round.phase is not (Phase.REPORTING if full else Phase.SELECTING):
+        if self._round.phase is not (Phase.REPORTING if self._full else Phase.SELECTING):
             self._broken(f"its phase is {self._round.phase}")
 
     def drained(self) -> None:
@@ -72,17 +71,21 @@ class Referee:
             self._broken(f"{device} serves twice in it")
         if assignment in self._ever:
             self._broken(f"{assignment} was given before")
+        if self._full:
+            self._broken(f"{self._taken} places were taken when one more was given")
         if self.started is None:
             self.started = self._now
         self._ever.add(assignment)
         self._served.add(device)
         self._working[assignment] = device
-        taken = len(self._working) + len(self.counted)
-        if taken >= self._places + 1:
-            self._broken(f"{taken} places are taken")
-        self.most = max(self.most, taken)
-        if self.filled is None and taken >= self._places - 1e-9:
+        self.most = max(self.most, self._taken)
+        if self.filled is None and self._full:
             self.filled = self._now
+
+    def turned_away(self, device: str) -> None:
+        """A device asked for a place and got none."""
+        if not (self._over or self._full or device in self._served or self._late):
+            self._broken(f"{device} got none of its free places")
 
     def left(self, assignment: str, why: str) -> None:
         """A device's place is free again."""
@@ -93,10 +96,8 @@ class Referee:
     def passed(self, assignment: str, what: str) -> None:
         """An update came and does not count."""
         self._tell(f"{assignment} came: {what}")
-        if self._over or assignment not in self._working or what != "late":
-            return
-        if self._now < self._deadline:
-            self._broken(f"{assignment} is called late before the deadline")
+        if assignment in self._working and not self._over and not self._late:
+            self._broken(f"{assignment} came in time and for the first time, but is called {what}")
 
     def count(self, assignment: str, value: int, examples: int) -> None:
         """An update counts: `value`, weighted by `examples`."""
@@ -137,12 +138,24 @@ class Referee:
         return Ending(Phase.ABANDONED, Reason.TOO_FEW)
 
     @property
+    def _taken(self) -> int:
+        return len(self._working) + len(self.counted)
+
+    @property
+    def _full(self) -> bool:
+        return self._taken >= self._places
+
+    @property
+    def _late(self) -> bool:
+        return self.started is not None and self._now >= self._deadline
+
+    @property
     def _deadline(self) -> float:
         assert self.started is not None
         return self.started + self._policy.deadline
 
     def _open(self, what: str) -> None:
-        if self._over or (self.started is not None and self._now >= self._deadline):
+        if self._over or self._late:
             self._broken(f"{what} after the end")
 
     def _tell(self, fact: str) -> None:

@@ -85,6 +85,7 @@ class Server:
         if held := self._round.held_by(device):
             return self._assignment(held)
         if refusal := self._round.refusal(device, now):
+            self.referee.turned_away(device)
             return refusal
         assignment = f"a{len(self._journal)}"
         self._journal[assignment] = self._tally
