@@ -7,6 +7,7 @@ before it is read. Errors are `Offline` or `Rejected`; nothing else leaves.
 import asyncio
 import base64
 import ipaddress
+import re
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -178,10 +179,13 @@ class Transport:
             "Content-Type": "application/partial-upload",
             "Content-Length": str(len(data) - offset),
         }
-        async with asyncio.timeout(None) as bound:
-            body = self._body(memoryview(data)[offset:], bound)
-            async with self._request("PATCH", path, body, headers, len(data)) as answer:
-                found = await self._decode(answer, Acknowledgement)
+        try:
+            async with asyncio.timeout(None) as bound:
+                body = self._body(memoryview(data)[offset:], bound)
+                async with self._request("PATCH", path, body, headers, len(data)) as answer:
+                    found = await self._decode(answer, Acknowledgement)
+        except TimeoutError:
+            raise Offline(f"{self._url} takes no bytes of the update") from None
         return found.state is UploadState.ACCEPTED
 
     async def _body(self, data: memoryview, bound: asyncio.Timeout) -> AsyncIterator[bytes]:
@@ -232,7 +236,7 @@ class Transport:
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             if isinstance(error, Offline):
                 raise
-            reason = str(error) or type(error).__name__
+            reason = _line(str(error)) or type(error).__name__
             raise Offline(f"{self._url} does not answer: {reason}") from error
 
     async def _rejection(self, answer: aiohttp.ClientResponse) -> Rejected:
@@ -240,15 +244,17 @@ class Transport:
         try:
             problem = decode_json(data, Problem, MESSAGE_LIMIT)
         except WireError:  # not ours: a proxy's page, or another server altogether
-            return Rejected(answer.status, f"http_{answer.status}", answer.reason or "")
-        return Rejected(answer.status, problem.code, problem.detail)
+            return Rejected(answer.status, f"http_{answer.status}", _line(answer.reason or ""))
+        return Rejected(answer.status, _line(problem.code), _line(problem.detail))
 
     async def _decode(self, answer: aiohttp.ClientResponse, kind: type[T]) -> T:
         data = await self._read(answer, MESSAGE_LIMIT)
         try:
             return decode_json(data, kind, MESSAGE_LIMIT)
         except WireError as error:
-            raise Offline(f"{self._url} does not speak this protocol: {error.detail}") from None
+            raise Offline(
+                f"{self._url} does not speak this protocol: {_line(error.detail)}"
+            ) from None
 
     async def _read(self, answer: aiohttp.ClientResponse, limit: int) -> bytes:
         data = bytearray()
@@ -284,8 +290,14 @@ def _trust(ca: str) -> ssl.SSLContext:
 
 
 def _offset(answer: aiohttp.ClientResponse) -> int:
-    text = answer.headers.get("Upload-Offset", "0")
-    return int(text) if text.isascii() and text.isdigit() else 0
+    """Where the server is; 0 when it does not say, or says what makes no sense."""
+    text = answer.headers.get("Upload-Offset", "")
+    return int(text) if re.fullmatch("[0-9]{1,15}", text) else 0
+
+
+def _line(text: str) -> str:
+    """Text from the network, made fit for a log and a terminal: one line, printable."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:500]
 
 
 def _is_loopback(host: str) -> bool:
