@@ -151,10 +151,11 @@ class Round:
         self.arrived[assignment] = self.working.pop(assignment)
 
     def leave(self, assignment: str) -> bool:
-        """The device gave up, or its update was refused for good. False when it held no place."""
-        device = self.working.pop(assignment, None)
-        if device is None:
+        """The device gave up, or its update was refused for good. False when it held no place, or
+        the round has ended."""
+        if self.ending or assignment not in self.working:
             return False
+        device = self.working.pop(assignment)
         self.left[assignment] = device
         return True
 

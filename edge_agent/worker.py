@@ -7,7 +7,6 @@ SIGTERM stops it after the running batch. It dies with the agent, however the ag
 import ctypes
 import math
 import os
-import resource
 import signal
 import sys
 import time
@@ -29,8 +28,8 @@ def main() -> None:
     stopping = _Stop()
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
     report = run(job, stopping)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    sys.stdout.buffer.write(msgspec.json.encode(msgspec.structs.replace(report, peak_bytes=peak)))
+    report = msgspec.structs.replace(report, peak_bytes=_peak_bytes())
+    sys.stdout.buffer.write(msgspec.json.encode(report))
 
 
 class _Stop:
@@ -118,6 +117,14 @@ def _nothing(job: Job, report: Report) -> str:
 
 def _replace(report: Report, **changes: object) -> Report:
     return msgspec.structs.replace(report, **changes)
+
+
+def _peak_bytes() -> int:
+    """The most memory this process held. `getrusage` would count its parent's before the exec."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
 
 
 def _die_with(parent: int) -> None:

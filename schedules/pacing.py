@@ -27,7 +27,8 @@ def retry_window(wait: float, interval: float, population: int) -> RetryWindow:
 
     `interval` is the schedule's usual wait between check-ins; `population` the number of devices
     that may come back in the window. It is as wide as the interval, or wider when that many
-    devices would be more than `CHECK_INS_PER_SECOND`.
+    devices would be more than `CHECK_INS_PER_SECOND`: each waits half the width on average, so n
+    devices that come back again and again make 2 n / width check-ins a second.
     """
-    width = max(interval, population / CHECK_INS_PER_SECOND)
+    width = max(interval, 2 * population / CHECK_INS_PER_SECOND)
     return RetryWindow(max(wait, interval / 2), max(wait, interval / 2) + width)
