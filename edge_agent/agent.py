@@ -11,7 +11,7 @@ import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -65,6 +65,23 @@ class Observer(Protocol):
 StartJob = Callable[[Job, float], AbstractAsyncContextManager[RunningJob]]
 
 
+class Errand(NamedTuple):
+    """What `Agent.once` came to: what it `did`, and `why` it did no more. `failed`: something that
+    it tried did not work."""
+
+    verdict: Verdict
+    did: tuple[str, ...]
+    why: str
+    failed: bool
+
+    def text(self) -> str:
+        """For people, in one line."""
+        if self.did:
+            why = f"; {self.why}" if self.failed else ""
+            return f"done: {', '.join(self.did)}{why}"
+        return f"{'nothing done' if self.failed else 'nothing to do'}: {self.why}"
+
+
 class Agent:
     """One device's agent."""
 
@@ -115,13 +132,14 @@ class Agent:
         await self._act(action)
         return None
 
-    async def once(self) -> Verdict:
-        """Check in now and do what there is to do; returns the verdict it was done under."""
+    async def once(self) -> Errand:
+        """Check in now and do what there is to do."""
         verdict = await self.look()
         if verdict.measuring:
             await asyncio.sleep(MEASURING_SECONDS)
             verdict = await self.look()
         self._life.check_in_at = self._now()
+        served, evaluated = self._history.served, dict(self._life.evaluated)
         checked_in = False
         try:
             while not isinstance(action := await self._next(), Rest):
@@ -132,7 +150,16 @@ class Agent:
                 await self._act(action)
         finally:
             await self._save()
-        return verdict
+        did = [
+            f"{s.task} round {s.round} {s.outcome}" for s in self._history.served if s not in served
+        ]
+        did += [
+            f"{task} version {version} evaluated"
+            for task, version in self._life.evaluated.items()
+            if version != evaluated.get(task)
+        ]
+        why = action.why if isinstance(action, Rest) else self._life.waiting_for
+        return Errand(verdict, tuple(did), why, self._life.failing)
 
     async def look(self) -> Verdict:
         """The verdict on this moment; a change of it is logged, once."""

@@ -157,12 +157,14 @@ async def _once(arguments: argparse.Namespace) -> int:
     with state.lock():
         agent = Agent(config, state, state.identity(), SystemClock())
         _stop_on_signals()
-        verdict = await agent.once()
-    if not verdict.eligible:
-        print(f"not eligible: {verdict.why()}")
+        errand = await agent.once()
+    if errand.did or errand.verdict.eligible:
+        print(errand.text())
+    if not errand.verdict.eligible:
+        print(f"not eligible: {errand.verdict.why()}")
         return EXIT_NOT_ELIGIBLE
-    print(agent.status().text())
-    return 0
+    print(agent.status().record())
+    return EXIT_FAILED if errand.failed else 0
 
 
 async def _check(arguments: argparse.Namespace) -> int:

@@ -92,6 +92,11 @@ class Life:
     _unfetched: int = 0
     _failed: int = 0
 
+    @property
+    def failing(self) -> bool:
+        """Whether the last attempt at something failed, and nothing has undone that since."""
+        return bool(self._offline or self._unfetched or self._failed)
+
     def next(self, now: float, verdict: Verdict, outbox: list[str]) -> Action:
         """The next action. `outbox` names the assignments whose updates wait."""
         if outbox:

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import msgspec
 
-from edge_agent.errors import ConfigError, Offline, Rejected
+from edge_agent.errors import ConfigError, Offline, Rejected, TransportError
 from edge_agent.state import Identity
 from wire import compression
 from wire.digest import hex_of, verify
@@ -41,17 +41,21 @@ from wire.strict import decode_json
 T = TypeVar("T", bound=msgspec.Struct)
 
 _CHUNK = 16 << 10
-_SLOWEST = 512  # bytes a second: a transfer that is slower than that is given up
+_BUFFERED = 256 << 10  # bytes that may be on their way though they were handed to the system
 _TRIES = 3  # times that one upload goes on from the server's offset before it is put off
+# The two sides disagree about what was sent: announcing anew settles it.
+_OUT_OF_STEP = frozenset({"not_announced", "superseded", "wrong_offset"})
 
 
 class Waits(NamedTuple):
     """Bounds in seconds: for a connection to stand, for silence in mid-transfer, and for a whole
-    control message from its first byte to the last one of its answer."""
+    control message from its first byte to the last one of its answer. A transfer that is slower
+    than `slowest`, in bytes a second, is given up."""
 
     connect: float = 15.0
     silence: float = 30.0
     message: float = 120.0
+    slowest: float = 512.0
 
 
 def check_url(url: str, insecure_http: bool) -> str:
@@ -136,7 +140,7 @@ class Transport:
         """A plan's file or a model of at most `limit` bytes, proved by its digest."""
         headers = {"Accept-Encoding": "zstd, identity"}
         path = f"/v1/blobs/{digest}"
-        async with self._request("GET", path, headers=headers, size=limit) as answer:
+        async with self._request("GET", path, headers=headers, read=limit) as answer:
             # zstd's worst case is a little above the plain size.
             data = await self._read(answer, limit + limit // 128 + 1024)
             coded = answer.headers.get("Content-Encoding") == "zstd"
@@ -150,12 +154,16 @@ class Transport:
     async def upload(self, assignment: str, data: bytes, digest: str) -> None:
         """Deliver an update; returns when it is acknowledged as durable. Goes on from where the
         server is after a cut. Raises `Rejected` (final: drop it), or `Offline` (try later)."""
-        failure: Offline | None = None
+        failure: TransportError | None = None
         for _ in range(_TRIES):
             try:
                 if await self._upload_once(assignment, data, digest):
                     return
             except Offline as error:
+                failure = error
+            except Rejected as error:
+                if error.code not in _OUT_OF_STEP:
+                    raise
                 failure = error
         raise failure or Offline(f"{self._url} takes no more of the update")
 
@@ -182,7 +190,8 @@ class Transport:
         try:
             async with asyncio.timeout(None) as bound:
                 body = self._body(memoryview(data)[offset:], bound)
-                async with self._request("PATCH", path, body, headers, len(data)) as answer:
+                size = len(data) - offset
+                async with self._request("PATCH", path, body, headers, sent=size) as answer:
                     found = await self._decode(answer, Acknowledgement)
         except TimeoutError:
             raise Offline(f"{self._url} takes no bytes of the update") from None
@@ -196,7 +205,7 @@ class Transport:
             chunk = bytes(data[start : start + _CHUNK])
             yield chunk
             self.bytes_up += len(chunk)
-        # From here the server's answer is awaited; reading has a bound of its own.
+        # From here the server's answer is awaited, which has a bound of its own.
         bound.reschedule(None)
 
     async def _post(self, path: str, message: msgspec.Struct, kind: type[T]) -> T:
@@ -212,14 +221,16 @@ class Transport:
         path: str,
         body: bytes | AsyncIterator[bytes] | None = None,
         headers: dict[str, str] | None = None,
-        size: int = 0,
+        sent: int = 0,
+        read: int = 0,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """One request that moves about `size` bytes. Every failure of the network becomes
-        `Offline`, every error document `Rejected`."""
+        """One request that moves so many bytes, beyond those of a control message. Every failure of
+        the network becomes `Offline`, every error document `Rejected`."""
+        waits = self._waits
         timeout = aiohttp.ClientTimeout(
-            total=self._waits.message + size / _SLOWEST,
-            sock_connect=self._waits.connect,
-            sock_read=self._waits.silence,
+            total=waits.message + (sent + read) / waits.slowest,
+            sock_connect=waits.connect,
+            sock_read=waits.silence + min(sent, _BUFFERED) / waits.slowest,
         )
         try:
             async with self._session.request(
