@@ -12,9 +12,10 @@ Order of events, and what survives a crash after each:
    the round again; after it, the spool is swept.
 """
 
+import asyncio
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -36,10 +37,12 @@ from wire.update import Update, read
 
 log = logging.getLogger(__name__)
 
+_DECODED_AT_ONCE = 2  # updates, each of the model's size, between the disk and the sum
+
 
 @dataclass(frozen=True)
 class Services:
-    """What every running task shares."""
+    """What every running task shares. `decoding` bounds the updates that are in memory at once."""
 
     database: Database
     blobs: BlobStore
@@ -47,6 +50,9 @@ class Services:
     worker: Worker
     clock: Clock
     metrics: Metrics
+    decoding: asyncio.Semaphore = field(
+        default_factory=lambda: asyncio.Semaphore(_DECODED_AT_ONCE)
+    )
 
     def wall(self) -> float:
         """Now, in seconds since the epoch."""
@@ -75,6 +81,11 @@ class Ledger:
         newest = self._database.models(record.name)[-1]
         self.model = self._published(newest.version, newest.digest)
         self._begin(self._database.rounds(record.name, 1)[-1])
+
+    @property
+    def opened(self) -> float:
+        """When the newest round was opened, in seconds since the epoch."""
+        return self._opened.opened
 
     def load(self) -> Round:
         """The newest round as it was left, its accepted updates folded in again."""

@@ -27,6 +27,7 @@ from wire.update import Update, read, size_limit
 
 log = logging.getLogger(__name__)
 
+_FROM_THE_START = {"Upload-Offset": "0"}
 _STORE_BACKOFF = Backoff(first=1.0, limit=60.0)
 
 
@@ -66,6 +67,11 @@ class RunningTask:
     def record(self) -> TaskRecord:
         """The task as last journalled."""
         return self._ledger.record
+
+    @property
+    def opened(self) -> float:
+        """When the round began to wait for devices, in seconds since the epoch."""
+        return self._ledger.opened
 
     @property
     def model(self) -> Published:
@@ -138,8 +144,7 @@ class RunningTask:
     async def give_up(self, assignment: str, why: GiveUp) -> None:
         """The device will not deliver; its place is free again."""
         async with self._upload(assignment), self._lock:
-            if self.round.leave(assignment):
-                await self._drop(assignment, "given_up", why.reason, why.detail)
+            await self._drop(assignment, "given_up", why.reason, why.detail)
 
     # Uploads
 
@@ -176,9 +181,10 @@ class RunningTask:
     async def submit(self, assignment: str, digest: str) -> None:
         """The upload `digest` is complete: check it, make it count, and return when it does.
 
-        Raises `Refused` for good when it breaks a rule, `Conflict` as `write` does.
+        Raises `Refused` for good when it breaks a rule, `Conflict` as `write` does, or when the
+        bytes here are not those that were announced: a power cut may have taken some.
         """
-        async with self._upload(assignment):
+        async with self._upload(assignment), self._services.decoding:
             await self._check_announced(assignment, digest)
             opened = await asyncio.to_thread(self._open, assignment, digest)
             async with self._lock:
@@ -188,6 +194,9 @@ class RunningTask:
                 try:
                     update = self._check(opened, assignment)
                 except WireError as error:
+                    if error.code is Rule.BAD_DIGEST:
+                        await asyncio.to_thread(self._services.spool.drop, assignment)
+                        raise Conflict("restart_upload", error.detail, _FROM_THE_START) from None
                     await self._refuse(assignment, error.code, error.detail)
                     raise Refused(str(error.code), error.detail) from None
                 await self._call(self._ledger.accept, assignment, update)
@@ -224,7 +233,7 @@ class RunningTask:
             verify(data, digest)
             return read(data, self.manifest.parameters, self.task.upload.codec)
         except FileNotFoundError:
-            return WireError(Rule.TRUNCATED, "the upload is gone")
+            return WireError(Rule.BAD_DIGEST, "the upload is gone")
         except WireError as error:
             return error
 
@@ -242,14 +251,17 @@ class RunningTask:
 
     async def _refuse(self, assignment: str, rule: Rule, detail: str) -> None:
         log.warning("task %s: update of %s refused: %s: %s", self.name, assignment, rule, detail)
-        if self.round.leave(assignment):
-            await self._drop(assignment, "refused", str(rule), detail)
+        await self._drop(assignment, "refused", str(rule), detail)
 
     async def _drop(self, assignment: str, state: str, reason: str, detail: str) -> None:
-        self._services.metrics.updates.labels(self.name, state).inc()
+        """Journalled first, so that a failing disk leaves the place as it was."""
+        if assignment not in self.round.working or self.round.ending:
+            return
         await self._call(
             self._services.database.drop, assignment, state, reason, detail, self._services.wall()
         )
+        self.round.leave(assignment)
+        self._services.metrics.updates.labels(self.name, state).inc()
         await asyncio.to_thread(self._services.spool.drop, assignment)
 
     # The timer

@@ -26,6 +26,7 @@ DEFAULT_PORT = 8750
 ENDPOINT_FILE = "endpoint.json"
 """In the state folder while the server runs, so that the command line finds it."""
 _SHUTDOWN_SECONDS = 5.0
+_KEEPALIVE_SECONDS = 75.0
 
 
 class ServeError(Exception):
@@ -89,7 +90,10 @@ async def serve(options: ServeOptions) -> None:
         loop.add_signal_handler(number, _stop, stopping)
     async with open_coordinator(options.state) as coordinator:
         runner = web.AppRunner(
-            application(coordinator), access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS
+            application(coordinator),
+            access_log=None,
+            shutdown_timeout=_SHUTDOWN_SECONDS,
+            keepalive_timeout=_KEEPALIVE_SECONDS,
         )
         await runner.setup()
         endpoint = options.state / ENDPOINT_FILE

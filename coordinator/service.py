@@ -75,7 +75,8 @@ class Coordinator:
             self.tasks[record.name] = await RunningTask.resume(
                 self.services, record, task, manifest
             )
-        held = {a for t in self.tasks.values() for a in (*t.round.working, *t.round.arrived)}
+        rounds = [task.round for task in self.tasks.values() if task.running]
+        held = {a for r in rounds for a in (*r.working, *r.arrived)}
         await call(self._sweep, held)
 
     @asynccontextmanager
@@ -191,8 +192,9 @@ class Coordinator:
         tasks = self._tasks_of(device, message)
         await self._store_evaluations(device, message, tasks)
         reasons: list[tuple[WaitReason, RunningTask]] = []
-        # Work that the device already has comes first: it serves one task at a time.
-        for task in sorted(tasks, key=lambda t: (not t.round.held_by(device.id), t.name)):
+        # Work that the device already has comes first: it serves one task at a time. Then the task
+        # whose round has waited longest, so that none starves.
+        for task in sorted(tasks, key=lambda t: (not t.round.held_by(device.id), t.opened)):
             offer = await task.offer(device.id, self.services.clock.now())
             if isinstance(offer, Assignment):
                 return self._reply(protocol, tasks, "assignment", assignment=offer)
@@ -293,8 +295,8 @@ class Coordinator:
                 raise Refused("bad_task", str(error)) from None
             if task.name in self.tasks:
                 raise Conflict("task_exists", f"there is a task {task.name!r}: choose another name")
-            if manifest.task != task.name:
-                raise Refused("bad_task", f"the plan is of the task {manifest.task!r}")
+            for problem in _contradictions(task, manifest):
+                raise Refused("bad_task", f"the plan was not compiled from this task: {problem}")
             record = TaskRecord(
                 name=task.name,
                 state="running",
@@ -322,6 +324,18 @@ class Coordinator:
             known = ", ".join(self.tasks) or "none"
             raise NotFound("unknown_task", f"no task {name!r}; tasks here: {known}")
         return self.tasks[name]
+
+
+def _contradictions(task: taskfile.TaskFile, manifest: Manifest) -> list[str]:
+    """Where a plan says otherwise than the task file that comes with it."""
+    said = {
+        "name": (task.name, manifest.task),
+        "training.epochs": (task.training.epochs, manifest.epochs),
+        "training.batch": (task.training.batch, manifest.batch),
+        "training.metrics": (task.training.metrics, tuple(m.name for m in manifest.metrics)),
+        "optimizer.learning_rate": (task.optimizer.learning_rate, manifest.learning_rate),
+    }
+    return [f"{key} is {a} in the task, {b} in the plan" for key, (a, b) in said.items() if a != b]
 
 
 def admin_token(state: Path) -> str:

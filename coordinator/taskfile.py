@@ -108,10 +108,11 @@ class Round(Section, frozen=True, kw_only=True):
 class FedAvg(Section, frozen=True, kw_only=True, tag_field="kind", tag="fedavg"):
     """The mean of the updates, each weighted by its examples (McMahan et al., 2017).
 
-    `max_examples` caps the weight of one update, so that no device can claim the whole mean.
+    `max_examples` caps the weight of one update: a device can claim that many examples and no
+    more. Set it near what an honest device has.
     """
 
-    max_examples: Annotated[int, Meta(ge=1, le=1 << 31)] = 1_000_000
+    max_examples: Annotated[int, Meta(ge=1, le=1 << 31)] = 10_000
 
 
 class Upload(Section, frozen=True, kw_only=True):

@@ -44,7 +44,7 @@ _CHUNK = 16 << 10
 _BUFFERED = 256 << 10  # bytes that may be on their way though they were handed to the system
 _TRIES = 3  # times that one upload goes on from the server's offset before it is put off
 # The two sides disagree about what was sent: announcing anew settles it.
-_OUT_OF_STEP = frozenset({"not_announced", "superseded", "wrong_offset"})
+_OUT_OF_STEP = frozenset({"not_announced", "superseded", "wrong_offset", "restart_upload"})
 
 
 class Waits(NamedTuple):

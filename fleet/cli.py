@@ -58,10 +58,10 @@ def demo(
 
 
 async def _until_signal(work: Coroutine[None, None, int]) -> int:
-    """Run `work`; SIGINT and SIGTERM cancel it, so that it ends in order."""
+    """Run `work`; SIGINT, SIGTERM and SIGHUP cancel it, so that it ends in order."""
     task = asyncio.current_task()
     assert task is not None
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     return await work
 

@@ -244,7 +244,7 @@ class Lie(StrEnum):
     WRONG_CODEC = "wrong_codec"
     NO_EXAMPLES = "bad_message none"
     ABSURD_EXAMPLES = "bad_message examples"
-    WRONG_DIGEST = "bad_digest"
+    WRONG_DIGEST = "restart_upload"
     OVERSIZE = "too_large"
     BOMB = "too_large bomb"
     NOT_COMPRESSED = "bad_compression"

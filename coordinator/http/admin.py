@@ -1,5 +1,6 @@
 """Routes for the administrator: tasks, rounds, devices, tokens, models. JSON, behind a token."""
 
+import asyncio
 import re
 from datetime import timedelta
 
@@ -80,8 +81,9 @@ async def put_blob(request: web.Request) -> web.StreamResponse:
     """PUT /v1/admin/blobs/{digest}: a plan's manifest or file, or a first model."""
     digest = request.match_info["digest"]
     data = await body(request, PLAN_FILE_LIMIT)
-    if digest_of(data) != digest:
-        raise Refused("bad_digest", f"the body has the digest {digest_of(data)}")
+    found = await asyncio.to_thread(digest_of, data)
+    if found != digest:
+        raise Refused("bad_digest", f"the body has the digest {found}")
     services = coordinator_of(request).services
     await services.worker.call(services.blobs.put, data)
     return web.Response(status=204)

@@ -109,7 +109,11 @@ async def test_a_task_that_cannot_be_is_refused_with_the_reason(served: Serving)
     assert "no blob" in await refused(admin, good.definition, manifest, [good.initial])
     assert "name" in await refused(admin, "", manifest, blobs)
     assert "round.gaol" in await refused(admin, task_file(gaol=1), manifest, blobs)
-    assert "of the task 'digits'" in await refused(admin, task_file("other"), manifest, blobs)
+    assert "name is other in the task" in await refused(admin, task_file("other"), manifest, blobs)
+    other_rate = good.definition.replace("learning_rate = 0.1", "learning_rate = 5.0")
+    assert "learning_rate is 5.0 in the task, 0.1 in the plan" in await refused(
+        admin, other_rate, manifest, blobs
+    )
     assert "not JSON" in await refused(admin, good.definition, b"{", blobs)
     assert "header" in await refused(admin, good.definition, manifest, [*good.files, b"weights!"])
     wrong_size = msgspec.structs.replace(
