@@ -50,9 +50,7 @@ class Services:
     worker: Worker
     clock: Clock
     metrics: Metrics
-    decoding: asyncio.Semaphore = field(
-        default_factory=lambda: asyncio.Semaphore(_DECODED_AT_ONCE)
-    )
+    decoding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_DECODED_AT_ONCE))
 
     def wall(self) -> float:
         """Now, in seconds since the epoch."""

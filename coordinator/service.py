@@ -182,12 +182,7 @@ class Coordinator:
 
     async def check_in(self, device: DeviceRecord, message: CheckIn) -> CheckInReply:
         """Work for the device, or when to come back."""
-        protocol = max(set(message.protocols) & set(PROTOCOL_VERSIONS), default=None)
-        if protocol is None:
-            served = ", ".join(map(str, PROTOCOL_VERSIONS))
-            raise UpgradeNeeded(
-                "upgrade", f"this coordinator serves protocol {served}: upgrade the agent"
-            )
+        protocol = common_protocol(message.protocols)
         self._seen[device.id] = (message.facts, self.services.wall())
         tasks = self._tasks_of(device, message)
         await self._store_evaluations(device, message, tasks)
@@ -324,6 +319,17 @@ class Coordinator:
             known = ", ".join(self.tasks) or "none"
             raise NotFound("unknown_task", f"no task {name!r}; tasks here: {known}")
         return self.tasks[name]
+
+
+def common_protocol(spoken: tuple[int, ...]) -> int:
+    """The newest protocol version that both sides speak. Raises `UpgradeNeeded`."""
+    common = set(spoken) & set(PROTOCOL_VERSIONS)
+    if not common:
+        served = ", ".join(map(str, PROTOCOL_VERSIONS))
+        raise UpgradeNeeded(
+            "upgrade", f"this coordinator serves protocol {served}: upgrade the agent"
+        )
+    return max(common)
 
 
 def _contradictions(task: taskfile.TaskFile, manifest: Manifest) -> list[str]:

@@ -23,11 +23,26 @@ Identifier = Annotated[
     ),
 ]
 """Names of tasks, devices and assignments: safe in a URL, as a file name and in a log line."""
-Label = Annotated[str, Meta(max_length=100)]
+Label = Annotated[
+    str,
+    Meta(
+        max_length=100,
+        pattern=r"\A[^\x00-\x1f\x7f]*\Z",
+        description="at most 100 characters, none of them a control character",
+    ),
+]
+"""One line for people: what a device says must not forge lines of a log."""
 Labels = Annotated[dict[Label, Label], Meta(max_length=32)]
 Seconds = Annotated[float, Meta(ge=0, le=366 * 86400)]
 Count = Annotated[int, Meta(ge=0, le=1 << 53)]
-Text = Annotated[str, Meta(max_length=500)]
+Text = Annotated[
+    str,
+    Meta(
+        max_length=500,
+        pattern=r"\A[^\x00-\x1f\x7f]*\Z",
+        description="at most 500 characters, none of them a control character",
+    ),
+]
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -59,6 +74,13 @@ class Enrolled(Message, frozen=True, kw_only=True):
 
     device: Identifier
     secret: Annotated[str, Meta(min_length=20, max_length=200)]
+
+
+class Spoken(msgspec.Struct, frozen=True, kw_only=True):
+    """The part of a check-in that every version must be able to read: the protocol versions that
+    the device speaks. Whatever else is there is passed over."""
+
+    protocols: Annotated[tuple[int, ...], Meta(min_length=1, max_length=16)]
 
 
 class Evaluation(Message, frozen=True, kw_only=True):

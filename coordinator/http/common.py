@@ -62,8 +62,13 @@ def for_device(handler: DeviceHandler) -> Handler:
 
 async def message(request: web.Request, kind: type[T]) -> T:
     """The request's JSON body. Raises `Refused` or `TooLarge`."""
+    return decoded(await body(request, MESSAGE_LIMIT), kind)
+
+
+def decoded(data: bytes, kind: type[T]) -> T:
+    """A message's bytes as `kind`. Raises `Refused`."""
     try:
-        return decode_json(await body(request, MESSAGE_LIMIT), kind, MESSAGE_LIMIT)
+        return decode_json(data, kind, MESSAGE_LIMIT)
     except WireError as error:
         raise Refused(str(error.code), error.detail) from None
 

@@ -6,11 +6,19 @@ import re
 from aiohttp import web
 
 from coordinator.errors import NotFound
-from coordinator.http.common import bearer, coordinator_of, for_device, json_answer, message
-from coordinator.service import Coordinator
+from coordinator.http.common import (
+    bearer,
+    body,
+    coordinator_of,
+    decoded,
+    for_device,
+    json_answer,
+    message,
+)
+from coordinator.service import Coordinator, common_protocol
 from coordinator.store.records import DeviceRecord
 from wire.digest import DIGEST_PATTERN
-from wire.messages import CheckIn, Enroll, GiveUp
+from wire.messages import MESSAGE_LIMIT, CheckIn, Enroll, GiveUp, Spoken
 
 # A blob never changes. A cache on the way may keep it for the one who asked, not for others.
 _BLOB_HEADERS = {
@@ -28,9 +36,10 @@ async def enroll(request: web.Request) -> web.StreamResponse:
 
 async def check_in(request: web.Request, device: DeviceRecord) -> web.StreamResponse:
     """POST /v1/check-in: work, or when to come back."""
-    return json_answer(
-        await coordinator_of(request).check_in(device, await message(request, CheckIn))
-    )
+    data = await body(request, MESSAGE_LIMIT)
+    # First the versions: what a newer agent adds to its message must not hide that it is newer.
+    common_protocol(decoded(data, Spoken).protocols)
+    return json_answer(await coordinator_of(request).check_in(device, decoded(data, CheckIn)))
 
 
 async def give_up(request: web.Request, device: DeviceRecord) -> web.StreamResponse:

@@ -14,7 +14,7 @@ from tests.coordinator.plans import constant, plan
 from tests.coordinator.processes import one_line, run, served_process
 
 DIGITS = Path(fleet.digits.__file__).parent
-HOSTILE = "[/]\x1b[31m[red]\nname"
+HOSTILE = "[/][31m[red] name"
 
 
 @pytest.fixture(scope="module")

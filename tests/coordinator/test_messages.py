@@ -98,6 +98,19 @@ async def test_an_agent_of_another_protocol_is_told_to_upgrade(
     assert "upgrade the agent" in answer.problem.detail
 
 
+async def test_a_newer_agent_is_told_to_upgrade_whatever_else_it_says(served: Serving):
+    device = await served.device()
+    newer = check_in(protocols=[2], mood="bright")
+    answer = await post(served, "/v1/check-in", newer, device.secret)
+    assert (answer.status, answer.code) == (426, "upgrade")
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "bell\x07", "\x1b[31mred"])
+async def test_a_name_cannot_forge_a_line_of_the_log(served: Serving, name: str):
+    with pytest.raises(Rejected, match="control character"):
+        await served.device(name=name)
+
+
 async def test_the_newest_protocol_of_both_is_spoken(served: Serving):
     device = await served.device()
     answer = await post(served, "/v1/check-in", check_in(protocols=[7, 1]), device.secret)

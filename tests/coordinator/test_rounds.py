@@ -368,3 +368,15 @@ async def test_an_evaluation_that_cannot_be_is_passed_over(served: Serving, said
     for device in await served.devices(2):
         await device.check_in(evaluations=(said,))
     assert (await served.admin.tasks())[0].metrics == {}
+
+
+async def test_no_task_starves_another(served: Serving):
+    for name in ("alpha", "beta"):
+        await plan(name, goal=1).create(served.admin)
+    (device,) = await served.devices(1)
+    for turn in range(1, 5):
+        await device.serve(constant(0.1))
+        await served.until(
+            lambda turn=turn: sum(served.task(n).model.version for n in ("alpha", "beta")) == turn
+        )
+    assert [t.version for t in await served.admin.tasks()] == [2, 2]
