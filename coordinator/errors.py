@@ -5,6 +5,7 @@ CoordinatorError
   Conflict        409  the state does not allow it: late, stopped, offset, name taken
   Refused         422  the update or message breaks a rule of the wire
   Denied          401  no credential, or not the right one
+  UpgradeNeeded   426  the device speaks no protocol version that is served
   TooLarge        413  announced or sent more than allowed
   Unavailable     503  starting, stopping, or the disk is full: try again later
 """

@@ -1,8 +1,7 @@
 """Check-in pacing: the coordinator tells each device when to come back.
 
-A window, not a time: each device picks a moment in it at random. A small population is drawn
-together so that a round finds enough devices; a large one is spread out so that it does not
-stampede (Bonawitz et al., 2019, section 2.3, pace steering).
+A window, not a time: each device picks a moment in it at random, so that a large population is
+spread out and does not stampede (Bonawitz et al., 2019, section 2.3, pace steering).
 """
 
 from typing import NamedTuple

@@ -21,7 +21,6 @@ class Rule(StrEnum):
     NOT_FINITE = "not_finite"
     WRONG_CODEC = "wrong_codec"
     WRONG_BASE = "wrong_base"
-    BAD_COUNT = "bad_count"
 
 
 DETAIL_LIMIT = 1000

@@ -24,7 +24,6 @@ from coordinator.service import Coordinator
 from coordinator.store.records import DeviceRecord
 from wire.messages import Acknowledgement, UploadState
 
-PARTIAL_UPLOAD = "application/partial-upload"
 _WRITE_BYTES = 64 << 10  # gathered before they go to disk; what one upload holds in memory
 _SHA256 = re.compile(r"sha-256=:([A-Za-z0-9+/=]{44}):")
 

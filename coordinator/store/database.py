@@ -81,11 +81,6 @@ class Database:
         """Every task, oldest first."""
         return self._rows(TaskRecord, "SELECT * FROM tasks ORDER BY created, name")
 
-    def end_task(self, name: str, state: str) -> None:
-        """The task is `stopped` or `done`."""
-        with self._transaction():
-            self._sql.execute("UPDATE tasks SET state = ? WHERE name = ?", (state, name))
-
     def models(self, task: str) -> list[ModelRecord]:
         """Every published model of a task, oldest first."""
         return self._rows(ModelRecord, "SELECT * FROM models WHERE task = ? ORDER BY version", task)
