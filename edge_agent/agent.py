@@ -282,6 +282,7 @@ class Agent:
                 published.task, published.version, self._now(), self._random.random()
             )
         self._remember_metrics(published.task, published.version, report)
+        await self._save()
 
     async def _work(self, job: Job, assignment: Assignment | None) -> Report:
         """Run a job while the device is eligible and there is time."""

@@ -202,7 +202,7 @@ async def test_an_error_is_told_by_its_code(status, body, code, transient):
 
 
 async def test_what_a_server_says_is_one_printable_line():
-    words = Problem(type="t", title="t", status=400, code="c\n", detail="red\x1b[31m\nnext\tline")
+    words = Problem(type="t", title="t", status=400, code="bad", detail="red\x1b[31m\nnext\tline")
     async with wire(replies(json(words), "400 Bad Request")) as server:
         with pytest.raises(Rejected) as caught:
             await check_in(server.url)
