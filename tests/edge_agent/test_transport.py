@@ -134,6 +134,10 @@ OFFLINE = {
     "closed in mid-answer": replies(json(REPLY)[:5], length=len(json(REPLY))),
     "an endless body": drips(HEAD, b" " * 65536, 0.0),
     "an endless head": drips(b"HTTP/1.1 200 OK\r\n", b"X: " + b"y" * 4096 + b"\r\n", 0.0),
+    "endless promises": drips(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 50, 0.0),
+    "a length of 5,000 digits": says(
+        b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n"
+    ),
     "a body that drips for ever": drips(HEAD, b" ", 0.01),
     "a body that is too large": replies(b" " * (1 << 20) + json(REPLY)),
     "a body that claims to be huge": replies(b" " * (2 << 20), length=10 << 30),
@@ -381,7 +385,7 @@ async def test_an_offset_past_the_end_is_not_believed(offset):
     assert all(request.startswith("POST") for request in server.requests)
 
 
-@pytest.mark.parametrize("offset", ["", "-1", "1.5", "x", "٣"])
+@pytest.mark.parametrize("offset", ["", "-1", "1.5", "x", "٣", "9" * 30, "9" * 5000])
 async def test_an_offset_that_is_no_number_is_none(offset):
     async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         assert await reader.readexactly(len(BLOB)) == BLOB
