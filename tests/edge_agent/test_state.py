@@ -5,6 +5,7 @@ import stat
 
 import pytest
 
+from edge_agent.cache import Cache
 from edge_agent.errors import StateError
 from edge_agent.state import History, Identity, Served, StateFolder
 from wire.messages import Evaluation
@@ -163,3 +164,16 @@ def test_a_half_written_update_is_not_sent_and_is_swept(state):
 def test_an_update_that_cannot_be_read_is_one_clear_error(state):
     with pytest.raises(StateError, match="cannot be read"):
         state.update("a-1")
+
+
+def test_what_is_no_file_does_not_wait_in_the_outbox(state):
+    (state.outbox / "folder.update").mkdir()
+    (state.outbox / "nowhere.update").symlink_to(state.outbox / "gone")
+    state.update_path("good").write_bytes(b"update")
+    assert state.waiting() == ["good"]
+
+
+def test_a_plan_folder_that_was_removed_is_made_anew(state):
+    state.plans.rmdir()
+    Cache(state).keep_only(set(), set())
+    assert state.plans.is_dir()

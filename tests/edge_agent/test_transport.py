@@ -22,7 +22,8 @@ from wire.digest import digest_of
 from wire.messages import CheckIn, CheckInReply, Facts, Problem
 from wire.plan import Parameter
 
-WAITS = Waits(connect=0.05, silence=0.05, message=0.2, slowest=1e6)
+PATIENT = Waits(connect=10.0, silence=10.0)
+HURRIED = Waits(connect=0.05, silence=0.05, message=0.2, slowest=1e6)
 SECRET = "device-1." + "s" * 24
 MESSAGE = CheckIn(
     protocols=(1,),
@@ -35,7 +36,7 @@ BLOB = b"weights" * 1000
 
 
 def transport(url: str, **changes) -> Transport:
-    return Transport(url, SECRET, **({"waits": WAITS} | changes))
+    return Transport(url, SECRET, **({"waits": PATIENT} | changes))
 
 
 async def check_in(url: str, **changes) -> CheckInReply:
@@ -43,13 +44,13 @@ async def check_in(url: str, **changes) -> CheckInReply:
         return await connection.check_in(MESSAGE)
 
 
-async def blob(url: str, limit: int = len(BLOB), digest: str = digest_of(BLOB)) -> bytes:
-    async with transport(url) as connection:
-        return await connection.blob(digest, limit)
+async def blob(url: str, limit: int = len(BLOB), **changes) -> bytes:
+    async with transport(url, **changes) as connection:
+        return await connection.blob(digest_of(BLOB), limit)
 
 
-async def upload(url: str, data: bytes = BLOB) -> None:
-    async with transport(url) as connection:
+async def upload(url: str, data: bytes = BLOB, **changes) -> None:
+    async with transport(url, **changes) as connection:
         await connection.upload("a-1", data, digest_of(data))
 
 
@@ -162,7 +163,7 @@ OFFLINE = {
 async def test_no_good_answer_is_offline_before_long(fault):
     async with wire(OFFLINE[fault]) as server, asyncio.timeout(5):
         with pytest.raises(Offline) as caught:
-            await check_in(server.url)
+            await check_in(server.url, waits=HURRIED)
     assert server.url in str(caught.value)
     assert caught.value.transient
     assert isinstance(caught.value, ConnectionError)
@@ -272,7 +273,7 @@ async def test_a_blob_that_drips_is_given_up():
     drip = drips(b"HTTP/1.1 200 OK\r\nContent-Length: 7000\r\n\r\n", b"w", 0.01)
     async with wire(drip) as server, asyncio.timeout(5):
         with pytest.raises(Offline):
-            await blob(server.url, limit=50)
+            await blob(server.url, limit=50, waits=HURRIED)
 
 
 # TLS
@@ -301,23 +302,20 @@ async def tls(authority):
         yield server
 
 
-PATIENT = Waits(connect=5.0, silence=5.0)
-
-
 async def test_the_authority_of_the_fleet_is_trusted(tls, authority):
-    assert await check_in(tls.url, ca=pem(authority), waits=PATIENT) == REPLY
+    assert await check_in(tls.url, ca=pem(authority)) == REPLY
 
 
 async def test_another_authority_is_not_trusted(tls):
     other = await asyncio.to_thread(trustme.CA)
     with pytest.raises(Offline, match="certificate verify failed"):
-        await check_in(tls.url, ca=pem(other), waits=PATIENT)
+        await check_in(tls.url, ca=pem(other))
     assert not any(tls.requests)
 
 
 async def test_without_an_authority_the_system_s_are_trusted(tls):
     with pytest.raises(Offline, match="certificate verify failed"):
-        await check_in(tls.url, waits=PATIENT)
+        await check_in(tls.url)
     assert not any(tls.requests)
 
 
@@ -325,14 +323,14 @@ async def test_a_certificate_of_another_name_is_not_trusted(authority):
     context = await asyncio.to_thread(server_tls, authority, "other.example")
     async with wire(replies(json(REPLY)), tls=context) as server:
         with pytest.raises(Offline, match="certificate"):
-            await check_in(server.url, ca=pem(authority), waits=PATIENT)
+            await check_in(server.url, ca=pem(authority))
 
 
 @pytest.mark.parametrize("greeting", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
 async def test_a_server_without_tls_is_offline(authority, greeting):
     async with wire(silent, greeting=greeting) as server, asyncio.timeout(5):
         with pytest.raises(Offline):
-            await check_in(server.url.replace("http:", "https:"), ca=pem(authority))
+            await check_in(server.url.replace("http:", "https:"), ca=pem(authority), waits=HURRIED)
 
 
 @pytest.mark.parametrize("ca", ["", "hello", "-----BEGIN CERTIFICATE-----\nx"])
@@ -434,7 +432,7 @@ async def test_a_server_that_takes_no_bytes_is_offline():
     answers = (announced(), silent) * 3
     async with wire(*answers) as server, asyncio.timeout(10):
         with pytest.raises(Offline, match="takes no bytes"):
-            await upload(server.url, bytes(32 << 20))
+            await upload(server.url, bytes(32 << 20), waits=HURRIED)
 
 
 async def test_a_server_that_reads_slowly_is_not_cut_off():
@@ -448,7 +446,7 @@ async def test_a_server_that_reads_slowly_is_not_cut_off():
             await asyncio.sleep(0.001)
         await ACCEPTED(reader, writer)
 
-    waits = Waits(silence=0.2, slowest=1e5)
+    waits = Waits(silence=0.3, slowest=1e5)
     async with wire(announced(), take) as server, transport(server.url, waits=waits) as slow:
         begun = time.monotonic()
         await slow.upload("a-1", bytes(size), digest_of(bytes(size)))
@@ -464,7 +462,7 @@ async def test_a_server_that_does_not_acknowledge_is_offline():
 
     async with wire(*(announced(), take) * 3) as server:
         with pytest.raises(Offline):
-            await upload(server.url)
+            await upload(server.url, waits=HURRIED)
 
 
 # Uploads, to the real coordinator over a bad network
