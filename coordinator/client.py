@@ -1,6 +1,7 @@
 """The admin API's client: what the command line, the demo and scripts use."""
 
 import io
+import re
 import ssl
 from pathlib import Path
 from types import TracebackType
@@ -93,15 +94,15 @@ class AdminClient:
 
     async def task(self, name: str) -> TaskDetail:
         """One task with its last rounds."""
-        return await self._ask(TaskDetail, "GET", f"tasks/{name}")
+        return await self._ask(TaskDetail, "GET", f"tasks/{_part(name)}")
 
     async def round(self, name: str, number: int) -> RoundView:
         """One round and everyone in it."""
-        return await self._ask(RoundView, "GET", f"tasks/{name}/rounds/{number}")
+        return await self._ask(RoundView, "GET", f"tasks/{_part(name)}/rounds/{number}")
 
     async def stop(self, name: str) -> TaskView:
         """Stop a task."""
-        return await self._ask(TaskView, "POST", f"tasks/{name}/stop")
+        return await self._ask(TaskView, "POST", f"tasks/{_part(name)}/stop")
 
     async def devices(self) -> list[DeviceView]:
         """Every enrolled device."""
@@ -160,3 +161,10 @@ def _explain(content: bytes, status: int) -> str:
         return msgspec.json.decode(content, type=Problem).detail
     except msgspec.DecodeError:
         return f"the coordinator answered with status {status}"
+
+
+def _part(name: str) -> str:
+    """A task's name as one part of an address. Raises `ClientError` when it can be no task's."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", name):
+        raise ClientError(f"{name!r} is no task's name: lower case letters, digits and hyphens")
+    return name

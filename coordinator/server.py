@@ -5,13 +5,16 @@ store closes. A second signal ends the process at once, which loses nothing that
 """
 
 import asyncio
+import errno
 import ipaddress
 import logging
 import os
+import resource
 import signal
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -27,6 +30,8 @@ ENDPOINT_FILE = "endpoint.json"
 """In the state folder while the server runs, so that the command line finds it."""
 _SHUTDOWN_SECONDS = 5.0
 _KEEPALIVE_SECONDS = 75.0
+_BACKLOG = 128
+_COMPLAINT_SECONDS = 30.0
 
 
 class ServeError(Exception):
@@ -88,6 +93,8 @@ async def serve(options: ServeOptions) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop, stopping)
+    loop.set_exception_handler(_Complaints())
+    _raise_file_limit()
     async with open_coordinator(options.state) as coordinator:
         runner = web.AppRunner(
             application(coordinator),
@@ -98,7 +105,9 @@ async def serve(options: ServeOptions) -> None:
         await runner.setup()
         endpoint = options.state / ENDPOINT_FILE
         try:
-            site = web.TCPSite(runner, options.host, options.port, ssl_context=tls, backlog=1024)
+            site = web.TCPSite(
+                runner, options.host, options.port, ssl_context=tls, backlog=_BACKLOG
+            )
             try:
                 await site.start()
             except OSError as error:
@@ -122,6 +131,29 @@ def _endpoint(options: ServeOptions, port: int) -> Endpoint:
     if options.tls_cert is None:
         return Endpoint(url=f"http://{host}:{port}")
     return Endpoint(url=f"https://{host}:{port}", certificate=options.tls_cert.read_text())
+
+
+def _raise_file_limit() -> None:
+    """Every connection is an open file: take as many as the system lets us."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+class _Complaints:
+    """The loop's exception handler. Running out of files is said once in a while, in one line:
+    the loop tries to accept again and again, and a log that fills the disk helps nobody."""
+
+    def __init__(self) -> None:
+        self._last = float("-inf")
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            if loop.time() - self._last >= _COMPLAINT_SECONDS:
+                self._last = loop.time()
+                log.error("no connection can be accepted: %s", error)
+            return
+        loop.default_exception_handler(context)
 
 
 def _stop(stopping: asyncio.Event) -> None:

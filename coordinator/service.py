@@ -250,7 +250,8 @@ class Coordinator:
                 task=e.task,
                 version=e.version,
                 device=device.id,
-                examples=e.examples,
+                # One device's word weighs no more here than in the model.
+                examples=min(e.examples, known[e.task].task.aggregation.max_examples),
                 metrics=e.metrics,
             )
             for e in message.evaluations

@@ -228,7 +228,10 @@ class Agent:
             return
         wanted = [w for w in (reply.assignment, *reply.published) if w]
         plans, models = {w.plan for w in wanted}, {w.model for w in wanted}
-        await asyncio.to_thread(self._cache.keep_only, plans, models)
+        try:
+            await asyncio.to_thread(self._cache.keep_only, plans, models)
+        except (OSError, AgentError) as error:
+            log.warning("old plans and models stay: %s", error)
 
     async def _fetch(self, transport: Transport, plan: str, model: str) -> bool:
         """Have a plan and a model. False when they cannot be had: their work is put off."""

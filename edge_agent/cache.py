@@ -57,7 +57,7 @@ class Cache:
             manifest = parse_manifest(data)
         except WireError as error:
             raise Rejected(422, "bad_plan", f"this agent cannot read the plan: {error}") from None
-        await asyncio.to_thread(folder.mkdir, 0o700, exist_ok=True)
+        await asyncio.to_thread(folder.mkdir, 0o700, parents=True, exist_ok=True)
         for name, file in manifest.files.items():
             content = await transport.blob(file.digest, file.bytes)
             await asyncio.to_thread(write_durably, folder / name, content)
@@ -65,7 +65,8 @@ class Cache:
         return manifest
 
     def keep_only(self, plans: set[str], models: set[str]) -> None:
-        """Blocking: forget every other plan and model."""
+        """Blocking: forget every other plan and model; make the folders anew if they are gone."""
+        self._state.create()
         wanted = {hex_of(d) for d in plans | models}
         for folder in self._state.plans.iterdir():
             if folder.name not in wanted:

@@ -155,12 +155,20 @@ class StateFolder:
             raise StateError(f"an update in the outbox cannot be read: {error}") from None
 
     def waiting(self) -> list[str]:
-        """Assignments whose updates wait in the outbox, oldest first."""
-        found = sorted(self.outbox.glob("*.update"), key=lambda path: path.stat().st_mtime)
-        return [path.stem for path in found]
+        """Assignments whose updates wait in the outbox, oldest first; what is no file is none."""
+        found = [path for path in self.outbox.glob("*.update") if path.is_file()]
+        return [path.stem for path in sorted(found, key=_age)]
 
     def _save(self, name: str, value: msgspec.Struct) -> None:
         try:
             write_durably(self.folder / name, msgspec.json.encode(value))
         except OSError as error:
             raise StateError(f"{self.folder / name} cannot be written: {error}") from None
+
+
+def _age(path: Path) -> float:
+    """When a file was last written; one that has just gone counts as old."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

@@ -45,7 +45,7 @@ def demo(
     console = Console(soft_wrap=False)
     try:
         status = asyncio.run(_until_signal(run(folder, console)))
-    except DemoError as error:
+    except (DemoError, OSError) as error:
         err.print(f"[red]error:[/] {error}")
         status = 1
     except TimeoutError:

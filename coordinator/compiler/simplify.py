@@ -89,6 +89,12 @@ def _computed(graph: Graph, node: Node) -> list[Array] | None:
     feeds = {n: graph.constants[n] for n in node.inputs if n}
     if sum(v.size for v in feeds.values()) > FOLD_LIMIT:
         return None
+    for output in node.outputs:
+        known = graph.types.get(output)
+        if known is None or known.shape is None:
+            continue
+        if math.prod(n for n in known.shape if isinstance(n, int)) > FOLD_LIMIT:
+            return None
     result = ReferenceEvaluator(convert.proto_of(node)).run(None, feeds)
     values = [np.asarray(value) for value in result]
     return values if sum(v.size for v in values) <= FOLD_LIMIT else None

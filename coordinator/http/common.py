@@ -92,8 +92,8 @@ async def next_chunk(request: web.Request) -> bytes:
             return await request.content.readany()
     except TimeoutError:
         raise TimeoutError(f"no bytes in {BODY_SECONDS:.0f} s") from None
-    except web.PayloadAccessError as error:
-        raise ConnectionResetError(str(error)) from None
+    except (web.PayloadAccessError, web.RequestPayloadError) as error:
+        raise ConnectionResetError(f"the body cannot be read: {error}") from None
 
 
 def json_answer(value: msgspec.Struct | object, status: int = 200) -> web.Response:

@@ -10,6 +10,7 @@
 """
 
 import asyncio
+import os
 import shutil
 import time
 from contextlib import AsyncExitStack
@@ -18,11 +19,13 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
+import psutil
 from rich.console import Console
 from rich.live import Live
 
 from coordinator import taskfile
 from coordinator.client import AdminClient, ClientError
+from coordinator.server import ENDPOINT_FILE
 from fleet.demo.board import Board
 from fleet.demo.devices import Device, join_all, make
 from fleet.demo.processes import DemoError, Processes
@@ -186,12 +189,21 @@ def _shares(for_devices: Share) -> list[tuple[str, Share]]:
 
 def _clear(folder: Path) -> None:
     """Start from an empty folder; only one that an earlier demo made is emptied."""
+    marker = folder / _MARKER_FILE
     if folder.exists() and any(folder.iterdir()):
-        if not (folder / _MARKER_FILE).exists():
+        if not marker.exists():
             raise DemoError(f"{folder} is not empty and not a demo's: name another with --folder")
+        if (folder / "coordinator" / ENDPOINT_FILE).exists() and psutil.pid_exists(_owner(marker)):
+            raise DemoError(f"a demo runs in {folder}: name another with --folder")
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / _MARKER_FILE).touch()
+    marker.write_text(str(os.getpid()))
+
+
+def _owner(marker: Path) -> int:
+    """The process of the demo that made a folder."""
+    text = marker.read_text()
+    return int(text) if text.isdecimal() else -1
 
 
 def _conclude(folder: Path, held_out: Share, started: float, console: Console) -> int:

@@ -104,7 +104,7 @@ def test_a_task_is_created_exported_and_stopped(state: Path, tmp_path: Path):
         onnx.checker.check_model(onnx.load(model))
         assert "stopped" in said("task", "stop", "digits", "--state", other)
         hostile = one_line(run("task", "show", "[red]", "--state", other), 1)
-        assert "no task '[red]'" in hostile
+        assert "'[red]' is no task's name" in hostile
 
 
 def test_a_task_is_compiled_into_a_folder(tmp_path: Path):

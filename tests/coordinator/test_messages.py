@@ -3,9 +3,11 @@
 import asyncio
 import json
 
+import aiohttp
 import msgspec
 import pytest
 
+from coordinator.client import ClientError
 from edge_agent.errors import Rejected
 from fleet.clients import FACTS, Device
 from tests.coordinator.raw import Answer, ask, connected
@@ -172,3 +174,19 @@ async def test_devices_are_listed_with_what_they_said(served: Serving):
     assert found.seen == pytest.approx(90.0, abs=5.0)
     await device.check_in()
     assert (await served.admin.devices())[0].seen < 5.0
+
+
+async def test_a_body_that_is_not_coded_as_it_says_is_the_clients_fault(served: Serving):
+    device = await served.device()
+    headers = {"Authorization": f"Bearer {device.secret}", "Content-Encoding": "gzip"}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{served.url}/v1/check-in", data=b"not gzip", headers=headers) as answer,
+    ):
+        assert 400 <= answer.status < 500
+
+
+@pytest.mark.parametrize("name", ["digits?x", "../tokens#", "../../../healthz", ""])
+async def test_the_client_asks_for_tasks_alone(served: Serving, name: str):
+    with pytest.raises(ClientError, match="no task's name"):
+        await served.admin.task(name)
