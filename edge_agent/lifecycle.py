@@ -161,7 +161,8 @@ class Life:
         self.waiting_for = _reason(error)
 
     def worked(self, outcome: Outcome, now: float, fraction: float) -> None:
-        """Training ended. Preempted work is kept, for the time that is left."""
+        """Training ended. A preempted assignment is kept, for the time that is left: its training
+        starts anew when the device is eligible again."""
         if outcome is Outcome.PREEMPTED:
             return
         self.assignment = None
