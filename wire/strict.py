@@ -51,12 +51,19 @@ def decode_json(data: bytes, kind: type[T], limit: int) -> T:
     return convert(document, kind)
 
 
-def decode_toml(text: str, kind: type[T], hooks: Hooks | None = None) -> T:
-    """Decode a TOML document. Raises `WireError` that names the key and, where it can, the line."""
+def decode_toml(
+    text: str, kind: type[T], hooks: Hooks | None = None, amend: Hook | None = None
+) -> T:
+    """Decode a TOML document, amended by `amend` (with defaults, say) before it is converted.
+
+    Raises `WireError` that names the key and, where it can, the line.
+    """
     try:
         document = msgspec.toml.decode(text)
     except (ValueError, RecursionError) as error:
         raise WireError(Rule.BAD_MESSAGE, f"not TOML: {error}") from None
+    if amend:
+        document = amend(document)
     return _convert(document, kind, hooks or {}, lambda path: _line_of(text, path))
 
 
