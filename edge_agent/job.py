@@ -11,6 +11,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Evaluate a model on the held-out examples, then train it when there is an assignment.
 
     `plan` is the plan's folder, `model` the checkpoint's file, `update` where the update goes.
+    `checkpoint` is where a training that is stopped waits to go on, written every
+    `checkpoint_every` seconds, too; `memory_limit` is in bytes.
     """
 
     plan: str
@@ -22,6 +24,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     evaluate: bool
     assignment: Assignment | None = None
     update: str | None = None
+    checkpoint: str | None = None
+    checkpoint_every: float = 300.0
+    memory_limit: int | None = None
 
 
 class Outcome(StrEnum):
@@ -35,12 +40,14 @@ class Outcome(StrEnum):
     DIVERGED = "diverged"
     PREEMPTED = "preempted"
     OUT_OF_TIME = "out_of_time"
+    OUT_OF_MEMORY = "out_of_memory"
     CRASHED = "crashed"
     BAD_PLAN = "bad_plan"
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a job. `metrics` are over `held_out` examples; `seconds` of training."""
+    """What became of a job. `metrics` are over `held_out` examples; `seconds` of training, over
+    all its sittings; `resumed_at` is the step that this one went on from."""
 
     outcome: Outcome
     detail: str = ""
@@ -48,6 +55,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     held_out: int = 0
     skipped: int = 0
     steps: int = 0
+    resumed_at: int = 0
     loss: float | None = None
     seconds: float = 0.0
     metrics: dict[str, float] | None = None
