@@ -1,9 +1,10 @@
 """Time, as everything here takes it: injected.
 
-Durations run on the monotonic clock, which never jumps. The wall clock is for people, for windows,
+Durations run on the monotonic clock, which never jumps and goes on while the machine is suspended. The wall clock is for people, for windows,
 and for what must survive a restart.
 """
 
+import sys
 import time
 from datetime import datetime
 from typing import Protocol
@@ -23,6 +24,8 @@ class SystemClock:
     """The machine's own clocks."""
 
     def monotonic(self) -> float:
+        if sys.platform == "linux":
+            return time.clock_gettime(time.CLOCK_BOOTTIME)
         return time.monotonic()
 
     def now(self) -> datetime:
