@@ -13,7 +13,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before anything imports ONNX Runtim
 
 from rich.console import Console
 
-from benchmarks import memory, rounds, steps
+from benchmarks import guest, memory, rounds, steps
 from benchmarks.report import Section
 from benchmarks.runtimes import Runtime, RuntimeMissing, here, probe
 
@@ -34,7 +34,16 @@ def _rounds(
     return asyncio.run(rounds.measure(work, quick, say))
 
 
-SECTIONS: dict[str, Measure] = {"steps": steps.measure, "memory": _memory, "rounds": _rounds}
+def _guest(work: Path, runtimes: list[Runtime], quick: bool, say: Callable[[str], None]) -> Section:
+    return asyncio.run(guest.measure(work, runtimes, quick, say))
+
+
+SECTIONS: dict[str, Measure] = {
+    "steps": steps.measure,
+    "memory": _memory,
+    "rounds": _rounds,
+    "guest": _guest,
+}
 
 
 def main() -> None:

@@ -16,21 +16,28 @@ from coordinator.compiler.folder import read_plan_dir
 _START_SECONDS = 20.0
 _STOP_SECONDS = 5.0
 
+# The machine is busy with the benchmark itself, and its network is the loopback.
 _CONFIG = """\
 poll = "{poll}"
+system_root = "{root}"
 
 [data]
 folder = "{examples}"
 
 [eligibility]
-power = "any"
+settle = "0s"
+power = "{power}"
 min_battery = 0
 max_busy = 100
+max_io_pressure = 100
+max_memory_pressure = 100
+max_gpu_busy = 100
+sessions = "any"
 network = "any"
 
 [schedule]
 round_deadline = "2m"
-check_in = "50ms"
+check_in = "{check_in}"
 """
 
 
@@ -132,22 +139,41 @@ async def create_task(client: AdminClient, task: Path, plan: Path) -> None:
 
 
 async def join(
-    processes: Processes, client: AdminClient, python: str, device: Path, examples: Path, poll: str
+    processes: Processes,
+    client: AdminClient,
+    python: str,
+    device: Path,
+    examples: Path,
+    *,
+    poll: str = "30s",
+    check_in: str = "50ms",
+    power: str = "any",
 ) -> tuple[str, ...]:
-    """Enrol a device by the agent's own command; returns the arguments that its agent takes."""
-    config = await asyncio.to_thread(_configure, device, examples, poll)
+    """Enrol a device by the agent's own command; returns the arguments that its agent takes.
+
+    Its machine is the folder `root` in `device`, if there is one.
+    """
+    root = device / "root"
+    text = _CONFIG.format(
+        poll=poll,
+        root=root if await asyncio.to_thread(root.exists) else "/",
+        examples=examples,
+        power=power,
+        check_in=check_in,
+    )
+    config = await asyncio.to_thread(_write, device / "agent.toml", text)
     arguments = ("--state", str(device / "state"), "--config", str(config))
     token = await client.token(1, 600.0)
     await processes.run(
         f"enroll-{device.name}",
         python,
-        *("edge_agent", "enroll", client.url, token, "--name", device.name, *arguments),
+        *("edge_agent", "enroll", client.url, token, "--name", device.name, "--consent"),
+        *arguments,
     )
     return arguments
 
 
-def _configure(device: Path, examples: Path, poll: str) -> Path:
-    device.mkdir(parents=True)
-    config = device / "agent.toml"
-    config.write_text(_CONFIG.format(poll=poll, examples=examples))
-    return config
+def _write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path

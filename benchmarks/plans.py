@@ -16,6 +16,7 @@ model = {{ file = "{model}.onnx" }}
 loss = {{ kind = "cross_entropy" }}
 optimizer = {{ kind = "sgd", learning_rate = {rate} }}
 upload = {{ codec = "{codec}" }}
+training = {{ epochs = {epochs} }}
 round = {{ goal = {goal}, over_selection = 1, rounds = {rounds}, deadline = "2m" }}
 schedule = {{ round_deadline = "2m", check_in = "50ms" }}
 """
@@ -30,23 +31,35 @@ def write_model(name: str, folder: Path) -> Path:
 
 
 def write_task(
-    folder: Path, model: str, *, codec: str = "float32", goal: int = 1, rounds: int = 0
+    folder: Path,
+    model: str,
+    *,
+    codec: str = "float32",
+    goal: int = 1,
+    rounds: int = 0,
+    epochs: int = 1,
 ) -> Path:
     """A task file beside its model; check-ins are paced as fast as a schedule allows."""
     write_model(model, folder)
     path = folder / f"{model}.toml"
     path.write_text(
         _TASK.format(
-            name=model, model=model, rate=LEARNING_RATE, codec=codec, goal=goal, rounds=rounds
+            name=model,
+            model=model,
+            rate=LEARNING_RATE,
+            codec=codec,
+            goal=goal,
+            rounds=rounds,
+            epochs=epochs,
         )
     )
     return path
 
 
-def compile_plan(folder: Path, model: str) -> Path:
+def compile_plan(folder: Path, model: str, epochs: int = 1) -> Path:
     """The folder of a model's plan. Raises `CompileError` where there is no training build."""
     plan = folder / f"plan-{model}"
     if not (plan / "manifest.json").exists():
-        task = taskfile.load(write_task(folder, model))
+        task = taskfile.load(write_task(folder, model, epochs=epochs))
         write_plan_dir(compile_task(task, write_model(model, folder)), plan)
     return plan
