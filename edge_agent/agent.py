@@ -8,61 +8,51 @@ acknowledged it.
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-import msgspec
-
+from edge_agent import consent
 from edge_agent.cache import Cache
 from edge_agent.child import start_child
 from edge_agent.config import Config
-from edge_agent.eligibility import Readings, Verdict, judge
+from edge_agent.eligibility import Settling, Verdict
+from edge_agent.errands import Errands
 from edge_agent.errors import AgentError, Rejected, StateError, TransportError
-from edge_agent.job import Job, Outcome, Report
+from edge_agent.job import Outcome, Report
+from edge_agent.jobs import Jobs, StartJob
 from edge_agent.lifecycle import (
-    MEASURING_SECONDS,
     Action,
     CheckInNow,
     Evaluate,
+    GiveBack,
     Life,
     Rest,
     Train,
     Upload,
 )
-from edge_agent.platform import Platform, facts
+from edge_agent.platform import facts
+from edge_agent.signals import own
+from edge_agent.signals.signal import Signal
 from edge_agent.state import Identity, Served, StateFolder
 from edge_agent.status import Status
-from edge_agent.transport import Transport
 from schedules.clock import Clock
 from wire import PROTOCOL_VERSIONS
-from wire.digest import digest_of
-from wire.messages import Assignment, CheckIn, Evaluation, GiveUp, Published
+from wire.messages import Assignment, CheckIn, Evaluation, Published
 
 log = logging.getLogger(__name__)
 
 _WATCH_SECONDS = 0.5  # between two looks at the signals while training, at most
-
-
-class RunningJob(Protocol):
-    """A job that runs somewhere: `edge_agent.child.Child` is one in a process of its own."""
-
-    async def report(self) -> Report:
-        """Wait for its end."""
-
-    async def stop(self, why: Outcome) -> None:
-        """End it."""
+_LONGEST_SLEEP = 300.0  # a machine that slept through its rest is late by no more
 
 
 class Observer(Protocol):
-    """What reads the signals: `edge_agent.platform.Platform` does on this machine."""
+    """What reads the machine's signals: `edge_agent.signals.watch.Watch` does."""
 
-    def read(self) -> Readings:
-        """All readings now. May block."""
+    async def look(self) -> tuple[Signal, ...]:
+        """All signals of the machine, now."""
 
-
-StartJob = Callable[[Job, float], AbstractAsyncContextManager[RunningJob]]
+    async def wait(self, seconds: float) -> None:
+        """Return after `seconds`, or as soon as a signal may have turned."""
 
 
 class Errand(NamedTuple):
@@ -91,18 +81,21 @@ class Agent:
         state: StateFolder,
         identity: Identity,
         clock: Clock,
+        observer: Observer,
         start_job: StartJob = start_child,
-        observer: Observer | None = None,
+        tell: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._config = config
         self._state = state
         self._identity = identity
         self._clock = clock
-        self._start_job = start_job
-        self._observer = observer or Platform(Path(config.system_root))
+        self._observer = observer
+        self._tell = tell
         self._cache = Cache(state)
         self._history = state.history()
         self._facts = facts()
+        self._errands = Errands(identity, state, self._cache, self._history, self._network_refused)
+        self._jobs = Jobs(config, state, self._cache, clock, start_job)
         self._random = random.Random()  # noqa: S311 - spreads load, guards nothing
         spread = self._random.random() * min(30.0, config.timing.check_in / 2)
         self._life = Life(
@@ -110,7 +103,9 @@ class Agent:
             interval=config.timing.check_in,
             check_in_at=clock.monotonic() + spread,
             evaluated=dict(self._history.evaluated),
+            failed=self._history.failed,
         )
+        self._settling = Settling(config.eligibility.settle)
         self._verdict = Verdict(())
         self._doing, self._why, self._since = "starting", "", clock.monotonic()
 
@@ -118,8 +113,11 @@ class Agent:
         """Live until cancelled."""
         try:
             while True:
-                if rest := await self.step():
-                    await asyncio.sleep(rest.seconds)
+                rest = await self.step()
+                if rest and rest.watchful:
+                    await self._observer.wait(rest.seconds)
+                elif rest:
+                    await asyncio.sleep(min(rest.seconds, _LONGEST_SLEEP))
         finally:
             await self._save()
 
@@ -133,10 +131,11 @@ class Agent:
         return None
 
     async def once(self) -> Errand:
-        """Check in now and do what there is to do."""
+        """Check in now and do what there is to do. Asked for by hand, it waits for no settling."""
+        self._settling = Settling(0.0)
         verdict = await self.look()
         if verdict.measuring:
-            await asyncio.sleep(MEASURING_SECONDS)
+            await asyncio.sleep(1.0)
             verdict = await self.look()
         self._life.check_in_at = self._now()
         served, evaluated = self._history.served, dict(self._life.evaluated)
@@ -163,8 +162,8 @@ class Agent:
 
     async def look(self) -> Verdict:
         """The verdict on this moment; a change of it is logged, once."""
-        readings = await asyncio.to_thread(self._observer.read)
-        verdict = judge(readings, self._config, self._clock.now())
+        signals = (*await self._owners_signals(), *await self._observer.look())
+        verdict = self._settling.judge(signals, self._now())
         if [s.code for s in verdict.signals] != [s.code for s in self._verdict.signals]:
             log.info("eligibility: %s", verdict.why())
         self._verdict = verdict
@@ -184,19 +183,45 @@ class Agent:
             bytes_down=self._history.bytes_down,
         )
 
-    # Acting
+    # Facts
+
+    async def _owners_signals(self) -> tuple[Signal, ...]:
+        """What does not depend on the machine."""
+        agreed = await asyncio.to_thread(consent.given, self._state.folder, self._identity.url)
+        return agreed, own.window(self._config, self._clock.now()), own.data(self._config)
 
     async def _next(self) -> Action:
         verdict = await self.look()
         outbox = await asyncio.to_thread(self._state.waiting)
         return self._life.next(self._now(), verdict, outbox)
 
-    async def _act(self, action: Upload | Train | Evaluate | CheckInNow) -> None:
+    async def _job_refused(self, limit: float) -> Outcome:
+        """Wait until a job must end, at `limit` on the monotonic clock at the latest."""
+        while True:
+            await self._observer.wait(min(_WATCH_SECONDS, self._config.poll))
+            if self._now() >= limit:
+                return Outcome.OUT_OF_TIME
+            if not (await self.look()).eligible:
+                return Outcome.PREEMPTED
+
+    async def _network_refused(self) -> str:
+        """Wait until the network may not be used; returns why."""
+        while True:
+            await self._observer.wait(min(_WATCH_SECONDS, self._config.poll))
+            verdict = await self.look()
+            if not verdict.may_send:
+                return verdict.why()
+
+    # Acting
+
+    async def _act(self, action: Upload | GiveBack | Train | Evaluate | CheckInNow) -> None:
         match action:
             case Upload():
                 await self._upload(action.assignment)
+            case GiveBack():
+                await self._give_back(action.assignment)
             case Train():
-                await self._train(action.assignment)
+                await self._train(action.assignment, action.seconds)
             case Evaluate():
                 await self._evaluate(action.published)
             case CheckInNow():
@@ -210,75 +235,78 @@ class Agent:
             protocols=PROTOCOL_VERSIONS,
             facts=self._facts,
             tasks=None if data.folder else tuple(data.tasks),
+            without=self._life.without(self._now()),
             evaluations=evaluations,
         )
         try:
-            async with self._connect() as transport:
-                reply = await transport.check_in(message)
-                log.debug("check-in: %s", reply)
-                self._history.evaluations = self._history.evaluations[len(evaluations) :]
-                self._life.checked_in(reply, self._now(), self._random.random())
-                if work := reply.assignment:
-                    log.info("assigned: %s round %d", work.task, work.round)
-                    self._now_doing("fetching", f"{work.task} round {work.round}")
-                    await self._fetch(transport, work.plan, work.model)
+            reply, unfetched = await self._errands.check_in(message)
         except TransportError as error:
             log.warning("check-in: %s", error)
             self._life.not_reached(error, self._now(), self._random.random())
             return
-        wanted = [w for w in (reply.assignment, *reply.published) if w]
+        log.debug("check-in: %s", reply)
+        self._history.evaluations = self._history.evaluations[len(evaluations) :]
+        self._life.checked_in(reply, self._now(), self._random.random())
+        if work := reply.assignment:
+            log.info("assigned: %s round %d", work.task, work.round)
+            self._fetched(unfetched)
+        await self._forget_all_but(reply.assignment, reply.published)
+
+    def _fetched(self, error: AgentError | None) -> bool:
+        """Whether a plan and a model are here; if not, their work is put off."""
+        if error is None:
+            self._life.fetched()
+            return True
+        log.warning("fetching: %s", error)
+        self._life.not_fetched(error, self._now(), self._random.random())
+        return False
+
+    async def _forget_all_but(
+        self, assignment: Assignment | None, published: tuple[Published, ...]
+    ) -> None:
+        """Old plans, models and checkpoints go."""
+        wanted = [w for w in (assignment, *published) if w]
         plans, models = {w.plan for w in wanted}, {w.model for w in wanted}
         try:
             await asyncio.to_thread(self._cache.keep_only, plans, models)
+            keep = assignment.id if assignment else None
+            await asyncio.to_thread(self._state.forget_checkpoints, keep)
         except (OSError, AgentError) as error:
             log.warning("old plans and models stay: %s", error)
 
-    async def _fetch(self, transport: Transport, plan: str, model: str) -> bool:
-        """Have a plan and a model. False when they cannot be had: their work is put off."""
-        try:
-            await self._cache.fetch(transport, plan, model)
-        except AgentError as error:
-            log.warning("fetching: %s", error)
-            self._life.not_fetched(error, self._now(), self._random.random())
-            return False
-        self._life.fetched()
-        return True
-
-    async def _train(self, assignment: Assignment) -> None:
-        self._now_doing("training", f"{assignment.task} round {assignment.round}")
-        report = await self._work(
-            self._job(assignment.task, assignment.plan, assignment.model, assignment.version),
-            assignment,
-        )
-        self._remember_metrics(assignment.task, assignment.version, report)
+    async def _train(self, work: Assignment, seconds: float) -> None:
+        self._now_doing("training", f"{work.task} round {work.round}")
+        evaluate = work.version > self._life.evaluated.get(work.task, -1)
+        report = await self._jobs.train(work, seconds, evaluate, self._job_refused)
+        self._remember_metrics(work.task, work.version, report)
         self._life.worked(report.outcome, self._now(), self._random.random())
         if report.outcome is Outcome.PREEMPTED:
             return
         done = report.outcome is Outcome.DONE
-        self._history.add(
-            Served(
-                assignment=assignment.id,
-                task=assignment.task,
-                round=assignment.round,
-                outcome="waiting" if done else str(report.outcome),
-                detail="" if done else report.detail,
-                examples=report.examples,
-                loss=report.loss,
-                seconds=report.seconds,
-                ended=self._today(),
-            )
-        )
-        await self._save()
+        await self._served(work, report, "waiting" if done else str(report.outcome))
         if not done:
-            await self._give_up(assignment, report)
+            await self._give_up(work.id, str(report.outcome), report.detail)
+
+    async def _give_back(self, work: Assignment) -> None:
+        """The deadline passed before the device was eligible for long enough."""
+        self._now_doing("giving back", f"{work.task} round {work.round}")
+        detail = "its deadline passed while the device was not eligible"
+        report = Report(outcome=Outcome.PREEMPTED, detail=detail)
+        await asyncio.to_thread(self._state.forget_checkpoints, None)
+        await self._served(work, report, str(report.outcome))
+        if self._verdict.may_send:
+            await self._give_up(work.id, str(report.outcome), detail)
 
     async def _evaluate(self, published: Published) -> None:
         self._now_doing("evaluating", f"{published.task} version {published.version}")
-        async with self._connect() as transport:
-            if not await self._fetch(transport, published.plan, published.model):
-                return
-        job = self._job(published.task, published.plan, published.model, published.version)
-        report = await self._work(job, None)
+        try:
+            await self._errands.fetch(published)
+        except AgentError as error:
+            self._fetched(error)
+            return
+        self._fetched(None)
+        limit = self._config.training.time_limit
+        report = await self._jobs.evaluate(published, limit, self._job_refused)
         if report.outcome is not Outcome.PREEMPTED:
             # Also when it failed: this version will not do better the next time.
             self._life.measured(
@@ -287,45 +315,11 @@ class Agent:
         self._remember_metrics(published.task, published.version, report)
         await self._save()
 
-    async def _work(self, job: Job, assignment: Assignment | None) -> Report:
-        """Run a job while the device is eligible and there is time."""
-        limit = self._now() + self._config.training.time_limit
-        if assignment:
-            limit = min(limit, self._life.deadline)
-            update = str(self._state.update_path(assignment.id))
-            job = msgspec.structs.replace(job, assignment=assignment, update=update)
-        try:
-            async with self._start_job(job, self._config.training.grace) as child:
-                report = await self._watch(child, limit)
-        except OSError as error:
-            report = Report(outcome=Outcome.CRASHED, detail=f"it cannot be started: {error}")
-        if report.outcome is Outcome.BAD_PLAN:
-            # A file may have gone bad on the disk: everything is fetched anew, and proved.
-            await asyncio.to_thread(self._cache.keep_only, set(), set())
-        detail = f": {report.detail}" if report.detail else ""
-        log.info("%s: %s%s", "training" if assignment else "evaluation", report.outcome, detail)
-        return report
-
-    async def _watch(self, child: RunningJob, limit: float) -> Report:
-        """Wait for the end of a job; bring it about when the device is wanted, or time is up."""
-        while True:
-            try:
-                async with asyncio.timeout(min(_WATCH_SECONDS, self._config.poll)):
-                    return await child.report()
-            except TimeoutError:
-                pass
-            if self._now() >= limit:
-                await child.stop(Outcome.OUT_OF_TIME)
-            elif not (await self.look()).eligible:
-                await child.stop(Outcome.PREEMPTED)
-
     async def _upload(self, assignment: str) -> None:
         self._now_doing("uploading", assignment)
-        data = await asyncio.to_thread(self._state.update, assignment)
-        outcome, detail = "accepted", ""
+        outcome, detail, sent = "accepted", "", 0
         try:
-            async with self._connect() as transport:
-                await transport.upload(assignment, data, digest_of(data))
+            sent = await self._errands.upload(assignment)
         except TransportError as error:
             log.warning("upload: %s", error)
             keep = self._life.not_uploaded(error, self._now(), self._random.random())
@@ -335,32 +329,34 @@ class Agent:
         # The coordinator has answered for good: only now is the update forgotten.
         log.info("update of %s: %s", assignment, outcome)
         self._life.uploaded(assignment, self._now())
-        self._history.settle(assignment, outcome, detail, len(data), self._today())
+        self._history.settle(assignment, outcome, detail, sent, self._today())
         await asyncio.to_thread(self._state.update_path(assignment).unlink, missing_ok=True)
         await self._save()
 
-    async def _give_up(self, assignment: Assignment, report: Report) -> None:
-        """Tell the coordinator, so that it may ask another device. If it cannot be told, the
-        deadline will."""
+    async def _give_up(self, assignment: str, reason: str, detail: str) -> None:
+        """If the coordinator cannot be told, the deadline will tell it."""
         try:
-            async with self._connect() as transport:
-                why = GiveUp(reason=str(report.outcome), detail=report.detail[:500])
-                await transport.give_up(assignment.id, why)
+            await self._errands.give_up(assignment, reason, detail)
         except TransportError as error:
-            log.warning("giving up %s: %s", assignment.id, error)
+            log.warning("giving up %s: %s", assignment, error)
 
-    # Plumbing
+    # Remembering
 
-    def _job(self, task: str, plan: str, model: str, version: int) -> Job:
-        return Job(
-            plan=str(self._cache.plan(plan)),
-            model=str(self._cache.model(model)),
-            examples=str(self._config.data.folder_of(task)),
-            columns=self._config.data.columns,
-            hold_out=self._config.data.hold_out,
-            threads=self._config.training.threads,
-            evaluate=version > self._life.evaluated.get(task, -1),
+    async def _served(self, work: Assignment, report: Report, outcome: str) -> None:
+        self._history.add(
+            Served(
+                assignment=work.id,
+                task=work.task,
+                round=work.round,
+                outcome=outcome,
+                detail="" if outcome == "waiting" else report.detail,
+                examples=report.examples,
+                loss=report.loss,
+                seconds=report.seconds,
+                ended=self._today(),
+            )
         )
+        await self._save()
 
     def _remember_metrics(self, task: str, version: int, report: Report) -> None:
         if report.metrics is None or report.held_out == 0:
@@ -371,28 +367,20 @@ class Agent:
         )
         del self._history.evaluations[:-100]
 
-    @asynccontextmanager
-    async def _connect(self) -> AsyncIterator[Transport]:
-        """A connection for one errand; its bytes are counted, whether it succeeds or not."""
-        transport = Transport.of(self._identity)
-        try:
-            async with transport:
-                yield transport
-        finally:
-            self._history.bytes_up += transport.bytes_up
-            self._history.bytes_down += transport.bytes_down
-
     async def _save(self) -> None:
         """Keep the history. Work goes on without: a full disk is not a reason to stop."""
         self._history.evaluated = dict(self._life.evaluated)
+        self._history.failed = self._life.failed
         try:
             await asyncio.to_thread(self._state.save_history, self._history)
         except StateError as error:
             log.error("%s", error)
 
     def _now_doing(self, doing: str, why: str) -> None:
-        if (doing, why) != (self._doing, self._why):
-            self._doing, self._why, self._since = doing, why, self._now()
+        if (doing, why) == (self._doing, self._why):
+            return
+        self._doing, self._why, self._since = doing, why, self._now()
+        self._tell(f"{doing}: {why}")
 
     def _today(self) -> str:
         return self._clock.now().isoformat(timespec="seconds")

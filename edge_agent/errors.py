@@ -3,9 +3,11 @@
 AgentError
   ConfigError              the configuration cannot be used
   StateError               the state folder cannot be used
+    NotEnrolled            this device has not joined a fleet
   TransportError           the coordinator could not be asked
     Offline                no answer: a passing trouble (also a ConnectionError)
     Rejected               the coordinator said no; `code` is its stable code
+    Interrupted            the network may not be used any more: a signal has turned
 """
 
 
@@ -22,6 +24,10 @@ class ConfigError(AgentError):
 
 class StateError(AgentError):
     """The state folder is missing something, or in use."""
+
+
+class NotEnrolled(StateError):
+    """There is no identity."""
 
 
 class TransportError(AgentError):
@@ -44,3 +50,7 @@ class Rejected(TransportError):
         self.code = code
         self.detail = detail
         self.transient = status >= 500 or status in (408, 429)
+
+
+class Interrupted(TransportError):
+    """A transfer was stopped because a signal said no; what is done of it is kept."""

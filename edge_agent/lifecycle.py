@@ -3,6 +3,7 @@
 What is done, in order of precedence:
 
     upload      an update waits in the outbox and the network may be used
+    give back   there is an assignment whose time is up
     train       there is an assignment with time left, and the device is eligible
     evaluate    a newer model was published, and the device is eligible
     check in    the moment has come, and the device is eligible
@@ -35,6 +36,7 @@ MEASURING_SECONDS = 1.0
 """Between the first two looks at the signals: the load is that between them."""
 
 _AFTER_FAILURE = Backoff(first=60.0, limit=6 * 3600.0)
+_WITHOUT_EXAMPLES = Backoff(first=60.0, limit=3600.0)
 
 
 class Upload(NamedTuple):
@@ -56,18 +58,26 @@ class Evaluate(NamedTuple):
     published: Published
 
 
+class GiveBack(NamedTuple):
+    """Drop what was trained for an assignment whose deadline has passed, and say so."""
+
+    assignment: Assignment
+
+
 class CheckInNow(NamedTuple):
     """Ask for work."""
 
 
 class Rest(NamedTuple):
-    """Do nothing for at most `seconds`; `why` is a code and a sentence."""
+    """Do nothing for at most `seconds`; `why` is a code and a sentence. `watchful`: a signal that
+    turns ends it."""
 
     seconds: float
     why: str
+    watchful: bool = False
 
 
-Action = Upload | Train | Evaluate | CheckInNow | Rest
+Action = Upload | GiveBack | Train | Evaluate | CheckInNow | Rest
 
 
 @dataclass
@@ -76,7 +86,7 @@ class Life:
 
     `poll` is the wait between two looks at the signals, `interval` the usual one between two
     check-ins, both in seconds. Three failures are counted, each in a row: to reach the coordinator,
-    to fetch what it named, and to train.
+    to fetch what it named, and to train (`failed`, which outlives a restart).
     """
 
     poll: float
@@ -88,31 +98,44 @@ class Life:
     published: tuple[Published, ...] = ()
     evaluated: dict[str, int] = field(default_factory=dict)
     waiting_for: str = "first check-in"
+    failed: int = 0
     _offline: int = 0
     _unfetched: int = 0
-    _failed: int = 0
+    _without: dict[str, tuple[int, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.failed:  # a restart is no reason to try again at once
+            self.check_in_at += _AFTER_FAILURE.first
 
     @property
     def failing(self) -> bool:
         """Whether the last attempt at something failed, and nothing has undone that since."""
-        return bool(self._offline or self._unfetched or self._failed)
+        return bool(self._offline or self._unfetched or self.failed)
 
     def next(self, now: float, verdict: Verdict, outbox: list[str]) -> Action:
         """The next action. `outbox` names the assignments whose updates wait."""
         if outbox:
             if not verdict.may_send:
-                return Rest(self.poll, verdict.why())
+                return self._watch(verdict)
             if now < self.upload_at:
                 return Rest(self.upload_at - now, self.waiting_for)
             return Upload(outbox[0])
         if self.assignment and now >= self.deadline:
-            self.assignment = None
+            late, self.assignment = self.assignment, None
+            return GiveBack(late)
         work = self._work(now)
         if isinstance(work, Rest):
             return work
-        if not verdict.eligible:
-            return Rest(MEASURING_SECONDS if verdict.measuring else self.poll, verdict.why())
-        return work
+        return work if verdict.eligible else self._watch(verdict)
+
+    def _watch(self, verdict: Verdict) -> Rest:
+        """Wait for a signal to turn, or to be measured, or for all to have held long enough."""
+        wait = MEASURING_SECONDS if verdict.measuring else verdict.settles_in or self.poll
+        return Rest(min(wait, self.poll), verdict.why(), watchful=True)
+
+    def without(self, now: float) -> tuple[str, ...]:
+        """The tasks for which this device lately found no examples: it does not ask for them."""
+        return tuple(task for task, (_, until) in self._without.items() if now < until)
 
     def _work(self, now: float) -> Action:
         if self.assignment:
@@ -162,16 +185,23 @@ class Life:
 
     def worked(self, outcome: Outcome, now: float, fraction: float) -> None:
         """Training ended. A preempted assignment is kept, for the time that is left: its training
-        starts anew when the device is eligible again."""
+        goes on when the device is eligible again. A task without examples is not asked for, for
+        some time; any other failure is a rest."""
         if outcome is Outcome.PREEMPTED:
             return
-        self.assignment = None
+        work, self.assignment = self.assignment, None
+        if work and outcome is not Outcome.NO_EXAMPLES:
+            self._without.pop(work.task, None)
         if outcome is Outcome.DONE:
-            self._failed = 0
+            self.failed = 0
             return
-        self._failed += 1
+        if work and outcome is Outcome.NO_EXAMPLES:
+            failures = self._without.get(work.task, (0, 0.0))[0] + 1
+            self._without[work.task] = failures, now + _WITHOUT_EXAMPLES.delay(failures, fraction)
+            return
+        self.failed += 1
         self.published = ()
-        self.check_in_at = now + _AFTER_FAILURE.delay(self._failed, fraction)
+        self.check_in_at = now + _AFTER_FAILURE.delay(self.failed, fraction)
         self.waiting_for = f"rests after a failure: {outcome}"
 
     def measured(self, task: str, version: int, now: float, fraction: float) -> None:

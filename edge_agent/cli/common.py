@@ -1,0 +1,87 @@
+"""What the commands share: where state and configuration are, and on whose behalf they act."""
+
+import argparse
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edge_agent import config as configuration
+from edge_agent.errors import StateError
+from edge_agent.state import StateFolder
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+else:
+    Commands = object
+
+EXIT_FAILED, EXIT_USAGE, EXIT_NOT_ELIGIBLE, EXIT_INTERRUPTED = 1, 2, 3, 130
+
+SERVICE_STATE = Path("/var/lib/lamplighter")
+SERVICE_CONFIG = Path("/etc/lamplighter/agent.toml")
+
+Work = Callable[[argparse.Namespace], Awaitable[int]]
+
+
+def command(commands: Commands, name: str, work: Work, text: str) -> argparse.ArgumentParser:
+    """A command with the options that all have."""
+    parser = commands.add_parser(name, help=text, description=text)
+    parser.add_argument(
+        "--state", type=Path, default=default_state(), help="state folder [%(default)s]"
+    )
+    parser.add_argument(
+        "--config", type=Path, help=f"configuration [{default_config()}, where there is one]"
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="log more")
+    parser.set_defaults(work=work)
+    return parser
+
+
+def default_state() -> Path:
+    """systemd's state folder within the service; the service's for root; else the user's own."""
+    if folder := os.environ.get("STATE_DIRECTORY"):
+        return Path(folder.split(":")[0])
+    if os.geteuid() == 0 and SERVICE_STATE.exists():
+        return SERVICE_STATE
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "lamplighter" / "agent"
+
+
+def default_volatile() -> Path | None:
+    """A folder in memory that systemd, or the login, gives us; `None` without one."""
+    if folder := os.environ.get("RUNTIME_DIRECTORY"):
+        return Path(folder.split(":")[0])
+    if folder := os.environ.get("XDG_RUNTIME_DIR"):
+        return Path(folder) / "lamplighter-agent"
+    return None
+
+
+def default_config() -> Path:
+    """The machine's configuration where there is one, else the user's own."""
+    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return SERVICE_CONFIG if SERVICE_CONFIG.exists() else Path(base) / "lamplighter" / "agent.toml"
+
+
+def config_of(arguments: argparse.Namespace) -> configuration.Config:
+    """The configuration, under this process's environment. Raises `ConfigError`."""
+    path = arguments.config or default_config()
+    return configuration.load(path, optional=arguments.config is None, environment=os.environ)
+
+
+def state_of(arguments: argparse.Namespace) -> StateFolder:
+    """The state folder. Root becomes its owner for good: what is written must be the service's."""
+    folder: Path = arguments.state
+    if os.geteuid() == 0 and folder.exists():
+        owner = folder.stat()
+        if owner.st_uid != 0:
+            _become(owner.st_uid, owner.st_gid)
+    return StateFolder(folder)
+
+
+def _become(user: int, group: int) -> None:
+    try:
+        os.setgroups([])
+        os.setgid(group)
+        os.setuid(user)
+    except OSError as error:
+        raise StateError(f"cannot act as the state folder's owner ({user}): {error}") from None

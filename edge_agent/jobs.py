@@ -1,0 +1,105 @@
+"""Jobs on this device: what the training child is asked, how it is watched, and stopped in time."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+import msgspec
+
+from edge_agent.cache import Cache
+from edge_agent.config import Config
+from edge_agent.job import Job, Outcome, Report
+from edge_agent.state import StateFolder
+from schedules.clock import Clock
+from wire.messages import Assignment, Published
+
+log = logging.getLogger(__name__)
+
+
+class RunningJob(Protocol):
+    """A job that runs somewhere: `edge_agent.child.Child` is one in a process of its own."""
+
+    async def report(self) -> Report:
+        """Wait for its end."""
+
+    async def stop(self, why: Outcome) -> None:
+        """End it in order."""
+
+
+StartJob = Callable[[Job, float], AbstractAsyncContextManager[RunningJob]]
+Refused = Callable[[float], Awaitable[Outcome]]
+"""Returns why a job must end, once a signal says no or the clock says so many seconds."""
+
+
+class Jobs:
+    """Runs one job at a time."""
+
+    def __init__(
+        self, config: Config, state: StateFolder, cache: Cache, clock: Clock, start: StartJob
+    ) -> None:
+        self._config = config
+        self._state = state
+        self._cache = cache
+        self._clock = clock
+        self._start = start
+
+    async def train(
+        self, work: Assignment, seconds: float, evaluate: bool, refused: Refused
+    ) -> Report:
+        """Train for an assignment within `seconds`; `evaluate` its model first."""
+        job = msgspec.structs.replace(
+            self._job(work, evaluate),
+            assignment=work,
+            update=str(self._state.update_path(work.id)),
+            checkpoint=str(self._state.checkpoint_path(work.id)),
+        )
+        return await self._run(job, seconds, refused)
+
+    async def evaluate(self, published: Published, seconds: float, refused: Refused) -> Report:
+        """Evaluate a published model within `seconds`."""
+        return await self._run(self._job(published, evaluate=True), seconds, refused)
+
+    def _job(self, work: Assignment | Published, evaluate: bool) -> Job:
+        data, training = self._config.data, self._config.training
+        return Job(
+            plan=str(self._cache.plan(work.plan)),
+            model=str(self._cache.model(work.model)),
+            examples=str(data.folder_of(work.task)),
+            columns=data.columns,
+            hold_out=data.hold_out,
+            threads=training.threads,
+            memory_limit=training.max_memory,
+            evaluate=evaluate,
+        )
+
+    async def _run(self, job: Job, seconds: float, refused: Refused) -> Report:
+        """The report of a job that ends in time, by itself or not."""
+        limit = self._clock.monotonic() + min(seconds, self._config.training.time_limit)
+        try:
+            async with self._start(job, self._config.training.grace) as child:
+                report = await self._watched(child, limit, refused)
+        except OSError as error:
+            report = Report(outcome=Outcome.CRASHED, detail=f"it cannot be started: {error}")
+        if report.outcome is Outcome.BAD_PLAN:
+            # A file may have gone bad on the disk: everything is fetched anew, and proved.
+            await asyncio.to_thread(self._cache.keep_only, set(), set())
+        detail = f": {report.detail}" if report.detail else ""
+        log.info("%s: %s%s", "training" if job.assignment else "evaluation", report.outcome, detail)
+        return report
+
+    async def _watched(self, child: RunningJob, limit: float, refused: Refused) -> Report:
+        """Wait for the end of a job; bring it about when the device is wanted, or time is up."""
+        async with asyncio.TaskGroup() as group:
+            reported = group.create_task(child.report())
+            watching = group.create_task(_outcome(refused, limit))
+            await asyncio.wait((reported, watching), return_when=asyncio.FIRST_COMPLETED)
+            if watching.done():
+                await child.stop(watching.result())
+            watching.cancel()
+        return reported.result()
+
+
+async def _outcome(refused: Refused, limit: float) -> Outcome:
+    return await refused(limit)
