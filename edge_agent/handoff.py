@@ -134,7 +134,6 @@ def _tensor(found: ort.NodeArg) -> Tensor:
 def _refused(offer: Offer, decision: Decision) -> Refused:
     return Refused(
         version=offer.version,
-        plan=offer.plan,
         model=offer.model,
         why=decision.why,
         detail=decision.detail,

@@ -56,7 +56,6 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True):
     """A model that is not to be adopted: it was worse, or the owner went back from it."""
 
     version: int
-    plan: str
     model: str
     why: Why
     detail: str
@@ -75,9 +74,9 @@ def foregone(
     `new` is the offered model's metric, `None` when no examples are held out; `kept` is the model
     that local programs have, if any.
     """
-    if kept and (kept.plan, kept.model) == (offer.plan, offer.model):
+    if kept and (kept.graph, kept.model) == (graph_of(manifest), offer.model):
         return _no(Why.THE_SAME, f"version {kept.version} is what local programs have")
-    if before := next((r for r in refused if (r.plan, r.model) == (offer.plan, offer.model)), None):
+    if before := next((r for r in refused if r.model == offer.model), None):
         return _no(Why.SET_ASIDE, f"{before.why} on {before.when}: {before.detail}")
     if new is not None and not math.isfinite(new):
         return _no(Why.NOT_FINITE, f"its {manifest.metrics[0].name} is {new}")

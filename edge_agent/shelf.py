@@ -242,7 +242,6 @@ def _info(path: Path) -> Info | None:
 def _rolled_back(left: Info, back: Info, now: str) -> Refused:
     return Refused(
         version=left.version,
-        plan=left.plan,
         model=left.model,
         why=Why.ROLLED_BACK,
         detail=f"the owner went back to version {back.version}",
