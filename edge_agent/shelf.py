@@ -75,8 +75,9 @@ class Shelf:
         return self._new
 
     def drop(self) -> None:
-        """Forget what `write` put aside."""
-        self._new.unlink(missing_ok=True)
+        """Forget what `write` put aside; what cannot be removed now is at the next `write`."""
+        with suppress(OSError):
+            self._new.unlink(missing_ok=True)
 
     def adopt(self, info: Info) -> None:
         """Give local programs the model that `write` put aside; what they have becomes the
@@ -115,8 +116,9 @@ class Shelf:
         """Put in order what a killed process left. Only where no other process may be adopting.
         Raises `OSError`, `StateError`."""
         with self._locked():
-            self.drop()
             self._settle()
+            for unfinished in self.folder.glob(".*"):
+                unfinished.unlink()
 
     def _swap(self, new: Path) -> None:
         """`new` becomes current, and what was current previous. A second name keeps the latter,
