@@ -118,8 +118,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def may_be_worse_by(self) -> float:
-        """How much worse than the model before it, on a device's held-out examples, a new one may be
-        and still take its place there: in the unit of the first metric, which decides."""
+        """By how much a new model may be worse than the one before it, on a device's held-out
+        examples, and still take its place there: in the unit of the first metric, which decides."""
         return 0.0 if self.tolerance is UNSET else self.tolerance
 
     @property

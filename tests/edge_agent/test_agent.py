@@ -93,9 +93,8 @@ async def test_old_plans_and_models_are_forgotten(served: Serving, home: Settle)
     await one.until(lambda: one.agent.status().doing == "waiting")
 
     def kept() -> tuple[int, int]:
-        return len(list(one.state.cached_plans.iterdir())), len(
-            list(one.state.cached_models.iterdir())
-        )
+        plans, models = one.state.cached_plans, one.state.cached_models
+        return len(list(plans.iterdir())), len(list(models.iterdir()))
 
     assert await asyncio.to_thread(kept) == (1, 1)
 

@@ -74,7 +74,7 @@ def test_the_first_model_is_adopted_with_all_that_is_known_of_it(device):
     assert (decision.keep, decision.why) == (True, Why.FIRST)
     info = device.shelf.current()
     assert info is not None
-    assert info.inputs == (Tensor(name="x", dtype="float32", shape=("N", 4)),)
+    assert info.inputs == (Tensor(name="x", dtype="float32", shape=("batch", 4)),)
     assert info.outputs[0].dtype == "float32"
     assert info.outputs[0].shape[1:] == (3,)
     assert (info.metric, info.held_out, info.adopted) == ("loss", len(HELD_OUT), NOW)
@@ -224,7 +224,7 @@ def test_frozen_weights_are_inside_too(tmp_path):
     )
     w = trained(5)
     plain = np.maximum(w["b1"], 0) @ w["w2"] + w["b2"]
-    np.testing.assert_allclose(zeros[0], plain + [5, 6, 7], rtol=1e-5)
+    np.testing.assert_allclose(zeros[0], plain + np.float32([5, 6, 7]), rtol=1e-5)
 
 
 def test_the_weights_are_read_back_from_a_complete_model(device):
