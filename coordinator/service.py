@@ -340,6 +340,7 @@ def _contradictions(task: taskfile.TaskFile, manifest: Manifest) -> list[str]:
         "training.epochs": (task.training.epochs, manifest.epochs),
         "training.batch": (task.training.batch, manifest.batch),
         "training.metrics": (task.training.metrics, tuple(m.name for m in manifest.metrics)),
+        "keep.tolerance": (task.keep.tolerance, manifest.may_be_worse_by),
         "optimizer.learning_rate": (task.optimizer.learning_rate, manifest.learning_rate),
     }
     return [f"{key} is {a} in the task, {b} in the plan" for key, (a, b) in said.items() if a != b]

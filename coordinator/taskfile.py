@@ -121,6 +121,17 @@ class Upload(Section, frozen=True, kw_only=True):
     codec: Literal["float32", "float16", "int8"] = "int8"
 
 
+class Keep(Section, frozen=True, kw_only=True):
+    """When a device hands a new model to its local programs.
+
+    Both the new model and the one they have are measured on the device's own held-out examples, by
+    the first of `training.metrics`. The new one is kept unless it is worse by more than
+    `tolerance`, in the metric's own unit: 0.01 is one point of accuracy, or 0.01 of the loss.
+    """
+
+    tolerance: NotNegative = 0.0
+
+
 class Participants(Section, frozen=True, kw_only=True):
     """Who may take part: devices that carry all of these labels (given at enrolment)."""
 
@@ -138,6 +149,7 @@ class TaskFile(Section, frozen=True, kw_only=True):
     round: Round
     aggregation: FedAvg = FedAvg()
     upload: Upload = Upload()
+    keep: Keep = Keep()
     schedule: str | Schedule = "continuous"
     participants: Participants = Participants()
 
@@ -196,11 +208,12 @@ def _problems(task: TaskFile) -> list[str]:
         found.append("training.metrics: 'rmse' needs the loss 'mse'")
     if len(set(task.training.metrics)) != len(task.training.metrics):
         found.append("training.metrics: a metric is named twice")
-    for key, value in _floats(task.optimizer):
+    for key, value in (*_floats("optimizer", task.optimizer), *_floats("keep", task.keep)):
         if not math.isfinite(value):
-            found.append(f"optimizer.{key} = {value}: must be finite")
+            found.append(f"{key} = {value}: must be finite")
     return found
 
 
-def _floats(section: Section) -> list[tuple[str, float]]:
-    return [(k, v) for k, v in msgspec.structs.asdict(section).items() if isinstance(v, float)]
+def _floats(name: str, section: Section) -> list[tuple[str, float]]:
+    fields = msgspec.structs.asdict(section).items()
+    return [(f"{name}.{key}", value) for key, value in fields if isinstance(value, float)]

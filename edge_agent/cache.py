@@ -16,18 +16,18 @@ MANIFEST_NAME = "manifest.json"
 
 
 class Cache:
-    """The folders `plans` and `models` of the state."""
+    """The folder `cache` of the state."""
 
     def __init__(self, state: StateFolder) -> None:
         self._state = state
 
     def plan(self, digest: str) -> Path:
         """The folder of a plan, which may not be there yet."""
-        return self._state.plans / hex_of(digest)
+        return self._state.cached_plans / hex_of(digest)
 
     def model(self, digest: str) -> Path:
         """The file of a model, which may not be there yet."""
-        return self._state.models / f"{hex_of(digest)}.safetensors"
+        return self._state.cached_models / f"{hex_of(digest)}.safetensors"
 
     async def fetch(self, transport: Transport, plan: str, model: str) -> None:
         """Have this plan and this model. Raises `TransportError`; `StateError` when the disk is
@@ -68,9 +68,9 @@ class Cache:
         """Blocking: forget every other plan and model; make the folders anew if they are gone."""
         self._state.create()
         wanted = {hex_of(d) for d in plans | models}
-        for folder in self._state.plans.iterdir():
+        for folder in self._state.cached_plans.iterdir():
             if folder.name not in wanted:
                 shutil.rmtree(folder, ignore_errors=True)
-        for file in self._state.models.iterdir():
+        for file in self._state.cached_models.iterdir():
             if file.name.split(".")[0] not in wanted:
                 file.unlink(missing_ok=True)

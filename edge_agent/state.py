@@ -3,13 +3,15 @@
 identity.json   who it is, and to whom it reports
 history.json    its last rounds and the bytes they cost
 outbox/         updates that were not acknowledged yet
-plans/, models/ what it fetched, by digest
+cache/          plans and models that it fetched, by digest
+models/         the models of local programs, by task: their group may read these
 agent.lock      held while an agent runs
 agent.sock      asks the running agent for its status
 """
 
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,7 @@ from pathlib import Path
 import msgspec
 
 from edge_agent.errors import StateError
+from edge_agent.shelf import FOLDER_MODE, make_folder, mend
 from wire.files import write_durably
 from wire.messages import Evaluation
 
@@ -80,15 +83,18 @@ class StateFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.outbox = folder / "outbox"
-        self.plans = folder / "plans"
+        self.cached_plans = folder / "cache" / "plans"
+        self.cached_models = folder / "cache" / "models"
         self.models = folder / "models"
         self.socket = folder / "agent.sock"
 
     def create(self) -> None:
         """Make what is missing. Raises `StateError`."""
         try:
-            for folder in (self.folder, self.outbox, self.plans, self.models):
+            cache = self.folder / "cache"
+            for folder in (self.folder, self.outbox, cache, self.cached_plans, self.cached_models):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(self.models)
         except OSError as error:
             raise StateError(f"the state folder cannot be made: {error}") from None
 
@@ -106,6 +112,8 @@ class StateFolder:
                 raise StateError(f"another agent runs over {self.folder}") from None
             for unfinished in self.outbox.glob(".*.new"):
                 unfinished.unlink(missing_ok=True)  # a child was killed while it wrote
+            _forget_old_cache(self.folder)
+            mend(self.models)
             yield
         finally:
             os.close(descriptor)
@@ -164,6 +172,14 @@ class StateFolder:
             write_durably(self.folder / name, msgspec.json.encode(value))
         except OSError as error:
             raise StateError(f"{self.folder / name} cannot be written: {error}") from None
+
+
+def _forget_old_cache(folder: Path) -> None:
+    """An earlier version of the agent kept what it fetched in `plans/` and `models/`."""
+    shutil.rmtree(folder / "plans", ignore_errors=True)
+    for model in (folder / "models").glob("*.safetensors"):
+        model.unlink(missing_ok=True)
+        model.parent.chmod(FOLDER_MODE)
 
 
 def _age(path: Path) -> float:

@@ -24,7 +24,7 @@ import math
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from wire.digest import Digest, digest_of
 from wire.errors import Rule, WireError
@@ -113,6 +113,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     learning_rate: Annotated[float, Meta(gt=0)]
     opset: Annotated[int, Meta(ge=13)]
     files: dict[FileName, PlanFile]
+    tolerance: Annotated[float, Meta(gt=0)] | UnsetType = UNSET
+    """Left out when it is 0, so that older agents read the manifests of most tasks."""
+
+    @property
+    def may_be_worse_by(self) -> float:
+        """By how much a new model may be worse than the one before it, on a device's held-out
+        examples, and still take its place there: in the unit of the first metric, which decides."""
+        return 0.0 if self.tolerance is UNSET else self.tolerance
 
     @property
     def weights(self) -> int:

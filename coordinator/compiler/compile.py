@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from coordinator.compiler import fuse, gradient, lower, model, shapes, simplify
@@ -64,6 +65,7 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
         learning_rate=task.optimizer.learning_rate,
         opset=OPSET,
         files={n: PlanFile(digest=digest_of(b), bytes=len(b)) for n, b in files.items()},
+        tolerance=task.keep.tolerance or msgspec.UNSET,
     )
     return CompiledPlan(parse_manifest(manifest.to_bytes()), files, initial)
 

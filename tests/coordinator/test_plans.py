@@ -114,6 +114,10 @@ async def test_a_task_that_cannot_be_is_refused_with_the_reason(served: Serving)
     assert "learning_rate is 5.0 in the task, 0.1 in the plan" in await refused(
         admin, other_rate, manifest, blobs
     )
+    tolerant = good.definition + "\n[keep]\ntolerance = 0.5"
+    assert "keep.tolerance is 0.5 in the task, 0.0 in the plan" in await refused(
+        admin, tolerant, manifest, blobs
+    )
     assert "not JSON" in await refused(admin, good.definition, b"{", blobs)
     assert "header" in await refused(admin, good.definition, manifest, [*good.files, b"weights!"])
     wrong_size = msgspec.structs.replace(

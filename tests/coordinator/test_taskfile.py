@@ -44,6 +44,11 @@ def test_a_short_file_takes_the_rest_from_the_defaults():
     assert task.deadline == 600  # that of the schedule 'continuous'
 
 
+def test_a_new_model_must_be_as_good_unless_the_task_tolerates_less():
+    assert parse(GOOD).keep.tolerance == 0
+    assert parse(GOOD + "[keep]\ntolerance = 0.01").keep.tolerance == 0.01
+
+
 def test_the_rounds_own_deadline_goes_before_the_schedules():
     assert parse(GOOD + "deadline = '90s'").deadline == 90
     assert parse(GOOD + SCHEDULE).deadline == 3600
@@ -153,6 +158,12 @@ def test_a_schedule_is_written_out_or_named():
             "goal = 5\n[upload]\ncodec = 'zip'",
             "line 17: upload.codec = 'zip': expected one of 'float32', 'float16', 'int8'",
         ),
+        (
+            "goal = 5",
+            "goal = 5\n[keep]\ntolerance = -1",
+            "line 17: keep.tolerance = -1: expected `float` >= 0.0",
+        ),
+        ("goal = 5", "goal = 5\n[keep]\ntolerance = inf", "keep.tolerance = inf: must be finite"),
         (
             "goal = 5",
             "goal = 5\n[aggregation]\nkind = 'fedprox'",

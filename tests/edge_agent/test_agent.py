@@ -93,7 +93,8 @@ async def test_old_plans_and_models_are_forgotten(served: Serving, home: Settle)
     await one.until(lambda: one.agent.status().doing == "waiting")
 
     def kept() -> tuple[int, int]:
-        return len(list(one.state.plans.iterdir())), len(list(one.state.models.iterdir()))
+        plans, models = one.state.cached_plans, one.state.cached_models
+        return len(list(plans.iterdir())), len(list(models.iterdir()))
 
     assert await asyncio.to_thread(kept) == (1, 1)
 
@@ -216,7 +217,7 @@ async def test_a_job_that_fails_gives_the_assignment_back(
     assert one.rests[-1].why == f"rests after a failure: {outcome}"
     assert await one.settled() == [(1, str(outcome))]
     assert await one.outbox() == []
-    cached = await asyncio.to_thread(lambda: list(one.state.plans.iterdir()))
+    cached = await asyncio.to_thread(lambda: list(one.state.cached_plans.iterdir()))
     assert bool(cached) is (outcome is not Outcome.BAD_PLAN)  # a bad plan is fetched anew
     other = await served.device()  # its place is free again
     await other.serve(constant(1.0))

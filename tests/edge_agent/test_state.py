@@ -25,8 +25,26 @@ def mode(path) -> int:
 
 
 def test_the_folder_is_its_owner_s_alone(state):
-    for folder in (state.folder, state.outbox, state.plans, state.models):
+    cache = state.folder / "cache"
+    for folder in (state.folder, state.outbox, cache, state.cached_plans, state.cached_models):
         assert mode(folder) == 0o700
+
+
+def test_the_group_may_read_the_models_and_nothing_else(state):
+    assert mode(state.models) == 0o750
+
+
+def test_what_an_earlier_agent_fetched_is_forgotten(state):
+    """It kept it in `plans/` and `models/`; the latter is now that of local programs."""
+    old = state.folder / "plans" / "ab"
+    old.mkdir(parents=True)
+    (old / "manifest.json").write_text("{}")
+    state.models.chmod(0o700)
+    (state.models / "ab.safetensors").write_bytes(b"weights")
+    with state.lock():
+        assert not old.parent.exists()
+        assert list(state.models.iterdir()) == []
+        assert mode(state.models) == 0o750
 
 
 def test_what_is_written_is_its_owner_s_alone(state):
@@ -174,6 +192,6 @@ def test_what_is_no_file_does_not_wait_in_the_outbox(state):
 
 
 def test_a_plan_folder_that_was_removed_is_made_anew(state):
-    state.plans.rmdir()
+    state.cached_plans.rmdir()
     Cache(state).keep_only(set(), set())
-    assert state.plans.is_dir()
+    assert state.cached_plans.is_dir()

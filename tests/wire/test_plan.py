@@ -46,6 +46,15 @@ def test_the_same_manifest_is_the_same_bytes():
     assert backwards.to_bytes() == manifest().to_bytes()
 
 
+def test_a_tolerance_is_told_only_where_there_is_one():
+    """So the manifests of most tasks are what older agents know."""
+    without, with_one = manifest(), manifest(tolerance=0.25)
+    assert b"tolerance" not in without.to_bytes()
+    assert parse_manifest(without.to_bytes()).may_be_worse_by == 0
+    assert parse_manifest(with_one.to_bytes()).may_be_worse_by == 0.25
+    assert with_one.digest() != without.digest()
+
+
 def test_bytes_that_are_not_canonical_are_refused():
     data = manifest().to_bytes()
     doubled = b'{"batch":10,' + data[1:]
@@ -94,6 +103,8 @@ def test_bytes_that_are_not_canonical_are_refused():
         (changed(batch=0), "batch = 0: expected `int` >= 1"),
         (changed(learning_rate=0), "learning_rate = 0: expected `float` > 0.0"),
         (changed(learning_rate=math.inf), "learning_rate = None: expected `float`, got `null`"),
+        (changed(tolerance=0), "tolerance = 0: expected `float` > 0.0"),
+        (changed(tolerance=math.nan), "tolerance = None: expected `float`, got `null`"),
         (changed(opset=12), "opset = 12: expected `int` >= 13"),
         (changed(files={}), "the manifest names no train.onnx"),
         (

@@ -80,8 +80,9 @@ def task(
     metrics: Sequence[str] = ("loss",),
     frozen: Sequence[str] = (),
     more: str = "",
+    rest: str = "",
 ) -> TaskFile:
-    """A task; `more` are further lines of the [loss] table."""
+    """A task; `more` are further lines of the [loss] table, `rest` further tables."""
     return parse(
         f"""
         name = "test"
@@ -97,6 +98,7 @@ def task(
         metrics = {list(metrics)!r}
         [round]
         goal = 2
+        {rest}
         """
     )
 

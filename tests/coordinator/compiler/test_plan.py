@@ -205,6 +205,14 @@ def test_frozen_weights_stay(tmp_path: Path) -> None:
     np.testing.assert_allclose(out, forward(values, feeds["x"]), rtol=1e-5, atol=1e-6)
 
 
+def test_a_task_s_tolerance_is_in_the_manifest(tmp_path: Path) -> None:
+    tolerant = compiled(dense(), tmp_path, task(rest="[keep]\ntolerance = 0.25"))
+    assert tolerant.manifest.may_be_worse_by == 0.25
+    assert compiled(dense(), tmp_path, task()).manifest.may_be_worse_by == 0
+    strict = compiled(dense(), tmp_path, task(rest="[keep]\ntolerance = 0.0"))
+    assert b"tolerance" not in strict.manifest.to_bytes()
+
+
 def test_model_follows_the_checkpoint_beside_it(tmp_path: Path) -> None:
     plan = compiled(dense(), tmp_path)
     x = batch()["x"]

@@ -1,0 +1,141 @@
+"""A published model on its way to local programs: measured, made complete, put on the shelf.
+
+Runs in the training child only, which has numpy and ONNX Runtime loaded.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import onnxruntime as ort
+
+from edge_agent.errors import StateError
+from edge_agent.keeping import Decision, Offer, Refused, Why, compare, foregone, graph_of
+from edge_agent.models import Info, Tensor
+from edge_agent.onnx_file import BadModel, complete, places, raw_weights
+from edge_agent.session import BadPlan, open_session
+from edge_agent.shelf import Shelf
+from wire import checkpoint, tensors
+from wire.checkpoint import Weights
+from wire.errors import WireError
+from wire.plan import CHECKPOINT_NAME, Manifest
+
+Measure = Callable[[Weights], Mapping[str, float]]
+
+_DTYPES = {"float": "float32", "double": "float64", "float16": "float16"}
+_TO_REMEMBER = (Why.WORSE, Why.NOT_FINITE)
+
+
+def hand_off(
+    offer: Offer,
+    plan: Path,
+    manifest: Manifest,
+    weights: bytes,
+    held_out: int,
+    metrics: Mapping[str, float] | None,
+    measure: Measure,
+) -> Decision:
+    """Decide on an offered model, and put it in its place if it is to be adopted.
+
+    `plan` is the plan's folder; `weights` is the offered model's checkpoint, already checked;
+    `metrics` are its metrics over `held_out` examples, `None` when none are held out. `measure`
+    gives those of other weights over the same examples. What goes wrong is a decision, too.
+    """
+    shelf = Shelf(Path(offer.folder))
+    metric = manifest.metrics[0]
+    new = None if metrics is None else metrics[metric.name]
+    try:
+        decision = foregone(offer, manifest, new, shelf.current(), shelf.refused())
+        if decision is None and new is not None:
+            old = _kept(shelf, plan, manifest, weights, measure)
+            decision = compare(metric, manifest.may_be_worse_by, new, old)
+        assert decision is not None  # without a hold-out it is foregone
+        if decision.keep:
+            _adopt(shelf, offer, plan, manifest, weights, decision, (new, held_out))
+        elif decision.why in _TO_REMEMBER:
+            shelf.refuse(_refused(offer, decision))
+    except (OSError, StateError, BadModel, BadPlan, WireError) as error:
+        shelf.drop()
+        return Decision(keep=False, why=Why.FAILED, detail=str(error))
+    return decision
+
+
+def weights_of(model: bytes, graph: bytes, like: bytes) -> bytes:
+    """The checkpoint inside a complete model that was made of the plan's `graph`; `like` is any
+    checkpoint of the plan. Raises `BadModel`."""
+    inside, taken = raw_weights(model), bytearray(like)
+    lacking = set(tensors.offsets(like).values())
+    for name, place in places(graph).items():
+        if place.location != CHECKPOINT_NAME:
+            continue
+        found = inside.get(name)
+        if found is None or len(found) != place.length:
+            raise BadModel(f"its weight {name!r} is not where the plan has it")
+        taken[place.offset : place.offset + place.length] = found
+        lacking.discard((place.offset, place.length))
+    if lacking:
+        raise BadModel(f"{len(lacking)} weights are not in it")
+    return bytes(taken)
+
+
+def _kept(
+    shelf: Shelf, plan: Path, manifest: Manifest, like: bytes, measure: Measure
+) -> float | None:
+    """The deciding metric of the model that local programs have, over the same examples; `None`
+    when its file is damaged."""
+    try:
+        data = weights_of(shelf.path.read_bytes(), (plan / "model.onnx").read_bytes(), like)
+        weights = checkpoint.read(data, manifest.parameters)
+    except (OSError, BadModel, WireError):
+        return None
+    return measure(weights)[manifest.metrics[0].name]
+
+
+def _adopt(
+    shelf: Shelf,
+    offer: Offer,
+    plan: Path,
+    manifest: Manifest,
+    weights: bytes,
+    decision: Decision,
+    measured: tuple[float | None, int],
+) -> None:
+    """No model is adopted that ONNX Runtime cannot open."""
+    outside = {CHECKPOINT_NAME: weights}
+    if "frozen.bin" in manifest.files:
+        outside["frozen.bin"] = (plan / "frozen.bin").read_bytes()
+    path = shelf.write(complete((plan / "model.onnx").read_bytes(), outside))
+    session = open_session(path, threads=1)
+    value, held_out = measured
+    info = Info(
+        task=offer.task,
+        version=offer.version,
+        model=offer.model,
+        plan=offer.plan,
+        graph=graph_of(manifest),
+        opset=manifest.opset,
+        inputs=tuple(_tensor(found) for found in session.get_inputs()),
+        outputs=tuple(_tensor(found) for found in session.get_outputs()),
+        metric=manifest.metrics[0].name,
+        value=value,
+        held_out=held_out,
+        code=decision.why,
+        why=decision.detail,
+        adopted=offer.now,
+    )
+    shelf.adopt(info)
+
+
+def _tensor(found: ort.NodeArg) -> Tensor:
+    """ONNX Runtime calls types `tensor(float)`."""
+    dtype = found.type.removeprefix("tensor(").removesuffix(")")
+    return Tensor(name=found.name, dtype=_DTYPES.get(dtype, dtype), shape=tuple(found.shape))
+
+
+def _refused(offer: Offer, decision: Decision) -> Refused:
+    return Refused(
+        version=offer.version,
+        model=offer.model,
+        why=decision.why,
+        detail=decision.detail,
+        when=offer.now,
+    )
