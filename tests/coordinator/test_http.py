@@ -18,6 +18,7 @@ DEVICE = {
     ("POST", "/v1/check-in"),
     ("POST", "/v1/assignments/{assignment}/give-up"),
     ("GET", "/v1/blobs/{digest}"),
+    ("DELETE", "/v1/device"),
     ("POST", "/v1/assignments/{assignment}/update"),
     ("HEAD", "/v1/assignments/{assignment}/update"),
     ("PATCH", "/v1/assignments/{assignment}/update"),
@@ -33,6 +34,7 @@ ADMIN = {
     ("PUT", "/v1/admin/blobs/{digest}"),
     ("GET", "/v1/admin/blobs/{digest}"),
     ("GET", "/v1/admin/devices"),
+    ("DELETE", "/v1/admin/devices/{device}"),
     ("POST", "/v1/admin/tokens"),
 }
 
