@@ -37,11 +37,18 @@ ADMIN = {
     ("DELETE", "/v1/admin/devices/{device}"),
     ("POST", "/v1/admin/tokens"),
 }
+PLACES = {
+    "assignment": "a-1",
+    "device": "device-1",
+    "digest": DIGEST,
+    "number": "1",
+    "task": "t",
+}
 
 
 def filled(path: str) -> str:
     """A path with something in its places."""
-    for place, value in {"assignment": "a-1", "digest": DIGEST, "task": "t", "number": "1"}.items():
+    for place, value in PLACES.items():
         path = path.replace(f"{{{place}}}", value)
     return path
 
