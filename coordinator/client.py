@@ -22,7 +22,7 @@ from coordinator.views import (
     Token,
 )
 from wire.digest import digest_of, verify
-from wire.messages import Problem
+from wire.messages import Left, Problem
 
 T = TypeVar("T")
 _TIMEOUT = aiohttp.ClientTimeout(total=300, connect=10)
@@ -108,6 +108,10 @@ class AdminClient:
         """Every enrolled device."""
         return await self._ask(list[DeviceView], "GET", "devices")
 
+    async def remove(self, device: str) -> Left:
+        """Remove a device from the fleet, as if it had left by itself."""
+        return await self._ask(Left, "DELETE", f"devices/{_part(device, 'device')}")
+
     async def token(self, uses: int, lifetime: float) -> str:
         """A new enrolment token."""
         made = await self._ask(
@@ -163,8 +167,8 @@ def _explain(content: bytes, status: int) -> str:
         return f"the coordinator answered with status {status}"
 
 
-def _part(name: str) -> str:
-    """A task's name as one part of an address. Raises `ClientError` when it can be no task's."""
+def _part(name: str, of: str = "task") -> str:
+    """A name as one part of an address. Raises `ClientError` when it can be nobody's."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", name):
-        raise ClientError(f"{name!r} is no task's name: lower case letters, digits and hyphens")
+        raise ClientError(f"{name!r} is no {of}'s name: lower case letters, digits and hyphens")
     return name

@@ -44,6 +44,11 @@ class Denied(CoordinatorError):
     title = "A valid credential is needed"
 
 
+def unknown_device() -> Denied:
+    """Nobody has this credential, or nobody has it any more."""
+    return Denied("unknown_device", "no device has this credential: enrol it again")
+
+
 class TooLarge(CoordinatorError):
     status = 413
     title = "Too large"

@@ -7,7 +7,10 @@ Order of events, and what survives a crash after each:
 2. Its update arrives: spooled and synced, decoded and checked, journalled as accepted, folded into
    the sum, acknowledged. After the journal entry it counts, acknowledged or not; a device that
    asks again hears "accepted".
-3. The round ends: the new model's blob is made durable, then one transaction ends the round,
+3. A device leaves: the sum is made anew of the others' updates, read from the spool, then one
+   transaction forgets the device. What it had brought is not subtracted, which would leave a
+   rounding error behind: the new sum is, bit for bit, what it had been without that device.
+4. The round ends: the new model's blob is made durable, then one transaction ends the round,
    publishes the model and opens the next round. Before it, a restart replays the spool and ends
    the round again; after it, the spool is swept.
 """
@@ -15,7 +18,9 @@ Order of events, and what survives a crash after each:
 import asyncio
 import logging
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 
@@ -57,6 +62,13 @@ class Services:
         return self.clock.now().timestamp()
 
 
+class Recount(NamedTuple):
+    """A sum made anew. `lost`: the accepted updates that the disk no longer has, and why."""
+
+    total: RunningSum
+    lost: dict[str, str]
+
+
 class Ledger:
     """What the store knows of a running task. `record` and `model` are as last journalled."""
 
@@ -90,7 +102,9 @@ class Ledger:
         found = self._round()
         for row in self._database.assignments(self.record.name, found.number):
             state = row.state
-            if state == "accepted" and found.ending is None and not self._replay(row):
+            counts = state == "accepted" and found.ending is None
+            if counts and (why := self._fold(row.id, self._sum)) is not None:
+                self._database.lose(row.id, why)
                 state = "refused"
             found.restore(row.id, row.device, state)
         return found
@@ -107,6 +121,19 @@ class Ledger:
         loss = header.loss if math.isfinite(header.loss) else 0.0
         self._database.accept(assignment, header.examples, loss, self._services.wall())
         self._sum.add(update.delta, header.examples)
+
+    def recount(self, accepted: Iterable[str]) -> Recount:
+        """The sum of these accepted updates of the open round, in this order, read from the spool.
+        Nothing changes before `recounted`."""
+        found = Recount(self._empty_sum(), {})
+        for assignment in accepted:
+            if (why := self._fold(assignment, found.total)) is not None:
+                found.lost[assignment] = why
+        return found
+
+    def recounted(self, found: Recount) -> None:
+        """What was left out of the recount is journalled as gone: from now on it is the sum."""
+        self._sum = found.total
 
     def end(self, ending: Ending) -> tuple[RoundRecord, Round | None]:
         """End the round: the next model, durable, then one transaction. Returns the record of the
@@ -142,7 +169,10 @@ class Ledger:
 
     def _begin(self, opened: RoundRecord) -> None:
         self._opened = opened
-        self._sum = RunningSum(self.manifest.parameters, self.task.aggregation.max_examples)
+        self._sum = self._empty_sum()
+
+    def _empty_sum(self) -> RunningSum:
+        return RunningSum(self.manifest.parameters, self.task.aggregation.max_examples)
 
     def _round(self) -> Round:
         """The journalled round with nobody in it; its clock goes on where it was."""
@@ -154,18 +184,18 @@ class Ledger:
             found.ending = Ending(Phase(self._opened.phase), Reason(self._opened.reason))
         return found
 
-    def _replay(self, row: AssignmentRecord) -> bool:
-        """Fold in an accepted update again; False when the disk has lost it."""
+    def _fold(self, assignment: str, total: RunningSum) -> str | None:
+        """Add an accepted update from the spool once more; or why it cannot be had: lost."""
         try:
-            data = self._services.spool.read(row.id)
+            data = self._services.spool.read(assignment)
             update = read(data, self.manifest.parameters, self.task.upload.codec)
         except (OSError, WireError) as error:
-            # A start that fails for good would lose the others' work too.
-            log.error("task %s: the accepted update %s is lost: %s", row.task, row.id, error)
-            self._database.lose(row.id, str(error))
-            return False
-        self._sum.add(update.delta, update.header.examples)
-        return True
+            # To fail for good would lose the others' work too.
+            name = self.record.name
+            log.error("task %s: the accepted update %s is lost: %s", name, assignment, error)
+            return str(error)
+        total.add(update.delta, update.header.examples)
+        return None
 
     def _published(self, version: int, digest: str) -> Published:
         name = self.record.name

@@ -159,6 +159,18 @@ class Round:
         self.left[assignment] = device
         return True
 
+    def forget(self, device: str) -> None:
+        """The device has left the fleet: as if it had never been in the round, but that the clock
+        goes on. Its place is free again."""
+        self._served.pop(device, None)
+        for places in (self.working, self.arrived, self.left):
+            for assignment in [a for a, holder in places.items() if holder == device]:
+                del places[assignment]
+
+    def lose(self, assignment: str) -> None:
+        """The disk no longer has an update that had arrived: it does not count."""
+        self.left[assignment] = self.arrived.pop(assignment)
+
     def due(self, now: float) -> Ending | None:
         """How the round must end now; `None` while it goes on."""
         if self.ending:

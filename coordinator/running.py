@@ -13,8 +13,8 @@ import weakref
 from datetime import datetime
 
 from coordinator.credentials import new_id
-from coordinator.errors import Conflict, CoordinatorError, Refused, TooLarge
-from coordinator.ledger import Ledger, Services
+from coordinator.errors import Conflict, CoordinatorError, NotFound, Refused, TooLarge
+from coordinator.ledger import Ledger, Recount, Services
 from coordinator.round import Arrival, Ending, Phase, Reason, Round
 from coordinator.store.records import AssignmentRecord, TaskRecord
 from coordinator.taskfile import TaskFile
@@ -219,7 +219,9 @@ class RunningTask:
         arrival = self.round.arrival(assignment, self._now())
         if arrival is Arrival.UNKNOWN:
             row = await self._call(self._services.database.assignment, assignment)
-            if row and row.state == "accepted":
+            if row is None:
+                raise NotFound("unknown_assignment", f"no assignment {assignment}: its device left")
+            if row.state == "accepted":
                 return Arrival.DUPLICATE
         if arrival in (Arrival.LATE, Arrival.UNKNOWN):
             self._services.metrics.updates.labels(self.name, "late").inc()
@@ -264,6 +266,28 @@ class RunningTask:
         self._services.metrics.updates.labels(self.name, state).inc()
         await asyncio.to_thread(self._services.spool.drop, assignment)
 
+    # A device that leaves: see `coordinator.leaving`
+
+    def still(self) -> asyncio.Lock:
+        """While it is held, nobody gets a place, nothing is accepted and the round does not end."""
+        return self._lock
+
+    def recount_without(self, device: str) -> Recount | None:
+        """Blocking, in the store's thread: the sum of the others' updates; `None` when the device
+        has none in an open round."""
+        if self.round.ending or device not in self.round.arrived.values():
+            return None
+        return self._ledger.recount([a for a, d in self.round.arrived.items() if d != device])
+
+    def forget(self, device: str, recount: Recount | None) -> None:
+        """The journal has forgotten the device: now the round and the sum do."""
+        self.round.forget(device)
+        if recount is None:
+            return
+        self._ledger.recounted(recount)
+        for assignment in recount.lost:
+            self.round.lose(assignment)
+
     # The timer
 
     async def run(self) -> None:
@@ -287,7 +311,7 @@ class RunningTask:
             ending = self.round.due(self._now())
             done = await self._end(ending) if ending else []
         if ending:
-            await self._sweep(done)
+            await self.sweep(done)
         else:
             await self._wait()
 
@@ -307,7 +331,7 @@ class RunningTask:
         async with self._lock:
             done = await self._end(Ending(Phase.ABANDONED, Reason.STOPPED)) if self.running else []
         self._wake.set()
-        await self._sweep(done)
+        await self.sweep(done)
 
     async def _end(self, ending: Ending) -> list[str]:
         """End the round, begin the next; returns the assignments that need their files no more."""
@@ -327,7 +351,8 @@ class RunningTask:
             self.round = following
         return done
 
-    async def _sweep(self, assignments: list[str]) -> None:
+    async def sweep(self, assignments: list[str]) -> None:
+        """Delete what was uploaded for assignments that the round no longer knows."""
         for assignment in assignments:
             async with self._upload(assignment):
                 await asyncio.to_thread(self._services.spool.drop, assignment)

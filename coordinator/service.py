@@ -10,8 +10,16 @@ from pathlib import Path
 
 import msgspec
 
-from coordinator import credentials, taskfile
-from coordinator.errors import Conflict, CoordinatorError, Denied, NotFound, Refused, UpgradeNeeded
+from coordinator import credentials, leaving, taskfile
+from coordinator.errors import (
+    Conflict,
+    CoordinatorError,
+    Denied,
+    NotFound,
+    Refused,
+    UpgradeNeeded,
+    unknown_device,
+)
 from coordinator.ledger import Services
 from coordinator.metrics import Metrics
 from coordinator.running import RunningTask
@@ -32,6 +40,7 @@ from wire.messages import (
     Enroll,
     Enrolled,
     Facts,
+    Left,
     Wait,
     WaitReason,
 )
@@ -57,7 +66,7 @@ class Coordinator:
         self._seen: dict[str, tuple[Facts, float]] = {}
         self._group: asyncio.TaskGroup
         self._owned: set[asyncio.Task[None]] = set()
-        self._creating = asyncio.Lock()
+        self._changing = asyncio.Lock()  # one at a time: a task is created, a device leaves
 
     # Life
 
@@ -135,7 +144,7 @@ class Coordinator:
         name, secret = credentials.split(credential)
         device = self.devices.get(name)
         if device is None or not credentials.matches(secret, device.secret):
-            raise Denied("unknown_device", "no device has this credential: enrol it again")
+            raise unknown_device()
         return device
 
     async def new_token(self, uses: int, lifetime: timedelta) -> str:
@@ -174,6 +183,20 @@ class Coordinator:
         log.info("device %s (%s) enrolled", device.id, device.name)
         return Enrolled(device=device.id, secret=f"{device.id}.{own}")
 
+    async def leave(self, device: str) -> Left:
+        """A device leaves the fleet for good, by its own wish or the administrator's. Returns when
+        that is durable. Raises `Denied` when there is no such device (any more)."""
+        async with self._changing:
+            if device not in self.devices:
+                raise unknown_device()
+            tasks = list(self.tasks.values())
+            withdrawn = await leaving.withdraw(self.services, tasks, device)
+            del self.devices[device]
+            self._seen.pop(device, None)
+        log.info("device %s left: %d updates dropped", device, withdrawn.dropped)
+        await leaving.sweep(tasks, withdrawn)
+        return Left(dropped=withdrawn.dropped, published=withdrawn.published)
+
     def last_seen(self, device: DeviceRecord) -> float:
         """When the device last checked in, in seconds since the epoch."""
         return self._seen[device.id][1] if device.id in self._seen else device.seen
@@ -183,6 +206,8 @@ class Coordinator:
     async def check_in(self, device: DeviceRecord, message: CheckIn) -> CheckInReply:
         """Work for the device, or when to come back."""
         protocol = common_protocol(message.protocols)
+        if device.id not in self.devices:  # it left while its message was on the way
+            raise unknown_device()
         self._seen[device.id] = (message.facts, self.services.wall())
         tasks = self._tasks_of(device, message)
         await self._store_evaluations(device, message, tasks)
@@ -283,7 +308,7 @@ class Coordinator:
 
     async def create_task(self, definition: str, plan: str, model: str) -> RunningTask:
         """Start a task from blobs that are already stored. Raises `Refused`, `Conflict`."""
-        async with self._creating:
+        async with self._changing:
             try:
                 task = await asyncio.to_thread(taskfile.parse, definition)
                 manifest = await self.services.worker.call(self._check_plan, plan, model)

@@ -33,6 +33,7 @@ from wire.messages import (
     Enroll,
     Enrolled,
     GiveUp,
+    Left,
     Problem,
     UploadState,
 )
@@ -135,6 +136,12 @@ class Transport:
         body = msgspec.json.encode(message)
         async with self._request("POST", f"/v1/assignments/{assignment}/give-up", body):
             self.bytes_up += len(body)
+
+    async def leave(self) -> Left:
+        """Leave the fleet for good; returns when that is durable. `Rejected` with the code
+        `unknown_device` means that the device had left before."""
+        async with self._request("DELETE", "/v1/device") as answer:
+            return await self._decode(answer, Left)
 
     async def blob(self, digest: str, limit: int) -> bytes:
         """A plan's file or a model of at most `limit` bytes, proved by its digest."""

@@ -163,6 +163,14 @@ class GiveUp(Message, frozen=True, kw_only=True):
     detail: Text = ""
 
 
+class Left(Message, frozen=True, kw_only=True):
+    """A device has left. Of its accepted updates, `dropped` were not yet in a published model and
+    never will be; `published` are in one for good."""
+
+    dropped: Count
+    published: Count
+
+
 class UploadState(StrEnum):
     """What became of an update."""
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from aiohttp import web
 
-from coordinator.errors import NotFound, Refused
+from coordinator.errors import Denied, NotFound, Refused
 from coordinator.http.common import body, coordinator_of, for_admin, json_answer, message
 from coordinator.http.device import send_blob
 from coordinator.running import RunningTask
@@ -112,6 +112,15 @@ async def devices(request: web.Request) -> web.StreamResponse:
     )
 
 
+async def remove(request: web.Request) -> web.StreamResponse:
+    """DELETE /v1/admin/devices/{device}: as if the device had left by itself."""
+    device = request.match_info["device"]
+    try:
+        return json_answer(await coordinator_of(request).leave(device))
+    except Denied:
+        raise NotFound("unknown_device", f"no device {device[:100]!r}") from None
+
+
 async def token(request: web.Request) -> web.StreamResponse:
     """POST /v1/admin/tokens: an enrolment token."""
     new = await message(request, NewToken)
@@ -174,5 +183,6 @@ def routes() -> list[web.RouteDef]:
         web.put(f"{root}/blobs/{{digest}}", for_admin(put_blob)),
         web.get(f"{root}/blobs/{{digest}}", for_admin(get_blob)),
         web.get(f"{root}/devices", for_admin(devices)),
+        web.delete(f"{root}/devices/{{device}}", for_admin(remove)),
         web.post(f"{root}/tokens", for_admin(token)),
     ]

@@ -1,4 +1,4 @@
-"""Routes for devices: enrol, check in, fetch blobs, give up."""
+"""Routes for devices: enrol, check in, fetch blobs, give up, leave."""
 
 import asyncio
 import re
@@ -52,6 +52,11 @@ async def give_up(request: web.Request, device: DeviceRecord) -> web.StreamRespo
     return web.Response(status=204)
 
 
+async def leave(request: web.Request, device: DeviceRecord) -> web.StreamResponse:
+    """DELETE /v1/device: the device leaves the fleet; its credential is worth nothing then."""
+    return json_answer(await coordinator_of(request).leave(device.id))
+
+
 async def blob(request: web.Request, device: DeviceRecord) -> web.StreamResponse:
     """GET /v1/blobs/{digest}: a plan's file or a model; a range of it, too."""
     return await send_blob(request, coordinator_of(request))
@@ -90,4 +95,5 @@ def routes() -> list[web.RouteDef]:
         web.post("/v1/check-in", for_device(check_in)),
         web.post("/v1/assignments/{assignment}/give-up", for_device(give_up)),
         web.get("/v1/blobs/{digest}", for_device(blob)),
+        web.delete("/v1/device", for_device(leave)),
     ]

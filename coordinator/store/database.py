@@ -5,6 +5,7 @@ Blocking, and used from one thread: `coordinator.store.worker` is its place off 
 """
 
 import json
+import logging
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from coordinator.errors import unknown_device
 from coordinator.store.records import (
     AssignmentRecord,
     DeviceRecord,
@@ -21,8 +23,11 @@ from coordinator.store.records import (
     ModelRecord,
     RoundRecord,
     TaskRecord,
+    Withdrawn,
 )
 from wire.messages import Facts
+
+log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = "1"
 R = TypeVar("R", bound=msgspec.Struct)
@@ -126,8 +131,10 @@ class Database:
     # Assignments
 
     def assign(self, assignment: AssignmentRecord) -> None:
-        """A device gets a place in a round; the first one starts the round's clock."""
+        """A device gets a place in a round; the first one starts the round's clock. Raises `Denied`
+        when the device has left."""
         with self._transaction():
+            self._check_enrolled(assignment.device)
             self._insert("assignments", assignment)
             self._sql.execute(
                 "UPDATE rounds SET started = coalesce(started, ?) WHERE task = ? AND number = ?",
@@ -166,11 +173,13 @@ class Database:
     def lose(self, assignment: str, detail: str) -> None:
         """The disk has lost an accepted update before its round closed."""
         with self._transaction():
-            self._sql.execute(
-                "UPDATE assignments SET state = 'refused', reason = 'lost', detail = ?"
-                " WHERE id = ?",
-                (detail, assignment),
-            )
+            self._lose(assignment, detail)
+
+    def _lose(self, assignment: str, detail: str) -> None:
+        self._sql.execute(
+            "UPDATE assignments SET state = 'refused', reason = 'lost', detail = ? WHERE id = ?",
+            (detail, assignment),
+        )
 
     def _end_assignment(self, assignment: str, *values: Any) -> None:
         with self._transaction():
@@ -220,12 +229,57 @@ class Database:
                 [(msgspec.json.encode(f).decode(), now, d) for d, (f, now) in seen.items()],
             )
 
+    def withdraw(self, device: str, lost: Mapping[str, str]) -> Withdrawn:
+        """Forget a device: its identity, its evaluations and its part in every round, also in those
+        that have ended; what they came to stays in the rounds' own numbers. `lost` are others'
+        accepted updates that the disk no longer has, and why. All of it in one transaction; then
+        what was deleted is wiped from the file."""
+        with self._transaction():
+            dropped, published = (self._accepted_in(device, p) for p in ("open", "closed"))
+            for assignment, detail in lost.items():
+                self._lose(assignment, detail)
+            assignments: dict[str, list[str]] = {}
+            for task, found in self._sql.execute(
+                "SELECT task, id FROM assignments WHERE device = ?", (device,)
+            ):
+                assignments.setdefault(task, []).append(found)
+            self._sql.execute("DELETE FROM assignments WHERE device = ?", (device,))
+            self._sql.execute("DELETE FROM evaluations WHERE device = ?", (device,))
+            self._sql.execute("DELETE FROM devices WHERE id = ?", (device,))
+        self._wipe()
+        return Withdrawn(assignments, dropped, published)
+
+    def _accepted_in(self, device: str, phase: str) -> int:
+        row = self._sql.execute(
+            "SELECT count(*) AS found FROM assignments JOIN rounds"
+            " ON rounds.task = assignments.task AND rounds.number = assignments.round"
+            " WHERE device = ? AND state = 'accepted' AND phase = ?",
+            (device, phase),
+        ).fetchone()
+        return int(row["found"])
+
+    def _check_enrolled(self, device: str) -> None:
+        # A request may be under way while its device leaves: the journal has the last word.
+        if not self._sql.execute("SELECT 1 FROM devices WHERE id = ?", (device,)).fetchone():
+            raise unknown_device()
+
+    def _wipe(self) -> None:
+        """Deleted rows were overwritten (`secure_delete`); the log still holds the pages as they
+        were, until it is emptied."""
+        try:
+            self._sql.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as error:
+            # The deletion itself is durable: the log is emptied when the file is closed, at last.
+            log.warning("what was deleted is not wiped from the log yet: %s", error)
+
     # Evaluations
 
     def add_evaluations(self, evaluations: list[EvaluationRecord]) -> None:
-        """Store metrics; a device's later word on a version replaces its earlier one."""
+        """Store metrics; a device's later word on a version replaces its earlier one. Raises
+        `Denied` when the device has left."""
         with self._transaction():
             for evaluation in evaluations:
+                self._check_enrolled(evaluation.device)
                 self._insert("evaluations", evaluation, "INSERT OR REPLACE")
 
     def evaluations(self, task: str) -> list[EvaluationRecord]:
@@ -247,6 +301,8 @@ class Database:
         self._sql.execute("PRAGMA journal_mode = WAL")
         self._sql.execute("PRAGMA synchronous = FULL")
         self._sql.execute("PRAGMA foreign_keys = ON")
+        # What is deleted is overwritten: a device that leaves is not to be read from the file.
+        self._sql.execute("PRAGMA secure_delete = ON")
         if self._sql.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
             self._check_version(path)
         schema = resources.files(__package__).joinpath("schema.sql").read_text("utf-8")

@@ -1,5 +1,7 @@
 """Rows of the store, typed. Times are seconds since the epoch on the server's wall clock."""
 
+from typing import NamedTuple
+
 import msgspec
 
 from wire.messages import Facts
@@ -68,6 +70,15 @@ class AssignmentRecord(msgspec.Struct, frozen=True, kw_only=True):
     digest: str | None
     examples: int | None
     loss: float | None
+
+
+class Withdrawn(NamedTuple):
+    """What the journal held of a device that left. `assignments`: their ids, by task. `dropped`: of
+    its updates, those that no model is made from yet; `published`: those that one is made from."""
+
+    assignments: dict[str, list[str]]
+    dropped: int
+    published: int
 
 
 class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):

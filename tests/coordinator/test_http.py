@@ -18,6 +18,7 @@ DEVICE = {
     ("POST", "/v1/check-in"),
     ("POST", "/v1/assignments/{assignment}/give-up"),
     ("GET", "/v1/blobs/{digest}"),
+    ("DELETE", "/v1/device"),
     ("POST", "/v1/assignments/{assignment}/update"),
     ("HEAD", "/v1/assignments/{assignment}/update"),
     ("PATCH", "/v1/assignments/{assignment}/update"),
@@ -33,13 +34,21 @@ ADMIN = {
     ("PUT", "/v1/admin/blobs/{digest}"),
     ("GET", "/v1/admin/blobs/{digest}"),
     ("GET", "/v1/admin/devices"),
+    ("DELETE", "/v1/admin/devices/{device}"),
     ("POST", "/v1/admin/tokens"),
+}
+PLACES = {
+    "assignment": "a-1",
+    "device": "device-1",
+    "digest": DIGEST,
+    "number": "1",
+    "task": "t",
 }
 
 
 def filled(path: str) -> str:
     """A path with something in its places."""
-    for place, value in {"assignment": "a-1", "digest": DIGEST, "task": "t", "number": "1"}.items():
+    for place, value in PLACES.items():
         path = path.replace(f"{{{place}}}", value)
     return path
 

@@ -13,6 +13,7 @@ from coordinator import taskfile
 from coordinator.ledger import Ledger, Services
 from coordinator.metrics import Metrics
 from coordinator.round import Ending, Phase, Reason
+from coordinator.running import RunningTask
 from coordinator.store.blobs import BlobStore
 from coordinator.store.database import Database
 from coordinator.store.records import TaskRecord
@@ -128,6 +129,12 @@ class Machine:
         name = f"{self.round.number}-{index}"
         self.services.database.drop(name, "given_up", "battery", "", self.services.wall())
         self.round.leave(name)
+
+    def leave(self, index: int) -> None:
+        task = RunningTask(self.services, self.ledger, self.round)
+        recount = task.recount_without(f"d{index}")
+        self.services.database.withdraw(f"d{index}", recount.lost if recount else {})
+        task.forget(f"d{index}", recount)
 
     def end(self, ending: Ending) -> None:
         ended, following = self.ledger.end(ending)
@@ -271,6 +278,80 @@ def test_weights_are_capped_alike_before_and_after_a_restart(tmp_path):
     assert machine.ended.examples == 150
     np.testing.assert_allclose(machine.model()["w"] - before["w"], 2.0, rtol=1e-6)
     machine.stop()
+
+
+# A device that leaves
+
+
+def arrive(machine, indices):
+    for index in indices:
+        machine.assign(index)
+        # One delta is so large that to add it and to subtract it again would show.
+        machine.accept(index, value=1e9 if index == 0 else None, examples=7 + index)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (1, 0, 2, 3), (3, 2, 1, 0)])
+@pytest.mark.parametrize("restarts", ["no restart", "before", "after"])
+def test_the_model_is_bit_for_bit_what_it_had_been_without_who_left(
+    pristine, tmp_path, order, restarts
+):
+    left, never = (pristine.copy(tmp_path / name) for name in ("left", "never"))
+    arrive(left, order[:3])
+    if restarts == "before":
+        left.restart()
+    left.leave(0) if 0 in order[:3] else None
+    if restarts == "after":
+        left.restart()
+    arrive(left, order[3:])
+    left.leave(0) if 0 in order[3:] else None
+    left.end(DEADLINE)
+    arrive(never, [index for index in order if index != 0])
+    never.end(DEADLINE)
+    assert left.ledger.model.model == never.ledger.model.model  # a digest
+    assert (left.ended.updates, left.ended.examples) == (3, 27)
+    left.stop()
+    never.stop()
+
+
+def test_who_leaves_without_an_accepted_update_costs_no_recount(machine):
+    machine.assign(0)
+    machine.assign(1)
+    machine.accept(1)
+    machine.services.spool.path("1-1").unlink()  # a recount would miss it
+    machine.leave(0)
+    assert machine.round.arrived == {"1-1": "d1"}
+    machine.end(DEADLINE)
+    assert machine.ended.updates == 1
+
+
+def test_a_recount_that_misses_a_file_costs_that_update_alone(machine):
+    start = machine.model()
+    for index, value in enumerate([5.0, 1.0, 2.0]):
+        machine.assign(index)
+        machine.accept(index, value=value)
+    machine.services.spool.path("1-1").unlink()
+    machine.leave(0)
+    assert (machine.round.arrived, machine.round.left) == ({"1-2": "d2"}, {"1-1": "d1"})
+    lost = machine.services.database.assignment("1-1")
+    assert (lost.state, lost.reason) == ("refused", "lost")
+    machine.restart()
+    assert (machine.round.arrived, machine.round.left) == ({"1-2": "d2"}, {"1-1": "d1"})
+    machine.end(DEADLINE)
+    np.testing.assert_allclose(machine.model()["w"] - start["w"], 2.0, rtol=1e-6)
+
+
+def test_a_model_that_was_published_keeps_what_is_in_it(machine):
+    for index in range(2):
+        machine.assign(index)
+        machine.accept(index, value=1.0)
+    machine.end(DEADLINE)
+    published = machine.ledger.model
+    machine.leave(0)
+    machine.restart()
+    assert machine.ledger.model == published
+    first, _ = machine.services.database.rounds("digits", 9)
+    assert (first.updates, first.examples) == (2, 20)
+    assert [a.device for a in machine.services.database.assignments("digits", 1)] == ["d1"]
 
 
 # The end of a round

@@ -130,6 +130,22 @@ def test_nobody_is_asked_once_the_deadline_has_passed():
     assert round_of(1).refusal("d9", 60.0) is WaitReason.ROUND_FULL
 
 
+@pytest.mark.parametrize("became", ["working", "counted", "left"])
+def test_who_leaves_the_fleet_was_never_there_but_that_the_clock_goes_on(became):
+    held = round_of(3, now=5.0)
+    if became == "counted":
+        held.count("a0")
+    if became == "left":
+        held.leave("a0")
+    held.forget("d0")
+    other = round_of(0)
+    for index in (1, 2):
+        other.assign(f"a{index}", f"d{index}", 5.0)
+    assert held == other
+    assert held.arrival("a0", 6.0) is Arrival.UNKNOWN
+    assert held.phase is Phase.SELECTING
+
+
 # The deadline
 
 
@@ -294,6 +310,7 @@ class AnyRound(RuleBasedStateMachine):
         self.ending = None
         self.journal = {}  # assignment to (device, state)
         self.counted = []
+        self.given = 0
 
     def held(self, state):
         return [a for a, (_, s) in self.journal.items() if s == state]
@@ -308,7 +325,8 @@ class AnyRound(RuleBasedStateMachine):
             return
         assert self.ending is None
         assert self.deadline is None or self.now < self.deadline
-        assignment = f"a{len(self.journal)}"
+        assignment = f"a{self.given}"
+        self.given += 1
         self.round.assign(assignment, device, self.now)
         self.deadline = self.round.deadline if self.deadline is None else self.deadline
         self.journal[assignment] = (device, "working")
@@ -343,6 +361,24 @@ class AnyRound(RuleBasedStateMachine):
         assert self.round.leave(assignment) == held
         if held:
             self.journal[assignment] = (device, "left")
+
+    @rule(device=DEVICES)
+    def a_device_leaves_the_fleet(self, device):
+        self.round.forget(device)
+        gone = [a for a, (d, _) in self.journal.items() if d == device]
+        for assignment in gone:
+            del self.journal[assignment]
+            assert self.round.device_of(assignment) is None
+        self.counted = [a for a in self.counted if a not in gone]
+        assert self.round.held_by(device) is None
+
+    @rule(number=st.integers(0, 12))
+    def the_disk_loses_an_update(self, number):
+        assignment = f"a{number}"
+        if assignment in self.counted and self.ending is None:
+            self.round.lose(assignment)
+            self.counted.remove(assignment)
+            self.journal[assignment] = (self.journal[assignment][0], "left")
 
     @rule()
     def the_timer_looks(self):

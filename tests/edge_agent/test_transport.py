@@ -19,7 +19,7 @@ from tests.edge_agent.wires import drips, replies, says, silent, wire
 from tests.wire.memory import at_most
 from wire.compression import compress
 from wire.digest import digest_of
-from wire.messages import CheckIn, CheckInReply, Facts, Problem
+from wire.messages import CheckIn, CheckInReply, Facts, Left, Problem
 from wire.plan import Parameter
 
 PATIENT = Waits(connect=10.0, silence=10.0)
@@ -173,6 +173,23 @@ async def test_an_endless_answer_takes_little_memory():
     async with wire(OFFLINE["an endless body"]) as server:
         with at_most(8 << 20), pytest.raises(Offline, match="more than 1048576 bytes"):
             await check_in(server.url)
+
+
+async def test_leaving_is_one_request_without_a_body():
+    left = Left(dropped=1, published=2)
+    async with wire(replies(json(left))) as server, transport(server.url) as connection:
+        assert await connection.leave() == left
+        assert connection.bytes_up == 0
+        assert connection.bytes_down == len(json(left))
+    assert server.requests[0].startswith("DELETE /v1/device HTTP/1.1")
+    assert f"Bearer {SECRET}" in server.requests[0]
+
+
+async def test_an_answer_that_is_no_farewell_is_none():
+    answer = replies(b'{"dropped": -1, "published": 0}')
+    async with wire(answer) as server, transport(server.url) as connection:
+        with pytest.raises(Offline, match="does not speak this protocol"):
+            await connection.leave()
 
 
 async def test_nobody_there_is_offline():

@@ -20,6 +20,7 @@ from wire.messages import (
     Evaluation,
     Facts,
     GiveUp,
+    Left,
     Message,
     Problem,
     Published,
@@ -69,6 +70,7 @@ SAMPLES: list[Message] = [
     CheckInReply(protocol=1, assignment=ASSIGNMENT, published=(PUBLISHED,)),
     CheckInReply(protocol=1, wait=WAIT),
     GiveUp(reason="not_eligible", detail="on battery"),
+    Left(dropped=1, published=7),
     Acknowledgement(state=UploadState.ACCEPTED, offset=120),
     Problem(type="about:blank", title="Gone", status=410, code="round_closed"),
 ]
