@@ -187,8 +187,15 @@ class Agent:
 
     async def _owners_signals(self) -> tuple[Signal, ...]:
         """What does not depend on the machine."""
+        now = self._clock.now()
         agreed = await asyncio.to_thread(consent.given, self._state.folder, self._identity.url)
-        return agreed, own.window(self._config, self._clock.now()), own.data(self._config)
+        spent = budget.today(self._spent(), now)
+        return (
+            Signal("consent", *agreed),
+            own.window(self._config, now),
+            *budget.judge(spent, self._config.budget),
+            own.data(self._config),
+        )
 
     async def _next(self) -> Action:
         verdict = await self.look()

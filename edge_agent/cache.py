@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from edge_agent.errors import Rejected, StateError, TransportError
@@ -15,8 +16,12 @@ from wire.plan import MANIFEST_LIMIT, Manifest, parse_manifest
 MANIFEST_NAME = "manifest.json"
 
 
+_VOLATILE_LIMIT = 32 << 20
+"""Bytes of a model that may be held in memory instead of on the disk, at most."""
+
+
 class Cache:
-    """The folder `cache` of the state."""
+    """The folder `cache` of the state; models that are small enough are kept in memory instead."""
 
     def __init__(self, state: StateFolder) -> None:
         self._state = state
@@ -26,18 +31,18 @@ class Cache:
         return self._state.cached_plans / hex_of(digest)
 
     def model(self, digest: str) -> Path:
-        """The file of a model, which may not be there yet."""
-        return self._state.cached_models / f"{hex_of(digest)}.safetensors"
+        """The file of a model that was fetched."""
+        volatile = self._state.volatile_models / _file_of(digest)
+        return volatile if volatile.exists() else self._state.cached_models / _file_of(digest)
 
     async def fetch(self, transport: Transport, plan: str, model: str) -> None:
         """Have this plan and this model. Raises `TransportError`; `StateError` when the disk is
         full or broken."""
         try:
             manifest = await self._fetch_plan(transport, plan)
-            path = self.model(model)
-            if not await asyncio.to_thread(path.exists):
+            if not await asyncio.to_thread(lambda: self.model(model).exists()):
                 data = await transport.blob(model, manifest.checkpoint_limit)
-                await asyncio.to_thread(write_durably, path, data)
+                await asyncio.to_thread(self._keep_model, model, data)
         except TransportError:
             raise
         except OSError as error:
@@ -64,6 +69,14 @@ class Cache:
         await asyncio.to_thread(write_durably, folder / MANIFEST_NAME, data)
         return manifest
 
+    def _keep_model(self, digest: str, data: bytes) -> None:
+        """In memory, if it is small and there is room."""
+        if len(data) <= _VOLATILE_LIMIT:
+            with suppress(OSError):
+                write_durably(self._state.volatile_models / _file_of(digest), data)
+                return
+        write_durably(self._state.cached_models / _file_of(digest), data)
+
     def keep_only(self, plans: set[str], models: set[str]) -> None:
         """Blocking: forget every other plan and model; make the folders anew if they are gone."""
         self._state.create()
@@ -71,6 +84,11 @@ class Cache:
         for folder in self._state.cached_plans.iterdir():
             if folder.name not in wanted:
                 shutil.rmtree(folder, ignore_errors=True)
-        for file in self._state.cached_models.iterdir():
-            if file.name.split(".")[0] not in wanted:
-                file.unlink(missing_ok=True)
+        for folder in {self._state.cached_models, self._state.volatile_models}:
+            for file in folder.iterdir():
+                if file.name.split(".")[0] not in wanted:
+                    file.unlink(missing_ok=True)
+
+
+def _file_of(digest: str) -> str:
+    return f"{hex_of(digest)}.safetensors"

@@ -68,7 +68,7 @@ class Child:
 async def start_child(
     job: Job, grace: float, command: Sequence[str] = COMMAND
 ) -> AsyncIterator[Child]:
-    """A running child; on the way out it is stopped in order, and reaped, whatever happened inside.
+    """A running child; on the way out it is dead and reaped, whatever happened inside.
 
     `command` gets this process's id as its last argument. Raises `OSError` when it cannot start.
     """
@@ -85,10 +85,7 @@ async def start_child(
     try:
         yield child
     finally:
-        try:
-            await child.stop(Outcome.PREEMPTED)
-        finally:
-            child.kill()
+        child.kill()
         await reported
         await process.wait()
 
@@ -113,11 +110,5 @@ def _death(code: int) -> str:
         return f"exit status {code}; its log says why"
     known = -code in set(signal.Signals)
     name = signal.Signals(-code).name if known else f"signal {-code}"
-    return f"killed by {name}{_HINTS.get(name, '')}"
-
-
-_HINTS = {
-    "SIGKILL": ": out of memory?",
-    "SIGABRT": ": out of memory?",
-    "SIGILL": ": a processor too old?",
-}
+    hint = {"SIGKILL": ": out of memory?", "SIGILL": ": a processor too old?"}.get(name, "")
+    return f"killed by {name}{hint}"

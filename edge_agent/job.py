@@ -11,8 +11,13 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Evaluate a model on the held-out examples, then train it when there is an assignment.
 
     `plan` is the plan's folder, `model` the checkpoint's file, `update` where the update goes.
-    `checkpoint` is where a training that is stopped waits to go on, written every
-    `checkpoint_every` seconds, too; `memory_limit` is in bytes.
+
+    `checkpoint` is the file where a stopped training is kept and from which it goes on; it is
+    removed when the update is written. It is also written every `checkpoint_every` seconds of
+    training, so that a power cut loses no more; 0 means only when stopped. Each time costs the
+    disk the size of the weights and of the optimiser's state.
+
+    `memory_limit` is in bytes of the child's own memory.
     """
 
     plan: str
@@ -46,8 +51,12 @@ class Outcome(StrEnum):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a job. `metrics` are over `held_out` examples; `seconds` of training, over
-    all its sittings; `resumed_at` is the step that this one went on from."""
+    """What became of a job. `metrics` are over `held_out` examples.
+
+    `steps` and `seconds` of training are those of all sittings; this one went on at `resumed_at`
+    steps. `restarted` is why a training that was kept could not be gone on with. `refused` are the
+    limits that the system would not let the child set itself.
+    """
 
     outcome: Outcome
     detail: str = ""
@@ -56,7 +65,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     skipped: int = 0
     steps: int = 0
     resumed_at: int = 0
+    restarted: str = ""
     loss: float | None = None
     seconds: float = 0.0
     metrics: dict[str, float] | None = None
     peak_bytes: int = 0
+    refused: tuple[str, ...] = ()

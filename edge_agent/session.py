@@ -5,7 +5,7 @@ nothing is copied. Threads are counted and never spin: the device has other work
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ import numpy as np
 import onnxruntime as ort
 
 from edge_agent.examples import Examples
-from edge_agent.resume import Progress
 from wire.checkpoint import FLOAT32, Weights
 from wire.plan import Manifest
 
@@ -60,20 +59,11 @@ def open_session(path: Path, threads: int) -> ort.InferenceSession:
 class Trainer:
     """The plan's training graph with its weights and state; `step` runs one batch."""
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        folder: Path,
-        weights: Weights,
-        threads: int,
-        resumed: Mapping[str, Any] | None = None,
-    ) -> None:
-        """`weights` are the assignment's model; `resumed`, weights and state to go on from."""
+    def __init__(self, manifest: Manifest, folder: Path, weights: Weights, threads: int) -> None:
         self._manifest = manifest
         self._session = open_session(folder / "train.onnx", threads)
         self._base = weights
         start = dict(weights) | {s.name: np.full(s.shape, s.fill, FLOAT32) for s in manifest.state}
-        start |= resumed or {}
         # The two sets swap roles at each step. An OrtValue shares its array's memory and holds the
         # array, so each gets one of its own and `weights` stay as they are.
         now = {n: ort.OrtValue.ortvalue_from_numpy(np.array(a)) for n, a in start.items()}
@@ -112,11 +102,6 @@ class Trainer:
         current = self._sets[self.steps % 2]
         return {p.name: current[p.name].numpy().copy() for p in self._manifest.parameters}
 
-    def values(self) -> Weights:
-        """The weights and the optimiser's state now, as copies."""
-        current = self._sets[self.steps % 2]
-        return {name: value.numpy().copy() for name, value in current.items()}
-
     def delta(self) -> Weights:
         """The change of each weight since the start. Raises `Diverged` when one is not finite."""
         changed = self.weights()
@@ -133,31 +118,22 @@ def train(
     examples: Examples,
     rng: np.random.Generator,
     stop: Callable[[], bool],
-    progress: Progress | None = None,
-    every_batch: Callable[[], None] = lambda: None,
 ) -> Trained:
-    """The epochs of one round that `progress` lacks, shuffled anew each time; asks `stop` before
-    every batch. `progress` is kept up to date; `every_batch` is called after each.
+    """All epochs of one round, shuffled anew each time; asks `stop` after every batch.
 
     Raises `Preempted`, or `Diverged` at the first loss that is not finite.
     """
-    done = progress or Progress()
-    for epoch in range(manifest.epochs):
-        order = rng.permutation(len(examples))  # also of epochs done: the draws must not change
-        if epoch < done.epochs:
-            continue
-        for chosen in list(_batches(order, manifest.batch))[done.batches :]:
+    loss = 0.0
+    for _ in range(manifest.epochs):
+        loss = 0.0
+        for chosen in _batches(rng.permutation(len(examples)), manifest.batch):
+            found = trainer.step(examples.where(chosen))
+            if not math.isfinite(found):
+                raise Diverged(f"the loss is {found} after {trainer.steps} steps")
+            loss += found * len(chosen)
             if stop():
                 raise Preempted
-            found = trainer.step(examples.where(chosen))
-            done.steps += 1
-            if not math.isfinite(found):
-                raise Diverged(f"the loss is {found} after {done.steps} steps")
-            done.loss += found * len(chosen)
-            done.batches += 1
-            every_batch()
-        done.epochs, done.batches, done.last, done.loss = epoch + 1, 0, done.loss, 0.0
-    return Trained(trainer.delta(), len(examples), done.steps, done.last / len(examples))
+    return Trained(trainer.delta(), len(examples), trainer.steps, loss / len(examples))
 
 
 def evaluate(

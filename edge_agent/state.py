@@ -3,10 +3,14 @@
 identity.json   who it is, and to whom it reports
 history.json    its last rounds and the bytes they cost
 outbox/         updates that were not acknowledged yet
-cache/          plans and models that it fetched, by digest
+checkpoints/    trainings that were stopped, to go on with
+cache/          plans that it fetched, by digest
 models/         the models of local programs, by task: their group may read these
 agent.lock      held while an agent runs
 agent.sock      asks the running agent for its status
+
+The models that it fetches to train from are kept in a folder in memory where there is one
+(`RUNTIME_DIRECTORY` of the service): each round brings another, and an SD card wears out.
 """
 
 import fcntl
@@ -18,7 +22,8 @@ from pathlib import Path
 
 import msgspec
 
-from edge_agent.errors import StateError
+from edge_agent.budget import Spent
+from edge_agent.errors import NotEnrolled, StateError
 from edge_agent.shelf import FOLDER_MODE, make_folder, mend
 from wire.files import write_durably
 from wire.messages import Evaluation
@@ -53,13 +58,16 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class History(msgspec.Struct, kw_only=True):
-    """The device's memory of its work. `evaluated`: newest version evaluated, by task."""
+    """The device's memory of its work. `evaluated`: newest version evaluated, by task; `failed`:
+    trainings that failed in a row; `spent`: what today cost."""
 
     served: list[Served] = []
     bytes_up: int = 0
     bytes_down: int = 0
     evaluated: dict[str, int] = {}
     evaluations: list[Evaluation] = []
+    failed: int = 0
+    spent: Spent = Spent()
 
     def add(self, served: Served) -> None:
         """Remember one more assignment, forget the oldest."""
@@ -78,13 +86,18 @@ class History(msgspec.Struct, kw_only=True):
 
 
 class StateFolder:
-    """The folder. Blocking: call it off the event loop, but for `path`s."""
+    """The folder. Blocking: call it off the event loop, but for `path`s.
 
-    def __init__(self, folder: Path) -> None:
+    `volatile` is a folder in memory, ours alone, for what can be fetched again.
+    """
+
+    def __init__(self, folder: Path, volatile: Path | None = None) -> None:
         self.folder = folder
         self.outbox = folder / "outbox"
+        self.checkpoints = folder / "checkpoints"
         self.cached_plans = folder / "cache" / "plans"
         self.cached_models = folder / "cache" / "models"
+        self.volatile_models = volatile / "models" if volatile else self.cached_models
         self.models = folder / "models"
         self.socket = folder / "agent.sock"
 
@@ -92,7 +105,8 @@ class StateFolder:
         """Make what is missing. Raises `StateError`."""
         try:
             cache = self.folder / "cache"
-            for folder in (self.folder, self.outbox, cache, self.cached_plans, self.cached_models):
+            cached = (cache, self.cached_plans, self.cached_models, self.volatile_models)
+            for folder in (self.folder, self.outbox, self.checkpoints, *cached):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             make_folder(self.models)
         except OSError as error:
@@ -110,8 +124,9 @@ class StateFolder:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise StateError(f"another agent runs over {self.folder}") from None
-            for unfinished in self.outbox.glob(".*.new"):
-                unfinished.unlink(missing_ok=True)  # a child was killed while it wrote
+            for folder in (self.outbox, self.checkpoints):
+                for unfinished in folder.glob(".*.new"):
+                    unfinished.unlink(missing_ok=True)  # a child was killed while it wrote
             _forget_old_cache(self.folder)
             mend(self.models)
             yield
@@ -119,11 +134,11 @@ class StateFolder:
             os.close(descriptor)
 
     def identity(self) -> Identity:
-        """Who this device is. Raises `StateError` when it has not joined."""
+        """Who this device is. Raises `StateError`, `NotEnrolled` when it has not joined."""
         try:
             data = (self.folder / "identity.json").read_bytes()
         except FileNotFoundError:
-            raise StateError(
+            raise NotEnrolled(
                 f"this device has not joined a fleet (no identity in {self.folder}): run "
                 "'edge-agent enroll URL TOKEN'"
             ) from None
@@ -161,6 +176,16 @@ class StateFolder:
             return self.update_path(assignment).read_bytes()
         except OSError as error:
             raise StateError(f"an update in the outbox cannot be read: {error}") from None
+
+    def checkpoint_path(self, assignment: str) -> Path:
+        """Where an assignment's training waits to go on."""
+        return self.checkpoints / f"{assignment}.checkpoint"
+
+    def forget_checkpoints(self, but: str | None) -> None:
+        """No training waits, but for that of one assignment. Raises `OSError`."""
+        for path in self.checkpoints.glob("*.checkpoint"):
+            if path.stem != but:
+                path.unlink(missing_ok=True)
 
     def waiting(self) -> list[str]:
         """Assignments whose updates wait in the outbox, oldest first; what is no file is none."""
