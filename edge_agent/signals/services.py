@@ -1,5 +1,6 @@
 """The services of the system bus that the probes ask, and their properties, read with suspicion."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -99,9 +100,11 @@ def whole(properties: Properties, name: str) -> int | None:
 
 
 def real(properties: Properties, name: str) -> float | None:
-    """A number; `None` when it is missing or something else."""
+    """A finite number; `None` when it is missing or something else."""
     value = properties.get(name)
-    return value if isinstance(value, float) else whole(properties, name)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return whole(properties, name)
 
 
 def words(properties: Properties, name: str) -> str:
