@@ -43,6 +43,44 @@ class Machine:
         self._routes_6.append(" ".join((*fields, f"    {interface}")))
         self._write()
 
+    def interface(
+        self,
+        name: str,
+        bus: str = "",
+        driver: str = "",
+        devtype: str = "",
+        wireless: bool = False,
+        lower: tuple[str, ...] = (),
+        type_: int = 1,
+    ) -> None:
+        """A network interface as sysfs shows it: its bus and driver; what a virtual one is on."""
+        folder = self.root / "sys/class/net" / name
+        folder.mkdir(parents=True)
+        (folder / "type").write_text(f"{type_}\n")
+        (folder / "uevent").write_text(
+            f"DEVTYPE={devtype}\n" * bool(devtype) + f"INTERFACE={name}\n"
+        )
+        if wireless:
+            (folder / "phy80211").mkdir()
+        if bus:
+            (folder / "device").mkdir()
+            (folder / "device/subsystem").symlink_to(f"../../../../bus/{bus}")
+        if driver:
+            (folder / "device/driver").symlink_to(f"../../../../bus/{bus}/drivers/{driver}")
+        for below in lower:
+            (folder / f"lower_{below}").symlink_to(f"../{below}")
+
+    def clock_chip(self) -> None:
+        """A clock that runs without power."""
+        (self.root / "sys/class/rtc/rtc0").mkdir(parents=True)
+
+    def timesyncd(self, synchronized: bool) -> None:
+        """The time service of systemd runs, and may have reached a server."""
+        folder = self.root / "run/systemd/timesync"
+        folder.mkdir(parents=True, exist_ok=True)
+        if synchronized:
+            (folder / "synchronized").touch()
+
     def _write(self) -> None:
         (self.root / "proc/net/route").write_text("\n".join([_HEADER, *self._routes, ""]))
         (self.root / "proc/net/ipv6_route").write_text("\n".join([*self._routes_6, ""]))
