@@ -31,7 +31,6 @@ meant to protect the device must not be passed over in silence.
 import logging
 from collections.abc import Collection, Mapping
 from importlib.metadata import EntryPoint, entry_points
-from typing import ClassVar
 
 from edge_agent.config import Config
 from edge_agent.signals.signal import OK, Probe, Signal
@@ -48,14 +47,11 @@ log = logging.getLogger(__name__)
 class OwnProbe:
     """A probe of somebody else: whatever it does, a signal comes of it."""
 
-    codes: ClassVar[Mapping[str, str]] = CODES
-
     def __init__(self, name: str, probe: Probe | None, why: str = "") -> None:
         self.name = name
+        self.codes: Mapping[str, str] = CODES if probe is None else {**probe.codes, **CODES}
         self._probe = probe
         self._why = why
-        if probe is not None:
-            self.codes = {**probe.codes, **CODES}
 
     def look(self, system: System) -> Signal:
         """What the probe says, when it says something valid."""
