@@ -31,7 +31,7 @@ from edge_agent.lifecycle import (
     Upload,
 )
 from edge_agent.platform import facts
-from edge_agent.signals import own
+from edge_agent.signals import owner
 from edge_agent.signals.signal import Signal
 from edge_agent.state import Identity, Served, StateFolder
 from edge_agent.status import Status
@@ -192,9 +192,9 @@ class Agent:
         spent = budget.today(self._spent(), now)
         return (
             Signal("consent", *agreed),
-            own.window(self._config, now),
+            owner.window(self._config, now),
             *budget.judge(spent, self._config.budget),
-            own.data(self._config),
+            owner.data(self._config),
         )
 
     async def _next(self) -> Action:

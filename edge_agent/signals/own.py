@@ -1,30 +1,42 @@
-"""Signals that come from the owner's configuration, not from the machine. Pure."""
+"""What is ours, so that a probe does not take it for somebody else's: our processes, our cgroup.
 
-from collections.abc import Mapping
-from datetime import datetime
+The agent tells the ids of its running children itself. Finding them would mean to look at every
+process of the machine, and `/proc/PID/task/PID/children` is not in every kernel.
+"""
 
-from edge_agent.config import Config
-from edge_agent.signals.signal import Signal
-from schedules.duration import human
+import re
+from collections.abc import Callable, Collection
 
-CODES: Mapping[str, str] = {
-    "window_closed": "outside the schedule's windows",
-    "no_data": "the configuration names no folder of examples",
-}
+from edge_agent.signals.system import System
 
+OwnPids = Callable[[], Collection[int]]
+"""The ids of the children that run now, each until it is reaped; not our own."""
 
-def window(config: Config, now: datetime) -> Signal:
-    """Whether the schedule lets the device work at `now` (aware)."""
-    wait = config.timing.seconds_to_opening(now)
-    if wait > 0:
-        opens = f"the next window opens in {human(wait)}"
-        return Signal.no("window", "window_closed", opens)
-    return Signal.yes("window", "inside the training window")
+_UNIFIED = re.compile(r"^0::(/.*)$", re.MULTILINE)
 
 
-def data(config: Config) -> Signal:
-    """Whether there is a folder of examples at all."""
-    if config.data.folder is None and not config.data.tasks:
-        return Signal.no("data", "no_data", "the configuration names no folder of examples")
-    named = [config.data.folder, *config.data.tasks.values()]
-    return Signal.yes("data", "examples in " + ", ".join(n for n in named if n))
+def no_children() -> Collection[int]:
+    """An agent that trains nothing now."""
+    return ()
+
+
+def cgroups(system: System) -> list[str]:
+    """Folders of our cgroups (version 2), relative to the root: the innermost first, up to the
+    hierarchy's top. None where there is no such thing, or where it is out of our sight."""
+    found = _UNIFIED.search(system.text("proc/self/cgroup"))
+    if not found or "/../" in f"{found[1]}/":
+        return []
+    for top in ("sys/fs/cgroup", "sys/fs/cgroup/unified"):
+        if (system.root / top / "cgroup.controllers").exists():
+            break
+    else:
+        return []
+    names = [name for name in found[1].split("/") if name]
+    return ["/".join((top, *names[:depth])) for depth in range(len(names), -1, -1)]
+
+
+def alone(system: System, cgroup: str, children: Collection[int]) -> bool:
+    """Whether a cgroup holds nothing but this process and its children."""
+    inside = set(system.text(f"{cgroup}/cgroup.procs").split())
+    ours = {system.text("proc/self/stat").partition(" ")[0], *map(str, children)}
+    return bool(inside) and inside <= ours
