@@ -17,7 +17,7 @@ from coordinator.server import DEFAULT_PORT, ServeError, ServeOptions, serve, tl
 from coordinator.store.database import StoreError
 from coordinator.views import MetricView, TaskDetail, TaskView
 from schedules.duration import Duration, human
-from systemd import install as service
+from systemd import install as installer
 from systemd.journal import setup_logging
 from systemd.machine import InstallError, Machine
 from systemd.steps import Keep
@@ -43,8 +43,8 @@ def default_state() -> Path:
     may look into it, else the user's own."""
     if folder := os.environ.get("STATE_DIRECTORY"):
         return Path(folder.split(":")[0])
-    if os.access(service.COORDINATOR_STATE, os.R_OK | os.X_OK):
-        return service.COORDINATOR_STATE
+    if os.access(installer.COORDINATOR_STATE, os.R_OK | os.X_OK):
+        return installer.COORDINATOR_STATE
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(base) / "lamplighter" / "coordinator"
 
@@ -299,14 +299,14 @@ def install_command(
     """Install and start the systemd service that runs this command. Can be run twice."""
 
     def work() -> None:
-        state = service.COORDINATOR_STATE
+        state = installer.COORDINATOR_STATE
         tls_context(ServeOptions(state, host, port, tls_cert, tls_key, insecure_http))
-        tls = service.Tls(tls_cert, tls_key) if tls_cert and tls_key else None
-        found = service.coordinator(None, host, port, tls, insecure_http)
+        tls = installer.Tls(tls_cert, tls_key) if tls_cert and tls_key else None
+        found = installer.coordinator(None, host, port, tls, insecure_http)
         if print_unit:
             print(found.unit, end="")
         else:
-            service.install(found, Machine(), preview=dry_run)
+            installer.install(found, Machine(), preview=dry_run)
 
     _guard(work)
 
@@ -327,7 +327,7 @@ def uninstall_command(
         if keep_state and purge:
             raise InstallError("--keep-state and --purge exclude each other")
         keep = Keep.STATE if keep_state else Keep.NOTHING if purge else Keep.OWN
-        service.remove(service.coordinator(removing=True), Machine(), keep, preview=dry_run)
+        installer.remove(installer.coordinator(removing=True), Machine(), keep, preview=dry_run)
 
     _guard(work)
 

@@ -1,4 +1,4 @@
-"""What an installation consists of: steps, each of which knows whether it is done, and undoes itself.
+"""What an installation consists of: steps that know whether they are done, and undo themselves.
 
 Steps are in the order of installing. Removing goes backwards, and leaves what the owner wrote or
 collected unless told otherwise.
@@ -229,8 +229,12 @@ class Unit(File):
     """A unit's file, read by systemd."""
 
     def done(self, machine: Machine) -> bool:
-        return super().done(machine) and "no" == machine.ask(
-            "systemctl", "show", "--property=NeedDaemonReload", "--value", self.path.name
+        return (
+            super().done(machine)
+            and machine.ask(
+                "systemctl", "show", "--property=NeedDaemonReload", "--value", self.path.name
+            )
+            == "no"
         )
 
     def do(self, machine: Machine) -> None:
