@@ -1,9 +1,7 @@
 """The `coordinator` command."""
 
 import asyncio
-import logging
 import os
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, NoReturn, TypeVar
@@ -15,10 +13,14 @@ from rich.text import Text
 
 from coordinator import taskfile
 from coordinator.client import AdminClient, ClientError
-from coordinator.server import DEFAULT_PORT, ServeError, ServeOptions, serve
+from coordinator.server import DEFAULT_PORT, ServeError, ServeOptions, serve, tls_context
 from coordinator.store.database import StoreError
 from coordinator.views import MetricView, TaskDetail, TaskView
 from schedules.duration import Duration, human
+from systemd import install as installer
+from systemd.journal import setup_logging
+from systemd.machine import InstallError, Machine
+from systemd.steps import Keep
 from wire.errors import WireError
 from wire.plan import parse_manifest
 
@@ -37,7 +39,12 @@ err = Console(stderr=True, soft_wrap=True)
 
 
 def default_state() -> Path:
-    """Where the coordinator keeps its state unless told otherwise."""
+    """systemd's state folder for the service, or the one of the service on this machine where we
+    may look into it, else the user's own."""
+    if folder := os.environ.get("STATE_DIRECTORY"):
+        return Path(folder.split(":")[0])
+    if os.access(installer.COORDINATOR_STATE, os.R_OK | os.X_OK):
+        return installer.COORDINATOR_STATE
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(base) / "lamplighter" / "coordinator"
 
@@ -60,26 +67,45 @@ CaFile = Annotated[Path | None, typer.Option(help="Certificate authority to trus
 TaskName = Annotated[str, typer.Argument(help="Name of the task.")]
 
 
+Host = Annotated[str, typer.Option(envvar="COORDINATOR_HOST", help="Address to listen on.")]
+Port = Annotated[
+    int,
+    typer.Option(
+        min=0, max=65535, envvar="COORDINATOR_PORT", help="Port to listen on; 0 takes a free one."
+    ),
+]
+InsecureHttp = Annotated[
+    bool,
+    typer.Option(
+        "--insecure-http",
+        envvar="COORDINATOR_INSECURE_HTTP",
+        help="Serve plain HTTP off this machine.",
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
+
+
+def _credential(name: str) -> Path | None:
+    """A file that systemd handed to the service."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    found = Path(folder) / name if folder else None
+    return found if found and found.exists() else None
+
+
 @app.command("serve")
 def serve_command(
     state: State,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
-    ] = DEFAULT_PORT,
+    host: Host = "127.0.0.1",
+    port: Port = DEFAULT_PORT,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain, PEM.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Private key, PEM.")] = None,
-    insecure_http: Annotated[
-        bool, typer.Option("--insecure-http", help="Serve plain HTTP off this machine.")
-    ] = False,
+    insecure_http: InsecureHttp = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v")] = False,
 ) -> None:
     """Serve devices until stopped. The state folder is made at the first start."""
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname)-7s %(message)s",
-        stream=sys.stderr,
-    )
+    setup_logging(verbose, "coordinator")
+    if tls_cert is None and tls_key is None:
+        tls_cert, tls_key = _credential("tls.crt"), _credential("tls.key")
     options = ServeOptions(state, host, port, tls_cert, tls_key, insecure_http)
     _guard(lambda: asyncio.run(serve(options)))
 
@@ -260,6 +286,52 @@ def token_command(
     _with_client(work, state, url, token_file, ca_file)
 
 
+@app.command("install")
+def install_command(
+    host: Host = "127.0.0.1",
+    port: Port = DEFAULT_PORT,
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain, PEM.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Private key, PEM.")] = None,
+    insecure_http: InsecureHttp = False,
+    dry_run: DryRun = False,
+    print_unit: Annotated[bool, typer.Option("--print-unit", help="Only show the unit.")] = False,
+) -> None:
+    """Install and start the systemd service that runs this command. Can be run twice."""
+
+    def work() -> None:
+        state = installer.COORDINATOR_STATE
+        tls_context(ServeOptions(state, host, port, tls_cert, tls_key, insecure_http))
+        tls = installer.Tls(tls_cert, tls_key) if tls_cert and tls_key else None
+        found = installer.coordinator(None, host, port, tls, insecure_http)
+        if print_unit:
+            print(found.unit, end="")
+        else:
+            installer.install(found, Machine(), preview=dry_run)
+
+    _guard(work)
+
+
+@app.command("uninstall")
+def uninstall_command(
+    keep_state: Annotated[
+        bool, typer.Option("--keep-state", help="Keep state, configuration and user.")
+    ] = False,
+    purge: Annotated[
+        bool, typer.Option("--purge", help="Remove also configuration that was changed.")
+    ] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Stop the service and undo all that install did. Its state goes, too: models are in it."""
+
+    def work() -> None:
+        if keep_state and purge:
+            raise InstallError("--keep-state and --purge exclude each other")
+        keep = Keep.STATE if keep_state else Keep.NOTHING if purge else Keep.OWN
+        installer.remove(installer.coordinator(removing=True), Machine(), keep, preview=dry_run)
+
+    _guard(work)
+
+
 def _task_row(task: TaskView) -> tuple[str, ...]:
     running = task.state == "running"
     return (
@@ -328,7 +400,7 @@ def _guard(work: Callable[[], None]) -> None:
         work()
     except (taskfile.TaskFileError, CompileError, WireError) as error:
         _fail(error, 2)
-    except (ClientError, ServeError, StoreError, OSError) as error:
+    except (ClientError, ServeError, StoreError, InstallError, OSError) as error:
         _fail(error, 1)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None

@@ -20,7 +20,9 @@ import msgspec
 from aiohttp import web
 
 from coordinator.http.app import application
-from coordinator.service import open_coordinator
+from coordinator.service import Coordinator, open_coordinator
+from systemd.journal import fields
+from systemd.notify import Notifier
 from wire.files import write_durably
 
 log = logging.getLogger(__name__)
@@ -32,6 +34,7 @@ _SHUTDOWN_SECONDS = 5.0
 _KEEPALIVE_SECONDS = 75.0
 _BACKLOG = 128
 _COMPLAINT_SECONDS = 30.0
+_ROUNDS_SHOWN = 3
 
 
 class ServeError(Exception):
@@ -95,7 +98,11 @@ async def serve(options: ServeOptions) -> None:
         loop.add_signal_handler(number, _stop, stopping)
     loop.set_exception_handler(_Complaints())
     _raise_file_limit()
-    async with open_coordinator(options.state) as coordinator:
+    notifier = Notifier.of_environment()
+    async with (
+        open_coordinator(options.state) as coordinator,
+        notifier.speaking(lambda: status_line(coordinator)),
+    ):
         runner = web.AppRunner(
             application(coordinator),
             access_log=None,
@@ -116,12 +123,29 @@ async def serve(options: ServeOptions) -> None:
                 ) from None
             found = await asyncio.to_thread(_endpoint, options, runner.addresses[0][1])
             await asyncio.to_thread(write_durably, endpoint, msgspec.json.encode(found))
-            log.info("serving %s, state in %s", found.url, options.state)
+            log.info(
+                "serving %s, state in %s", found.url, options.state, extra=fields(URL=found.url)
+            )
+            notifier.ready()
             await stopping.wait()
             log.info("stopping")
+            notifier.stopping()
         finally:
             await runner.cleanup()
             await asyncio.to_thread(endpoint.unlink, missing_ok=True)
+
+
+def status_line(coordinator: Coordinator) -> str:
+    """What `systemctl status` shows: how much there is, and where the first open rounds stand."""
+    running = [task for task in coordinator.tasks.values() if task.running]
+    rounds = [
+        f"round {task.round.number} of {task.name}: "
+        f"{len(task.round.arrived)} of {task.round.policy.goal} updates"
+        for task in running[:_ROUNDS_SHOWN]
+    ]
+    if len(running) > _ROUNDS_SHOWN:
+        rounds.append(f"{len(running) - _ROUNDS_SHOWN} more")
+    return "; ".join([f"{len(running)} tasks run; {len(coordinator.devices)} devices", *rounds])
 
 
 def _endpoint(options: ServeOptions, port: int) -> Endpoint:

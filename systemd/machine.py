@@ -1,0 +1,85 @@
+"""The machine that a service is installed on: its files, its accounts, its commands."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+_COMMAND_SECONDS = 330.0
+"""Longer than the longest `TimeoutStartSec` of our units: systemd is the one to give up."""
+
+
+class InstallError(Exception):
+    """The service cannot be installed, or removed; one line that says what to do."""
+
+
+class Machine:
+    """Files and accounts under `root`, which is `/` but for tests. Every method blocks."""
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        self.root = root
+        self.written: set[Path] = set()
+        """Files written or removed since: what runs from them is stale."""
+
+    def at(self, path: Path) -> Path:
+        """Where an absolute path is found."""
+        return self.root / path.relative_to("/")
+
+    def uid(self, user: str) -> int | None:
+        """The number of a local user; `None` when there is none of this name."""
+        return self._number("etc/passwd", user)
+
+    def gid(self, group: str) -> int | None:
+        """The number of a local group; `None` when there is none of this name."""
+        return self._number("etc/group", group)
+
+    def has(self, command: str) -> bool:
+        """Whether a command can be run."""
+        return shutil.which(command) is not None
+
+    def run(self, *command: str) -> None:
+        """Run a command. Raises `InstallError` with its complaint when it fails."""
+        done = self._run(*command)
+        if done.returncode:
+            said = done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}"
+            raise InstallError(f"{' '.join(command)}: {said}")
+
+    def ask(self, *command: str) -> str:
+        """What a command prints, stripped; whatever its exit status."""
+        return self._run(*command).stdout.strip()
+
+    def run_as(self, user: str, *command: str) -> None:
+        """Run a command with a user's rights and with our terminal. Raises `InstallError`."""
+        uid, gid = self.uid(user), self.gid(user)
+        if uid is None or gid is None:
+            raise InstallError(f"there is no user {user}")
+        try:
+            done = subprocess.run(  # noqa: S603 - our own command
+                command, user=uid, group=gid, extra_groups=[], check=False, cwd="/"
+            )
+        except OSError as error:
+            raise InstallError(f"{' '.join(command)}: {error}") from None
+        if done.returncode:
+            raise InstallError(f"{' '.join(command)}: exit status {done.returncode}")
+
+    def _run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        try:
+            return subprocess.run(  # noqa: S603 - system commands, found as root's PATH says
+                command,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=_COMMAND_SECONDS,
+                stdin=subprocess.DEVNULL,
+                env=os.environ | {"LC_ALL": "C"},
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise InstallError(f"{' '.join(command)}: {error}") from None
+
+    def _number(self, table: str, name: str) -> int | None:
+        """From passwd(5) or group(5): the number is their third column."""
+        for line in (self.root / table).read_text(errors="replace").splitlines():
+            columns = line.split(":")
+            if columns[0] == name and len(columns) > 2 and columns[2].isdigit():
+                return int(columns[2])
+        return None
