@@ -14,9 +14,7 @@ from wire.tensors import Array
 _PIECE = 1 << 20
 
 
-def blocks(
-    path: Path, inputs: tuple[Input, ...], columns: Columns, skip: Skip
-) -> Iterator[Block]:
+def blocks(path: Path, inputs: tuple[Input, ...], columns: Columns, skip: Skip) -> Iterator[Block]:
     """Rows as float64, a block at a time; a row that is not numbers is skipped."""
     limit, start = rows_at_once(inputs), 0
     with path.open(newline="", encoding="utf-8-sig") as file:

@@ -78,9 +78,7 @@ def _joined(parts: list[Array]) -> Array:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _fitting(
-    block: Block, inputs: tuple[Input, ...], source: str, skip: Skip
-) -> dict[str, Array]:
+def _fitting(block: Block, inputs: tuple[Input, ...], source: str, skip: Skip) -> dict[str, Array]:
     """As the inputs' types, without the examples that hold NaN, infinity, a number that the type
     cannot hold, or a label that is not a class."""
     good = np.ones(len(block.numbers), bool)

@@ -16,9 +16,7 @@ _HEADERS = {
 }
 
 
-def blocks(
-    path: Path, inputs: tuple[Input, ...], columns: Columns, skip: Skip
-) -> Iterator[Block]:
+def blocks(path: Path, inputs: tuple[Input, ...], columns: Columns, skip: Skip) -> Iterator[Block]:
     """All of it at once, of kinds that the inputs' types can hold."""
     arrays: dict[str, Array] = {}
     with zipfile.ZipFile(path):

@@ -25,9 +25,7 @@ from wire.plan import Input
 from wire.tensors import Array
 
 
-def blocks(
-    path: Path, inputs: tuple[Input, ...], columns: Columns, skip: Skip
-) -> Iterator[Block]:
+def blocks(path: Path, inputs: tuple[Input, ...], columns: Columns, skip: Skip) -> Iterator[Block]:
     """Rows, a block at a time; one with a null, or a list of a wrong length, is skipped."""
     start = 0
     with _opened(path) as file:

@@ -32,6 +32,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -58,27 +59,24 @@ WHEN = "CASE WHEN typeof(at) IN ('integer', 'real') THEN at ELSE 0 END"
 """SQL for an example's time. One that has none counts as older than all others."""
 BUSY_SECONDS = 5.0
 """How long a lock of another program is waited for."""
-_QUERY_SECONDS = 60.0  # one query, at most: a hostile file may hold one that has no end
+QUERY_SECONDS = 60.0
+"""How long a file is worked on at once: a hostile one may hold a query that has no end."""
 _LARGEST_CELL = 1 << 20  # bytes of a value that are taken into memory, where inputs need no more
 _SEPARATE_COLUMNS = 16  # values of an input that `create_store` gives a column each, at most
 _WAL_FORMAT = b"\2\2"
 
 
-def blocks(
-    path: Path, inputs: tuple[Input, ...], columns: Columns, skip: Skip
-) -> Iterator[Block]:
+def blocks(path: Path, inputs: tuple[Input, ...], columns: Columns, skip: Skip) -> Iterator[Block]:
     """The rows that were there at the start, a block at a time, each with its `rowid`."""
-    found = _consistently(path, lambda db: places(inputs, columns, _columns(db), whole=True))
-    last, end = _consistently(path, _rowids)
+    found = consistently(path, lambda db: places(inputs, columns, columns_of(db), whole=True))
+    last, end = consistently(path, _rowids)
     wanted = ", ".join(["rowid", *(_cell(place, c) for place in found for c in place.columns)])
-    query = (
-        f"SELECT {wanted} FROM {TABLE} "  # noqa: S608: names are quoted
-        "WHERE rowid > ? AND rowid <= ? ORDER BY rowid LIMIT ?"
-    )
+    # Names are quoted; they are the plan's or the owner's.
+    query = f"SELECT {wanted} FROM {TABLE} WHERE rowid > ? AND rowid <= ? ORDER BY rowid LIMIT ?"  # noqa: S608
     largest = max([_LARGEST_CELL, *(2 * _blob_bytes(p) for p in found if p.whole)])
     while last < end:
         bounds = (last, end, rows_at_once(inputs))
-        rows = _consistently(path, lambda db, b=bounds: _fetched(db, query, b, largest))
+        rows = consistently(path, partial(_fetched, query=query, bounds=bounds, largest=largest))
         if not rows:
             return
         last = rows[-1][0]
@@ -87,18 +85,18 @@ def blocks(
 
 def count(path: Path) -> Count:
     """How many rows, and the times of the oldest and the newest."""
-    return _consistently(path, counted)
+    return consistently(path, _counted)
 
 
-def counted(db: sqlite3.Connection) -> Count:
-    """`count` of an open file. Raises `sqlite3.Error`, `Unreadable`."""
-    if "at" not in _columns(db):
-        raise Unreadable("no column 'at'")
-    return Count(*db.execute(f"SELECT count(*), min({WHEN}), max({WHEN}) FROM {TABLE}").fetchone())  # noqa: S608
+def _counted(db: sqlite3.Connection) -> Count:
+    times = f"min({WHEN}), max({WHEN})" if "at" in columns_of(db) else "NULL, NULL"
+    return Count(*db.execute(f"SELECT count(*), {times} FROM {TABLE}").fetchone())  # noqa: S608
 
 
 @contextmanager
-def connected(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
+def connected(
+    path: Path, mode: str, seconds: float = QUERY_SECONDS
+) -> Iterator[sqlite3.Connection]:
     """An open file, `mode` as in SQLite's URIs; nothing in it is trusted, no wait is without an
     end. Raises `Unreadable` for all of SQLite's errors, also for those of the caller."""
     try:
@@ -109,19 +107,20 @@ def connected(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
             isolation_level=None,
         )
         try:
-            give_up = [time.monotonic() + _QUERY_SECONDS]
-            db.set_progress_handler(lambda: time.monotonic() > give_up[0], 100_000)
+            end = time.monotonic() + seconds
+            db.set_progress_handler(lambda: time.monotonic() > end, 100_000)
             db.execute("PRAGMA trusted_schema = OFF")
             db.execute("PRAGMA cell_size_check = ON")
             db.execute("PRAGMA mmap_size = 0")
             yield db
         finally:
             db.close()
+    # An int too large for SQLite is an OverflowError.
     except (sqlite3.Error, sqlite3.Warning, OverflowError) as error:
         raise Unreadable(str(error)) from None
 
 
-def _consistently(path: Path, work: Callable[[sqlite3.Connection], T]) -> T:
+def consistently(path: Path, work: Callable[[sqlite3.Connection], T]) -> T:
     """Do some reading in one transaction.
 
     A file in WAL mode that no program has open is read as it lies there. To open it as usual would
@@ -154,7 +153,7 @@ def _lies_still(path: Path) -> tuple[int, int, int] | None:
     return now.st_mtime_ns, now.st_size, now.st_ino
 
 
-def _columns(db: sqlite3.Connection) -> list[str]:
+def columns_of(db: sqlite3.Connection) -> list[str]:
     """The table's columns. Raises `Unreadable` unless it is a table of rows on the disk: a view
     could hide a query without an end."""
     query = "SELECT type = 'table' AND rootpage > 0 FROM sqlite_master WHERE lower(name) = ?"
