@@ -73,7 +73,7 @@ def forget(folder: Path) -> Trimmed:
     for path in paths:
         try:
             if is_sqlite(path):
-                tally.examples += _delete_all(path)
+                _delete_all(path, tally)
             else:
                 held = examples_in(path)
                 path.unlink()
@@ -102,7 +102,7 @@ def _trim(folder: Path, retention: Retention, now: float, tally: _Tally) -> bool
     for path in ours(folder)[0]:
         if is_sqlite(path) and (path.name in rows or large or _journal_has_content(path)):
             try:
-                tally.examples += _delete(path, rows.get(path.name), large)
+                _delete(path, rows.get(path.name), large, tally)
             except (OSError, Unreadable) as error:
                 # Where nothing is to go, a database in use is none of our business.
                 if path.name in rows or large:
@@ -118,21 +118,22 @@ def _journal_has_content(path: Path) -> bool:
     return journal.is_file() and journal.stat().st_size > 0
 
 
-def _delete(path: Path, last: Piece | None, large: bool) -> int:
+def _delete(path: Path, last: Piece | None, large: bool, tally: _Tally) -> None:
     """Delete rows up to `last`; give space back when much is free, or the file is too `large`."""
     with connected(path, "mode=rw", _SECONDS) as db:
         columns_of(db)
         db.execute("PRAGMA secure_delete = ON")
-        gone = _delete_rows(db, last) if last else 0
+        if last is not None:
+            tally.examples += _delete_rows(db, last)
         free, pages, kind = (
             db.execute(f"PRAGMA {name}").fetchone()[0]
             for name in ("freelist_count", "page_count", "auto_vacuum")
         )
         if free and (large or free * _FREE_PART > pages):
             # Whole rewriting wears the flash: it is for files that cannot do less.
-            db.execute("PRAGMA incremental_vacuum" if kind == _INCREMENTAL else "VACUUM").fetchall()
+            # As a script: else only the first step of the incremental way is done.
+            db.executescript("PRAGMA incremental_vacuum" if kind == _INCREMENTAL else "VACUUM")
         _empty_journal(db)
-    return gone
 
 
 def _delete_rows(db: sqlite3.Connection, last: Piece) -> int:
@@ -147,15 +148,14 @@ def _delete_rows(db: sqlite3.Connection, last: Piece) -> int:
     return gone
 
 
-def _delete_all(path: Path) -> int:
+def _delete_all(path: Path, tally: _Tally) -> None:
     with connected(path, "mode=rw", _SECONDS) as db:
         columns_of(db)
         db.execute("PRAGMA secure_delete = ON")
-        gone = db.execute(f"DELETE FROM {TABLE}").rowcount  # noqa: S608
+        tally.examples += db.execute(f"DELETE FROM {TABLE}").rowcount  # noqa: S608
         # Other programs may have deleted rows before, without overwriting them.
         db.execute("VACUUM")
         _empty_journal(db)
-    return gone
 
 
 def _empty_journal(db: sqlite3.Connection) -> None:
