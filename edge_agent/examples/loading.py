@@ -75,7 +75,17 @@ def usable(
 
 
 def _joined(parts: list[Array]) -> Array:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    """One array of all parts. They are given up from the last one on, which is the order in which
+    memory goes back to the system, so that the data is not there twice."""
+    if len(parts) == 1:
+        return parts[0]
+    whole = np.empty((sum(map(len, parts)), *parts[0].shape[1:]), parts[0].dtype)
+    end = len(whole)
+    while parts:
+        part = parts.pop()
+        whole[end - len(part) : end] = part
+        end -= len(part)
+    return whole
 
 
 def _fitting(block: Block, inputs: tuple[Input, ...], source: str, skip: Skip) -> dict[str, Array]:

@@ -1,6 +1,7 @@
 """`.parquet`: columns named as in CSV, or a column of lists for an input of many values.
 
-Needs the extra `parquet` (pyarrow). Without it such a file is left out with a reason.
+Needs the extra `parquet` (pyarrow). Without it such a file is left out with a reason. A row group
+is in memory as a whole while it is read: write small ones for small devices.
 """
 
 from collections.abc import Iterator

@@ -24,7 +24,7 @@ float32 values and a label:
 A program then says, as often as it likes, `INSERT INTO examples ("x.0", "x.1", "label") VALUES
 (0.5, 1.0, 2)`. It should set a busy timeout of some seconds (`.timeout 5000` in the shell).
 
-Reading never makes a program wait and leaves nothing in the folder.
+Reading leaves nothing in the folder, and in WAL mode never makes a program wait.
 """
 
 import math

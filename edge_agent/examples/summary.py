@@ -65,8 +65,8 @@ class Summary:
         lines += [file.text() for file in self.files]
         if self.going is not None:
             lines.append(
-                f"  retention would delete now: {self.going.examples:,} examples, "
-                f"{self.going.files:,} whole files, about {self.going.bytes:,} bytes"
+                f"  retention would delete now: {self.going.examples:,} examples "
+                f"(whole files: {self.going.files:,}), about {self.going.bytes:,} bytes"
             )
         return "\n".join([*lines, *(f"  {problem}" for problem in self.problems)])
 

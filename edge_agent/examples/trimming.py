@@ -1,7 +1,8 @@
 """Examples leave the device's disk: by retention, or all of them.
 
 Only regular files of a folder itself that have a known suffix are touched; links are left alone.
-In SQLite files rows go, not the file, which a local program may have open.
+In SQLite files rows go, not the file, which a local program may have open; for that the agent must
+be that program's user, or both be of one group that may write the file and the folder.
 
 What deletion means. Afterwards no file of the folder holds the data: rows are overwritten with
 zeros, SQLite's journals are emptied, files are unlinked. The blocks that a file occupied are not

@@ -32,8 +32,12 @@ def notes(path: Path, made, mode="wal", auto_vacuum=2) -> Path:
     db.execute(f"PRAGMA auto_vacuum = {auto_vacuum}")
     db.execute(f"PRAGMA journal_mode = {mode}")
     db.execute("CREATE TABLE examples (id INTEGER PRIMARY KEY AUTOINCREMENT, at, note)")
+    db.commit()
+    for part in (made[: len(made) // 2], made[len(made) // 2 :]):  # a journal holds what was before
+        rows = [(at, _note(at)) for at in part]
+        db.executemany("INSERT INTO examples (at, note) VALUES (?, ?)", rows)
+        db.commit()
     db.close()
-    more_notes(path, made)
     return path
 
 
@@ -176,6 +180,7 @@ def test_a_read_only_folder_is_a_problem(unwritable, way):
 def test_rows_that_go_are_no_longer_in_the_files(tmp_path, mode, auto_vacuum, in_use):
     made = [NOW - k for k in range(200)]
     path = notes(tmp_path / "a.db", made, mode, auto_vacuum)
+    assert (tmp_path / "a.db-journal").exists() == (mode == "persist")
     program = sqlite3.connect(path)
     if in_use:
         assert program.execute("SELECT count(*) FROM examples").fetchall() == [(200,)]
@@ -356,7 +361,7 @@ def test_the_summary_tells_what_there_is_and_what_would_go(tmp_path):
     text = summary.text()
     assert "15 examples" in text
     assert "d.npz: 8 bytes, cannot be read: File is not a zip file" in text
-    assert "would delete now: 11 examples, 1 whole files" in text
+    assert "would delete now: 11 examples (whole files: 1)" in text
 
 
 def test_the_summary_tells_what_fits_a_plan(tmp_path):
