@@ -1,6 +1,7 @@
-"""The device's examples: what is read, what is left out and why, and what is held out."""
+"""What is read of `.npz` and `.csv` files and of folders, and what is left out and why."""
 
 import io
+import os
 import pickle
 import zipfile
 
@@ -9,30 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.examples import Examples, load
+from tests.edge_agent.examples.folders import read, reason, some
 from wire.plan import Input
-
-X = Input(name="x", dtype="float32", shape=(2,))
-LABEL = Input(name="label", dtype="int64", shape=(), classes=3)
-INPUTS = (X, LABEL)
-
-
-def some(count=6, seed=1):
-    rng = np.random.default_rng(seed)
-    return {
-        "x": rng.normal(size=(count, 2)).astype(np.float32),
-        "label": rng.integers(0, 3, size=count),
-    }
-
-
-def read(folder, inputs=INPUTS, columns=None) -> Examples:
-    return load(folder, inputs, columns or {})
-
-
-def reason(found: Examples) -> str:
-    (only,) = found.reasons
-    return only
-
 
 # NumPy files
 
@@ -312,6 +291,35 @@ def test_a_table_that_is_none_is_left_out(tmp_path, content):
     assert reason(found).startswith("a.csv: ")
 
 
+def test_a_large_file_is_read_in_blocks_and_its_rows_keep_their_numbers(tmp_path):
+    rows = [f"{k},{k / 2},{k % 3}" for k in range(70_000)]
+    rows[69_000] = "1,2,9"
+    csv(tmp_path, "x.0,x.1,label\n" + "\n".join(rows))
+    found = read(tmp_path)
+    assert reason(found).startswith("a.csv example 69000: ")
+    expected = np.delete(np.arange(70_000), 69_000)
+    np.testing.assert_array_equal(found.arrays["x"][:, 0], expected.astype(np.float32))
+    np.testing.assert_array_equal(found.arrays["label"], expected % 3)
+
+
+def test_a_whole_number_that_a_float_cannot_tell_is_left_out(tmp_path):
+    csv(tmp_path, f"token\n{2**53 + 1}\n{2**53 - 1}\n")
+    found = read(tmp_path, (Input(name="token", dtype="int64", shape=()),))
+    assert found.arrays["token"].tolist() == [2**53 - 1]
+    np.savez(tmp_path / "a.npz", token=np.array([2**53 + 1]))
+    found = read(tmp_path, (Input(name="token", dtype="int64", shape=()),))
+    assert found.arrays["token"].tolist() == [2**53 - 1, 2**53 + 1]
+
+
+def test_the_rows_before_a_damaged_place_are_kept(tmp_path):
+    csv(tmp_path, "x.0,x.1,label\n" + "1,2,0\n" * 40_000)
+    with (tmp_path / "a.csv").open("ab") as file:
+        file.write(b"\xff,2,0\n")
+    found = read(tmp_path)
+    assert 0 < len(found) <= 40_000
+    assert reason(found).startswith("a.csv: ")
+
+
 # Folders
 
 
@@ -322,6 +330,12 @@ def test_an_empty_folder_has_no_examples(tmp_path):
     assert not found.reasons
 
 
+def test_a_pipe_named_as_a_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.csv")
+    os.mkfifo(tmp_path / "a.db")
+    assert read(tmp_path).reasons == ["a.csv: it is not a file", "a.db: it is not a file"]
+
+
 def test_a_folder_that_is_not_there_is_a_reason(tmp_path):
     assert reason(read(tmp_path / "gone")) == "No such file or directory"
 
@@ -329,59 +343,3 @@ def test_a_folder_that_is_not_there_is_a_reason(tmp_path):
 def test_a_file_in_place_of_a_folder_is_a_reason(tmp_path):
     (tmp_path / "file").write_text("")
     assert reason(read(tmp_path / "file")) == "Not a directory"
-
-
-# Hold-out
-
-
-def rows(examples: Examples) -> set[bytes]:
-    return {x.tobytes() for x in examples.arrays["x"]}
-
-
-def held_out(folder, hold_out=0.2) -> set[bytes]:
-    return rows(read(folder).split(hold_out)[1])
-
-
-@pytest.fixture
-def many(tmp_path):
-    folder = tmp_path / "many"
-    folder.mkdir()
-    np.savez(folder / "a.npz", **some(2000))
-    return folder
-
-
-@pytest.mark.parametrize("hold_out", [0.0, 0.05, 0.2, 0.5, 0.9])
-def test_the_part_held_out_is_close_to_what_was_asked(many, hold_out):
-    training, held = read(many).split(hold_out)
-    assert len(training) + len(held) == 2000
-    assert not rows(training) & rows(held)
-    assert abs(len(held) / 2000 - hold_out) < 0.03
-
-
-def test_a_larger_part_holds_the_smaller_one(many):
-    assert held_out(many, 0.1) < held_out(many, 0.3)
-
-
-def test_the_part_held_out_does_not_depend_on_order_or_files(many, tmp_path):
-    arrays = some(2000)
-    order = np.random.default_rng(5).permutation(2000)
-    for number, part in enumerate(np.array_split(order, 3)):
-        np.savez(tmp_path / f"{number}.npz", **{n: a[part] for n, a in arrays.items()})
-    assert held_out(tmp_path) == held_out(many)
-
-
-def test_appending_moves_nothing_to_the_other_side(many):
-    before = held_out(many)
-    old = rows(read(many))
-    np.savez(many / "b.npz", **some(500, seed=9))
-    after = held_out(many)
-    assert after & old == before
-    assert after > before
-
-
-def test_equal_examples_are_on_one_side(tmp_path):
-    once = some(50)
-    np.savez(tmp_path / "a.npz", **{n: np.concatenate([a, a]) for n, a in once.items()})
-    training, held = read(tmp_path).split(0.4)
-    assert len(held) % 2 == len(training) % 2 == 0
-    assert not rows(training) & rows(held)
