@@ -244,6 +244,7 @@ class Coordinator:
             for task in self.tasks.values()
             if task.record.state != "stopped"
             and (message.tasks is None or task.name in message.tasks)
+            and task.name not in message.without
             and task.task.participants.labels.items() <= device.labels.items()
         ]
 

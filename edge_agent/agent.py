@@ -9,9 +9,11 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
+from datetime import datetime
 from typing import NamedTuple, Protocol
 
-from edge_agent import consent
+from edge_agent import budget, consent
+from edge_agent.budget import Spent
 from edge_agent.cache import Cache
 from edge_agent.child import start_child
 from edge_agent.config import Config
@@ -45,14 +47,21 @@ _WATCH_SECONDS = 0.5  # between two looks at the signals while training, at most
 _LONGEST_SLEEP = 300.0  # a machine that slept through its rest is late by no more
 
 
+_TELLABLE = (Outcome.CRASHED, Outcome.DIVERGED, Outcome.OUT_OF_MEMORY)
+
+
 class Observer(Protocol):
     """What reads the machine's signals: `edge_agent.signals.watch.Watch` does."""
 
     async def look(self) -> tuple[Signal, ...]:
         """All signals of the machine, now."""
 
-    async def wait(self, seconds: float) -> None:
-        """Return after `seconds`, or as soon as a signal may have turned."""
+    async def wait(self, seconds: float) -> bool:
+        """Return after `seconds`, or, true then, as soon as a signal may have turned."""
+
+    @property
+    def own_pids(self) -> set[int]:
+        """The agent's children that run now: what they use is not others' use."""
 
 
 class Errand(NamedTuple):
@@ -95,7 +104,7 @@ class Agent:
         self._history = state.history()
         self._facts = facts()
         self._errands = Errands(identity, state, self._cache, self._history, self._network_refused)
-        self._jobs = Jobs(config, state, self._cache, clock, start_job)
+        self._jobs = Jobs(config, state, self._cache, clock, start_job, observer.own_pids)
         self._random = random.Random()  # noqa: S311 - spreads load, guards nothing
         spread = self._random.random() * min(30.0, config.timing.check_in / 2)
         self._life = Life(
@@ -108,6 +117,8 @@ class Agent:
         self._settling = Settling(config.eligibility.settle)
         self._verdict = Verdict(())
         self._doing, self._why, self._since = "starting", "", clock.monotonic()
+        self._training_since: float | None = None
+        self._traffic_counted = self._traffic()
 
     async def run(self) -> None:
         """Live until cancelled."""
@@ -189,13 +200,29 @@ class Agent:
         """What does not depend on the machine."""
         now = self._clock.now()
         agreed = await asyncio.to_thread(consent.given, self._state.folder, self._identity.url)
-        spent = budget.today(self._spent(), now)
+        spent = budget.today(self._spent(now), now)
         return (
             Signal("consent", *agreed),
             owner.window(self._config, now),
             *budget.judge(spent, self._config.budget),
             owner.data(self._config),
         )
+
+    def _spent(self, now: datetime) -> Spent:
+        """The day's costs, with what runs just now."""
+        running = self._traffic() - self._traffic_counted
+        spent = budget.add_traffic(self._history.spent, running, now)
+        if self._training_since is None:
+            return spent
+        return budget.add_training(spent, self._now() - self._training_since, now)
+
+    def _settle_costs(self) -> None:
+        """What was done is counted, once."""
+        self._history.spent = self._spent(self._clock.now())
+        self._training_since, self._traffic_counted = None, self._traffic()
+
+    def _traffic(self) -> int:
+        return self._history.bytes_up + self._history.bytes_down
 
     async def _next(self) -> Action:
         verdict = await self.look()
@@ -284,7 +311,9 @@ class Agent:
     async def _train(self, work: Assignment, seconds: float) -> None:
         self._now_doing("training", f"{work.task} round {work.round}")
         evaluate = work.version > self._life.evaluated.get(work.task, -1)
+        self._training_since = self._now()
         report = await self._jobs.train(work, seconds, evaluate, self._job_refused)
+        self._settle_costs()
         self._remember_metrics(work.task, work.version, report)
         self._life.worked(report.outcome, self._now(), self._random.random())
         if report.outcome is Outcome.PREEMPTED:
@@ -292,7 +321,9 @@ class Agent:
         done = report.outcome is Outcome.DONE
         await self._served(work, report, "waiting" if done else str(report.outcome))
         if not done:
-            await self._give_up(work.id, str(report.outcome), report.detail)
+            # Other details may name files, or quote a row: they stay here.
+            detail = report.detail if report.outcome in _TELLABLE else ""
+            await self._give_up(work.id, str(report.outcome), detail)
 
     async def _give_back(self, work: Assignment) -> None:
         """The deadline passed before the device was eligible for long enough."""
@@ -376,6 +407,7 @@ class Agent:
 
     async def _save(self) -> None:
         """Keep the history. Work goes on without: a full disk is not a reason to stop."""
+        self._settle_costs()
         self._history.evaluated = dict(self._life.evaluated)
         self._history.failed = self._life.failed
         try:

@@ -46,6 +46,7 @@ CHECK_IN = {
     "protocols": "the versions of the protocol that it speaks",
     "facts": "what it is, as listed below",
     "tasks": "the tasks that your configuration names",
+    "without": "the tasks for which it has no usable examples",
     "evaluations": "how well models did on examples that are kept out of training: the task, the "
     "model's version, the metrics (such as the accuracy) and the number of those examples",
 }

@@ -4,6 +4,8 @@ from enum import StrEnum
 
 import msgspec
 
+from edge_agent.examples.retention import Retention
+from edge_agent.keeping import Decision, Offer
 from wire.messages import Assignment
 
 
@@ -17,7 +19,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     training, so that a power cut loses no more; 0 means only when stopped. Each time costs the
     disk the size of the weights and of the optimiser's state.
 
-    `memory_limit` is in bytes of the child's own memory.
+    `memory_limit` is in bytes of the child's own memory. `retention` limits the examples that are
+    kept; `offer` is the model as local programs may get it.
     """
 
     plan: str
@@ -32,6 +35,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint: str | None = None
     checkpoint_every: float = 300.0
     memory_limit: int | None = None
+    retention: Retention = Retention()
+    offer: Offer | None = None
 
 
 class Outcome(StrEnum):
@@ -71,3 +76,4 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, float] | None = None
     peak_bytes: int = 0
     refused: tuple[str, ...] = ()
+    decision: Decision | None = None

@@ -11,6 +11,7 @@ import msgspec
 from edge_agent.cache import Cache
 from edge_agent.config import Config
 from edge_agent.job import Job, Outcome, Report
+from edge_agent.keeping import Offer
 from edge_agent.state import StateFolder
 from schedules.clock import Clock
 from wire.messages import Assignment, Published
@@ -20,6 +21,10 @@ log = logging.getLogger(__name__)
 
 class RunningJob(Protocol):
     """A job that runs somewhere: `edge_agent.child.Child` is one in a process of its own."""
+
+    @property
+    def pid(self) -> int:
+        """The process it runs in."""
 
     async def report(self) -> Report:
         """Wait for its end."""
@@ -37,13 +42,21 @@ class Jobs:
     """Runs one job at a time."""
 
     def __init__(
-        self, config: Config, state: StateFolder, cache: Cache, clock: Clock, start: StartJob
+        self,
+        config: Config,
+        state: StateFolder,
+        cache: Cache,
+        clock: Clock,
+        start: StartJob,
+        own_pids: set[int],
     ) -> None:
+        """`own_pids` holds the ids of the processes that `start` has running."""
         self._config = config
         self._state = state
         self._cache = cache
         self._clock = clock
         self._start = start
+        self._own_pids = own_pids
 
     async def train(
         self, work: Assignment, seconds: float, evaluate: bool, refused: Refused
@@ -72,6 +85,19 @@ class Jobs:
             threads=training.threads,
             memory_limit=training.max_memory,
             evaluate=evaluate,
+            retention=data.retain.limits(),
+            offer=self._offer(work) if evaluate else None,
+        )
+
+    def _offer(self, work: Assignment | Published) -> Offer:
+        """A model that local programs may want."""
+        return Offer(
+            folder=str(self._state.models / work.task),
+            task=work.task,
+            version=work.version,
+            plan=work.plan,
+            model=work.model,
+            now=self._clock.now().isoformat(timespec="seconds"),
         )
 
     async def _run(self, job: Job, seconds: float, refused: Refused) -> Report:
@@ -79,13 +105,19 @@ class Jobs:
         limit = self._clock.monotonic() + min(seconds, self._config.training.time_limit)
         try:
             async with self._start(job, self._config.training.grace) as child:
-                report = await self._watched(child, limit, refused)
+                self._own_pids.add(child.pid)
+                try:
+                    report = await self._watched(child, limit, refused)
+                finally:
+                    self._own_pids.clear()
         except OSError as error:
             report = Report(outcome=Outcome.CRASHED, detail=f"it cannot be started: {error}")
         if report.outcome is Outcome.BAD_PLAN:
             # A file may have gone bad on the disk: everything is fetched anew, and proved.
             await asyncio.to_thread(self._cache.keep_only, set(), set())
         detail = f": {report.detail}" if report.detail else ""
+        if report.decision:
+            log.info("the model for local programs: %s", report.decision.detail)
         log.info("%s: %s%s", "training" if job.assignment else "evaluation", report.outcome, detail)
         return report
 

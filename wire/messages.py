@@ -93,11 +93,13 @@ class Evaluation(Message, frozen=True, kw_only=True):
 
 
 class CheckIn(Message, frozen=True, kw_only=True):
-    """A device that may work asks for some. `tasks`: those it has examples for; `None` is any."""
+    """A device that may work asks for some. `tasks`: those it has examples for; `None` is any, but
+    `without` those for which it lately found none."""
 
     protocols: Annotated[tuple[int, ...], Meta(min_length=1, max_length=16)]
     facts: Facts
     tasks: Annotated[tuple[Identifier, ...], Meta(max_length=1000)] | None = None
+    without: Annotated[tuple[Identifier, ...], Meta(max_length=1000)] = ()
     evaluations: Annotated[tuple[Evaluation, ...], Meta(max_length=100)] = ()
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from edge_agent.examples.retention import Retention
 from edge_agent.sizes import Size
 from schedules.duration import Duration
 from schedules.schedule import READY_MADE, Schedule, ready_made
@@ -34,11 +35,24 @@ class Retain(Section, frozen=True, kw_only=True):
     examples: Annotated[
         Annotated[int, Meta(ge=1)] | None, _key("keep at most so many, the newest ones")
     ] = None
-    size: Annotated[Size | None, _key("keep at most so many bytes, the newest ones")] = None
+    size: Annotated[
+        Size | None, _key("keep at most so many bytes of files, at least 100 kB, the newest ones")
+    ] = None
+
+    def __post_init__(self) -> None:
+        if self.size is not None and self.size < 100_000:
+            raise ValueError(f"size = {self.size}: at least 100 kB")
+        if self.age == 0:
+            raise ValueError(f"age = {self.age}: more than nothing")
+
+    def limits(self) -> Retention:
+        """As those who enforce it take it."""
+        age = None if self.age is None else float(self.age)
+        return Retention(age=age, examples=self.examples, bytes=self.size)
 
 
 class Data(Section, frozen=True, kw_only=True):
-    """Where the examples live."""
+    """Where the examples live: `.npz`, `.csv`, `.parquet` and SQLite files."""
 
     folder: Annotated[str | None, _key("folder with the examples, an absolute path")] = None
     tasks: Annotated[

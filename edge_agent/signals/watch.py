@@ -5,21 +5,29 @@ A look is bounded, whatever a probe does; so is the number of looks that a storm
 
 import asyncio
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from edge_agent.config import Config
+from edge_agent.signals import plugins
 from edge_agent.signals.bus import Bus, mirrored
 from edge_agent.signals.clock import WallClock, keeps_time
+from edge_agent.signals.disk import DiskProbe
+from edge_agent.signals.gpu import GpuProbe
+from edge_agent.signals.load import LoadProbe
+from edge_agent.signals.memory import MemoryProbe
 from edge_agent.signals.network import Network
 from edge_agent.signals.power import Power
+from edge_agent.signals.pressure import PressureProbe
 from edge_agent.signals.psi import psi_events
 from edge_agent.signals.session import Session
 from edge_agent.signals.signal import Probe, Signal
+from edge_agent.signals.supply import SupplyProbe
 from edge_agent.signals.system import System
+from edge_agent.signals.temperature import TemperatureProbe
 from schedules.clock import Clock
 
 CODES: Mapping[str, str] = {
@@ -33,20 +41,29 @@ _QUIET_SECONDS = 0.3  # between two early wake-ups, at least
 _LONGEST = 200  # characters of what is observed
 
 
-def default_probes(config: Config, clock: Clock) -> tuple[Probe, ...]:
-    """One of each, in the order in which people read them."""
-    return (
+def default_probes(config: Config, clock: Clock, own_pids: Collection[int]) -> tuple[Probe, ...]:
+    """One of each, in the order in which people read them; then the owner's."""
+    ours: tuple[Probe, ...] = (
         Power(config),
+        SupplyProbe(config),
+        TemperatureProbe(config),
+        LoadProbe(config, lambda: own_pids),
+        PressureProbe(config, lambda: own_pids),
+        GpuProbe(config, lambda: own_pids),
         Session(config),
         Network(config),
         WallClock(config, clock.now),
+        MemoryProbe(config, lambda: own_pids),
+        DiskProbe(config),
     )
+    return (*ours, *plugins.load(config, [probe.name for probe in ours]))
 
 
 class Watch:
     """An asynchronous context: inside of it, `look`, and `wait` for a reason to look again.
 
-    `state` is the agent's state folder; `slow` the seconds that probes may take.
+    `state` is the agent's state folder; `slow` the seconds that probes may take. `own_pids` are the
+    agent's children that run now: what they use is not others' use.
     """
 
     def __init__(
@@ -58,7 +75,10 @@ class Watch:
         slow: float = _SLOW_SECONDS,
     ) -> None:
         self._address = config.system_bus
-        self._probes = tuple(default_probes(config, clock) if probes is None else probes)
+        self.own_pids: set[int] = set()
+        if probes is None:
+            probes = default_probes(config, clock, self.own_pids)
+        self._probes = tuple(probes)
         self._slow = slow
         self._system = System(Path(config.system_root), state)
         self._bus: Bus | None = None

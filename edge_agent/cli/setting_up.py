@@ -1,0 +1,122 @@
+"""Commands of setting up a device: doctor, config, install, uninstall."""
+
+import argparse
+import asyncio
+import os
+
+from edge_agent import consent
+from edge_agent.cli import joining
+from edge_agent.cli.common import (
+    EXIT_FAILED,
+    Commands,
+    command,
+    config_of,
+    default_config,
+    state_of,
+)
+from edge_agent.config.load import PREFIX
+from edge_agent.config.reference import explain
+from edge_agent.errors import AgentError, ConfigError, StateError
+
+
+def add_commands(commands: Commands) -> None:
+    """To the parser."""
+    command(commands, "doctor", _doctor, "what is missing on this device, and how to get it")
+
+    config = command(commands, "config", _config, "check the configuration, or explain every key")
+    config.add_argument(
+        "action",
+        choices=("check", "explain"),
+        help="check: is it valid; explain: every key with its default, meaning and variable",
+    )
+
+    install = command(commands, "install", _install, "install and start the systemd service")
+    install.add_argument(
+        "--join", nargs=2, metavar=("URL", "TOKEN"), help="join a fleet, too (needs --consent)"
+    )
+    joining.add_joining_options(install)
+    uninstall = command(commands, "uninstall", _uninstall, "stop the service and undo install")
+    uninstall.add_argument(
+        "--keep-state", action="store_true", help="leave configuration, state, examples and user"
+    )
+    uninstall.add_argument(
+        "--purge", action="store_true", help="remove also configuration and examples of yours"
+    )
+    for parser in (install, uninstall):
+        parser.add_argument("--dry-run", action="store_true", help="say only what would be done")
+    install.add_argument("--print-unit", action="store_true", help="print the unit, do nothing")
+
+
+async def _doctor(arguments: argparse.Namespace) -> int:
+    from edge_agent.doctor import doctor, exit_code, text
+
+    try:
+        config = config_of(arguments)
+    except ConfigError as error:
+        return _tell(text, exit_code, await doctor(error, state_of(arguments)))
+    state = state_of(arguments)
+    try:
+        agreed = consent.given(state.folder, state.identity().url).ok
+    except AgentError:
+        agreed = False
+    return _tell(text, exit_code, await doctor(config, state, agreed))
+
+
+def _tell(text, exit_code, findings) -> int:  # type: ignore[no-untyped-def]
+    print(text(findings))
+    return int(exit_code(findings))
+
+
+async def _config(arguments: argparse.Namespace) -> int:
+    if arguments.action == "explain":
+        print(explain(PREFIX))
+        return 0
+    path = arguments.config or default_config()
+    config_of(arguments)
+    print(f"{path}: valid" if path.exists() else f"{path} is not there: the defaults hold")
+    return 0
+
+
+async def _install(arguments: argparse.Namespace) -> int:
+    from systemd import install as installer
+    from systemd.machine import InstallError, Machine
+
+    service = installer.agent()
+    if arguments.print_unit:
+        print(service.unit, end="")
+        return 0
+    if arguments.join and not arguments.consent:
+        raise ConfigError("--join sends this device's name and facts: say --consent, too")
+    try:
+        await asyncio.to_thread(installer.install, service, Machine(), print, arguments.dry_run)
+    except InstallError as error:
+        raise StateError(str(error)) from None
+    if arguments.dry_run:
+        return 0
+    if arguments.join:
+        arguments.url, arguments.token = arguments.join
+        arguments.again, arguments.state = False, installer.AGENT_STATE
+        return await joining.join(arguments)
+    print("now: edge-agent enroll URL TOKEN; then: systemctl status edge-agent")
+    return 0
+
+
+async def _uninstall(arguments: argparse.Namespace) -> int:
+    from systemd import install as installer
+    from systemd.machine import InstallError, Machine
+    from systemd.steps import Keep
+
+    if arguments.keep_state and arguments.purge:
+        raise ConfigError("--keep-state and --purge: one of them")
+    keep = Keep.STATE if arguments.keep_state else Keep.OWN
+    keep = Keep.NOTHING if arguments.purge else keep
+    try:
+        await asyncio.to_thread(
+            installer.remove, installer.agent(), Machine(), keep, print, arguments.dry_run
+        )
+    except InstallError as error:
+        print(error)
+        return EXIT_FAILED
+    if (installer.AGENT_STATE / "identity.json").exists() and os.geteuid() == 0:
+        print("this device has not left its fleet: 'edge-agent leave' tells the coordinator")
+    return 0
