@@ -24,7 +24,7 @@ class Account:
 
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
-        self.others = self.own = self.reaped = self.child = self.idle = 0
+        self.others = self.own = self.reaped = self.child = self.idle = self.waiting = 0
         self.write()
 
     def write(self, **more: int) -> None:
@@ -32,7 +32,7 @@ class Account:
             setattr(self, name, getattr(self, name) + ticks)
         used = self.others + self.own + self.reaped + self.child
         # user nice system idle iowait irq softirq steal guest guest_nice
-        cpu = f"{used} 0 0 {self.idle} 0 0 0 0 {used} 0"
+        cpu = f"{used} 0 0 {self.idle} {self.waiting} 0 0 0 {used} 0"
         self.tree.put("proc/stat", f"cpu  {cpu}\ncpu0 {cpu}\ncpu1 {cpu}\nintr 1 2 3")
         self.tree.put("proc/self/stat", self._process(1000, self.own, self.reaped))
         self.tree.put(f"proc/{PID}/stat", self._process(PID, self.child, 0))
@@ -60,6 +60,13 @@ def test_others_use_the_processor(tree, used, code):
     found = probe.look(tree.system)
     assert (found.code, found.ok) == (code, code == "ok")
     assert f"{used} %" in found.observed
+
+
+def test_a_processor_that_waits_for_a_disk_is_idle(tree):
+    account, probe = Account(tree), LoadProbe(eligibility())
+    probe.look(tree.system)
+    account.write(others=10, waiting=90)
+    assert "use 10 %" in probe.look(tree.system).observed
 
 
 def test_our_own_work_is_not_the_load_of_others(tree):
