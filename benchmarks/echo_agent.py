@@ -16,6 +16,7 @@ import numpy as np
 from edge_agent import config
 from edge_agent.agent import Agent
 from edge_agent.job import Job, Outcome, Report
+from edge_agent.signals.watch import Watch
 from edge_agent.state import StateFolder
 from schedules.clock import SystemClock
 from wire import update
@@ -28,6 +29,8 @@ EXAMPLES = 600
 
 class Echo:
     """A job that is done as soon as its update is written. There is nothing to evaluate on."""
+
+    pid = 0
 
     def __init__(self, job: Job, deltas: dict[str, Weights]) -> None:
         self._job = job
@@ -82,7 +85,9 @@ async def run(state: StateFolder, configuration: config.Config) -> None:
 
     state.create()
     with state.lock():
-        agent = Agent(configuration, state, state.identity(), SystemClock(), start_job)
+        clock = SystemClock()
+        observer = Watch(configuration, state.folder, clock)
+        agent = Agent(configuration, state, state.identity(), clock, observer, start_job)
         living = asyncio.ensure_future(agent.run())
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, living.cancel)
         await asyncio.wait([living])

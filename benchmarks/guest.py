@@ -1,5 +1,5 @@
-"""How good a guest the agent is: what it costs while it waits, how soon it gets out of the way, what
-it leaves in memory and how much it writes.
+"""How good a guest the agent is: what waiting costs, how soon it gets out of the way, what it
+leaves in memory and how much it writes.
 
 The agent is the real command before a real coordinator, on a machine whose power supply the
 benchmark plugs and unplugs in a fake `sys` tree.
@@ -9,9 +9,8 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,6 +104,7 @@ async def _waiting(work: Path, runtime: Runtime, seconds: float, section: Sectio
 async def _stopping(work: Path, runtime: Runtime, times: int, section: Section) -> None:
     """From the power's going to the last processor time of training; and what it leaves behind."""
     folder = work / "stopping"
+    await asyncio.to_thread(folder.mkdir)
     plan = await asyncio.to_thread(compile_plan, folder, "cnn", epochs=10_000)
     waits, left = [], []
     async with _server(folder) as (processes, client):
@@ -139,6 +139,7 @@ async def _stopping(work: Path, runtime: Runtime, times: int, section: Section) 
 async def _rounds(work: Path, runtime: Runtime, times: int, section: Section) -> None:
     """Bytes written for a round of 2NN, beyond the update."""
     folder = work / "written"
+    await asyncio.to_thread(folder.mkdir)
     plan = await asyncio.to_thread(compile_plan, folder, "2nn")
     async with _server(folder) as (processes, client):
         guest = await _guest(folder / "device", runtime, processes, client, "50ms")
@@ -163,7 +164,7 @@ async def _rounds(work: Path, runtime: Runtime, times: int, section: Section) ->
 
 @asynccontextmanager
 async def _server(folder: Path) -> AsyncIterator[tuple[Processes, AdminClient]]:
-    folder.mkdir(parents=True, exist_ok=True)
+    await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
     async with (
         Processes(folder / "logs") as processes,
         coordinator(folder, processes) as (client, _),

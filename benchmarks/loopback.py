@@ -20,6 +20,7 @@ _STOP_SECONDS = 5.0
 _CONFIG = """\
 poll = "{poll}"
 system_root = "{root}"
+system_bus = "{bus}"
 
 [data]
 folder = "{examples}"
@@ -154,9 +155,11 @@ async def join(
     Its machine is the folder `root` in `device`, if there is one.
     """
     root = device / "root"
+    own = await asyncio.to_thread(root.exists)
     text = _CONFIG.format(
         poll=poll,
-        root=root if await asyncio.to_thread(root.exists) else "/",
+        root=root if own else "/",
+        bus="" if own else "unix:path=/run/dbus/system_bus_socket",
         examples=examples,
         power=power,
         check_in=check_in,

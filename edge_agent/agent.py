@@ -200,13 +200,7 @@ class Agent:
         """What does not depend on the machine."""
         now = self._clock.now()
         agreed = await asyncio.to_thread(consent.given, self._state.folder, self._identity.url)
-        spent = budget.today(self._spent(now), now)
-        return (
-            Signal("consent", *agreed),
-            owner.window(self._config, now),
-            *budget.judge(spent, self._config.budget),
-            owner.data(self._config),
-        )
+        return owner.signals(self._config, Signal("consent", *agreed), self._spent(now), now)
 
     def _spent(self, now: datetime) -> Spent:
         """The day's costs, with what runs just now."""

@@ -1,4 +1,4 @@
-"""Errands to the coordinator: one connection each, its bytes counted, cut off when a signal turns."""
+"""Errands to the coordinator: one connection each, its bytes counted, cut when a signal turns."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable

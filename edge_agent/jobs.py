@@ -63,7 +63,7 @@ class Jobs:
     ) -> Report:
         """Train for an assignment within `seconds`; `evaluate` its model first."""
         job = msgspec.structs.replace(
-            self._job(work, evaluate),
+            await asyncio.to_thread(self._job, work, evaluate),
             assignment=work,
             update=str(self._state.update_path(work.id)),
             checkpoint=str(self._state.checkpoint_path(work.id)),
@@ -72,7 +72,8 @@ class Jobs:
 
     async def evaluate(self, published: Published, seconds: float, refused: Refused) -> Report:
         """Evaluate a published model within `seconds`."""
-        return await self._run(self._job(published, evaluate=True), seconds, refused)
+        job = await asyncio.to_thread(self._job, published, evaluate=True)
+        return await self._run(job, seconds, refused)
 
     def _job(self, work: Assignment | Published, evaluate: bool) -> Job:
         data, training = self._config.data, self._config.training

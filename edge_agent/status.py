@@ -57,6 +57,12 @@ def describe(served: Served) -> str:
     )
 
 
+def not_enrolled() -> Status:
+    """The status of an agent that waits to join a fleet."""
+    why = "not_enrolled: join a fleet with 'edge-agent enroll URL TOKEN'"
+    return msgspec.structs.replace(at_rest(History()), doing="waiting", why=why)
+
+
 def at_rest(history: History) -> Status:
     """The status when no agent runs."""
     return Status(
@@ -95,7 +101,8 @@ async def tell(socket: Path, status: Callable[[], Status]) -> AsyncIterator[None
 
 
 async def ask(socket: Path) -> Status | None:
-    """The running agent's status; `None` when none runs."""
+    """The running agent's status; `None` when none runs. Raises `StateError` when it runs for
+    another user."""
     try:
         async with asyncio.timeout(_ASK_SECONDS):
             reader, writer = await asyncio.open_unix_connection(socket)
@@ -104,5 +111,7 @@ async def ask(socket: Path) -> Status | None:
             finally:
                 writer.close()
         return msgspec.json.decode(data, type=Status)
+    except PermissionError:
+        raise StateError(f"{socket} belongs to another user: ask as that one, or as root") from None
     except (OSError, TimeoutError, json.JSONDecodeError, msgspec.DecodeError):
         return None

@@ -1,7 +1,7 @@
 """Time, as everything here takes it: injected.
 
-Durations run on the monotonic clock, which never jumps and goes on while the machine is suspended. The wall clock is for people, for windows,
-and for what must survive a restart.
+Durations run on the monotonic clock, which never jumps and goes on while the machine is
+suspended. The wall clock is for people, for windows, and for what must survive a restart.
 """
 
 import sys

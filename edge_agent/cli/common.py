@@ -51,8 +51,9 @@ def default_volatile() -> Path | None:
     """A folder in memory that systemd, or the login, gives us; `None` without one."""
     if folder := os.environ.get("RUNTIME_DIRECTORY"):
         return Path(folder.split(":")[0])
-    if folder := os.environ.get("XDG_RUNTIME_DIR"):
-        return Path(folder) / "lamplighter-agent"
+    login = Path(os.environ.get("XDG_RUNTIME_DIR", "/nowhere"))
+    if login.is_dir() and login.stat().st_uid == os.geteuid():
+        return login / "lamplighter-agent"
     return None
 
 

@@ -135,7 +135,7 @@ async def _model(arguments: argparse.Namespace) -> int:
         print(tell(state.models))
         return 0
     try:
-        task = convert(arguments.rollback, Identifier)  # type: ignore[arg-type]
+        task = convert(arguments.rollback, Identifier)
     except WireError as error:
         raise ConfigError(f"--rollback {arguments.rollback!r}: {error.detail}") from None
     try:

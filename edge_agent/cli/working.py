@@ -6,9 +6,9 @@ import logging
 import os
 import signal
 from contextlib import suppress
-from pathlib import Path
 
 from edge_agent import config as configuration
+from edge_agent import consent
 from edge_agent.agent import Agent
 from edge_agent.cli.common import (
     EXIT_FAILED,
@@ -21,9 +21,11 @@ from edge_agent.cli.common import (
     state_of,
 )
 from edge_agent.errors import ConfigError, NotEnrolled
+from edge_agent.signals import owner
+from edge_agent.signals.signal import Signal
 from edge_agent.signals.watch import Watch
 from edge_agent.state import Identity, StateFolder
-from edge_agent.status import Status, ask, at_rest, tell
+from edge_agent.status import ask, at_rest, not_enrolled, tell
 from schedules.clock import SystemClock
 from systemd.journal import setup_logging
 from systemd.notify import Notifier
@@ -40,7 +42,7 @@ def add_commands(commands: Commands) -> None:
 
 
 async def _run(arguments: argparse.Namespace) -> int:
-    setup_logging(arguments.verbose)
+    setup_logging(arguments.verbose, "edge-agent")
     config, state = config_of(arguments), _prepared(arguments)
     _stop_on_signals()
     reload = asyncio.Event()
@@ -90,7 +92,7 @@ async def _enrolled(
     config: configuration.Config, state: StateFolder, notifier: Notifier
 ) -> Identity:
     """Wait until this device has joined a fleet."""
-    waiting = Status.waiting("not_enrolled: join a fleet with 'edge-agent enroll URL TOKEN'")
+    waiting = not_enrolled()
     with suppress(NotEnrolled):
         return await asyncio.to_thread(state.identity)
     log.info("%s", waiting.why)
@@ -115,7 +117,7 @@ def _reread(arguments: argparse.Namespace, config: configuration.Config) -> conf
 
 
 async def _once(arguments: argparse.Namespace) -> int:
-    setup_logging(arguments.verbose)
+    setup_logging(arguments.verbose, "edge-agent")
     config, state = config_of(arguments), _prepared(arguments)
     with state.lock():
         clock, identity = SystemClock(), state.identity()
@@ -133,18 +135,26 @@ async def _once(arguments: argparse.Namespace) -> int:
 
 
 async def _check(arguments: argparse.Namespace) -> int:
-    setup_logging(arguments.verbose)
+    setup_logging(arguments.verbose, "edge-agent")
     config, state = config_of(arguments), state_of(arguments)
     async with Watch(config, state.folder, SystemClock()) as watch:
         await watch.look()
         await asyncio.sleep(1.0)  # the load is that between two looks
         machine = await watch.look()
-    signals = (*Agent.owners_signals(config, state, SystemClock().now()), *machine)
+    signals = (*_owners_signals(config, state), *machine)
     for s in signals:
         print(f"{'yes' if s.ok else 'no ':3}  {s.name:15} {s.code:15} {s.observed}")
     eligible = all(s.ok for s in signals)
     print("eligible" if eligible else "not eligible")
     return 0 if eligible else EXIT_NOT_ELIGIBLE
+
+
+def _owners_signals(config: configuration.Config, state: StateFolder) -> tuple[Signal, ...]:
+    try:
+        agreed = Signal("consent", *consent.given(state.folder, state.identity().url))
+    except NotEnrolled:
+        agreed = Signal.no("consent", "not_enrolled", "this device has not joined a fleet")
+    return owner.signals(config, agreed, state.history().spent, SystemClock().now())
 
 
 async def _status(arguments: argparse.Namespace) -> int:
@@ -156,7 +166,7 @@ async def _status(arguments: argparse.Namespace) -> int:
 
 def _prepared(arguments: argparse.Namespace) -> StateFolder:
     state = state_of(arguments)
-    state.volatile = default_volatile() or state.volatile
+    state = StateFolder(state.folder, default_volatile())
     state.create()
     return state
 

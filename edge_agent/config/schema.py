@@ -42,7 +42,7 @@ class Retain(Section, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.size is not None and self.size < 100_000:
             raise ValueError(f"size = {self.size}: at least 100 kB")
-        if self.age == 0:
+        if self.age is not None and self.age <= 0:
             raise ValueError(f"age = {self.age}: more than nothing")
 
     def limits(self) -> Retention:

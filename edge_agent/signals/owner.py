@@ -1,16 +1,26 @@
-"""Signals that come from the owner's configuration, not from the machine. Pure."""
+"""Signals that come from the owner, not from the machine. Pure."""
 
 from collections.abc import Mapping
 from datetime import datetime
 
+from edge_agent import budget
+from edge_agent.budget import Spent
 from edge_agent.config import Config
 from edge_agent.signals.signal import Signal
 from schedules.duration import human
 
 CODES: Mapping[str, str] = {
+    "no_consent": "the owner has not agreed to what leaves this device",
+    "consent_outdated": "the owner agreed to another text, or for another coordinator",
     "window_closed": "outside the schedule's windows",
     "no_data": "the configuration names no folder of examples",
 }
+
+
+def signals(config: Config, consent: Signal, spent: Spent, now: datetime) -> tuple[Signal, ...]:
+    """All of them, at `now` (aware), when that was `spent`."""
+    costs = budget.judge(budget.today(spent, now), config.budget)
+    return consent, window(config, now), *costs, data(config)
 
 
 def window(config: Config, now: datetime) -> Signal:

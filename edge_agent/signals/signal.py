@@ -1,7 +1,7 @@
 """What a signal is, and what gives one."""
 
 from collections.abc import Mapping
-from typing import ClassVar, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from edge_agent.signals.system import System
 
@@ -33,8 +33,13 @@ class Probe(Protocol):
     `codes` are the reasons that it may give, each with its meaning: `docs/agent.md` lists them.
     """
 
-    name: ClassVar[str]
-    codes: ClassVar[Mapping[str, str]]
+    @property
+    def name(self) -> str:
+        """Of the signal that it gives."""
+
+    @property
+    def codes(self) -> Mapping[str, str]:
+        """Its reasons."""
 
     def look(self, system: System) -> Signal:
         """The condition now. May block for a moment; raises nothing that it can foresee."""

@@ -49,7 +49,7 @@ def default_probes(config: Config, clock: Clock, own_pids: Collection[int]) -> t
         TemperatureProbe(config),
         LoadProbe(config, lambda: own_pids),
         PressureProbe(config, lambda: own_pids),
-        GpuProbe(config, lambda: own_pids),
+        GpuProbe(config),
         Session(config),
         Network(config),
         WallClock(config, clock.now),

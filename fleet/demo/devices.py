@@ -16,13 +16,17 @@ _CONFIG = """\
 # the other devices, so neither is asked about; power is.
 poll = "500ms"
 system_root = "{root}"
+system_bus = ""
 
 [data]
 folder = "{examples}"
 
 [eligibility]
+settle = "0s"
 power = "mains"
 max_busy = 100
+max_io_pressure = 100
+max_memory_pressure = 100
 network = "any"
 
 [schedule]
@@ -51,7 +55,7 @@ class Device:
         await processes.run(
             f"{self.name}-enroll",
             "edge_agent",
-            *("enroll", self.url, token, "--name", self.name, *self.arguments),
+            *("enroll", self.url, token, "--consent", "--name", self.name, *self.arguments),
         )
 
     async def start(self, processes: Processes) -> None:

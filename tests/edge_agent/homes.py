@@ -2,7 +2,6 @@
 tests plug in and unplug. A stand-in trains; time leaps, so that hours of rest take none."""
 
 import asyncio
-import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,12 +11,14 @@ import msgspec
 import numpy as np
 from aiohttp import web
 
+from edge_agent import consent
 from edge_agent.agent import Agent
 from edge_agent.config import parse
-from edge_agent.eligibility import Readings
 from edge_agent.job import Job, Outcome, Report
 from edge_agent.lifecycle import Rest
-from edge_agent.platform import Platform
+from edge_agent.signals.network import Network
+from edge_agent.signals.power import Power
+from edge_agent.signals.watch import Watch
 from edge_agent.state import Identity, Served, StateFolder
 from fleet.clients import header
 from tests.coordinator.plans import constant
@@ -63,6 +64,8 @@ class Trainer:
 
 
 class _Running:
+    pid = 0
+
     def __init__(self, trainer: Trainer, job: Job) -> None:
         self._trainer = trainer
         self._job = job
@@ -95,16 +98,6 @@ class _Running:
         self._stopped.set()
 
 
-class Quiet:
-    """A machine's power and network; nobody else uses its processor."""
-
-    def __init__(self, root: Path) -> None:
-        self._platform = Platform(root)
-
-    def read(self) -> Readings:
-        return dataclasses.replace(self._platform.read(), busy=0.0)
-
-
 class Home:
     """A device: its machine on mains and a free network, its state folder, its agent."""
 
@@ -112,20 +105,27 @@ class Home:
         self.machine = Machine(folder / "root")
         self.machine.route("eth0")
         self.power(True)
+        self.served = served
         self.state = StateFolder(folder / "state")
         self.state.create()
         self.state.save_identity(identity)
+        self.agree()
         self.examples = folder / "examples"
         self.examples.mkdir()
         self.text = f"""
             system_root = "{self.machine.root}"
             poll = "1s"
+            eligibility.settle = "0s"
+            system_bus = ""
             {more or f'data.folder = "{self.examples}"'}
         """
-        self.served = served
         self.trainer = Trainer()
         self.rests: list[Rest] = []
         self.agent = self._agent()
+
+    def agree(self) -> None:
+        """The owner's consent."""
+        consent.give(self.state.folder, self.state.identity().url, "owner", self.served.clock.now())
 
     def power(self, on: bool) -> None:
         """Plug it in, or unplug it."""
@@ -149,12 +149,12 @@ class Home:
         return [s.outcome for s in self.agent.status().served]
 
     def _agent(self, **changes: Any) -> Agent:
-        given: dict[str, Any] = {
-            "start_job": self.trainer,
-            "observer": Quiet(self.machine.root),
-        } | changes
-        config = parse(self.text)
-        return Agent(config, self.state, self.state.identity(), self.served.clock, **given)
+        config, clock = parse(self.text), self.served.clock
+        # Nobody else uses this machine's processor.
+        probes = (Power(config), Network(config))
+        observer = Watch(config, self.state.folder, clock, probes)
+        given: dict[str, Any] = {"observer": observer, "start_job": self.trainer} | changes
+        return Agent(config, self.state, self.state.identity(), clock, **given)
 
     async def restart(self, served: Serving | None = None, **changes: Any) -> None:
         """A new agent over the same folder; `served` has become its coordinator."""
@@ -164,6 +164,7 @@ class Home:
                 await asyncio.to_thread(self.state.identity), url=served.url
             )
             await asyncio.to_thread(self.state.save_identity, identity)
+            await asyncio.to_thread(self.agree)
         self.agent = await asyncio.to_thread(self._agent, **changes)
 
     async def until(self, fact: Callable[[], object], steps: int = 100) -> None:

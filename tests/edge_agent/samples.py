@@ -4,13 +4,11 @@ from typing import Any
 
 import msgspec
 
-from edge_agent.eligibility import Readings, Signal, Verdict
+from edge_agent.eligibility import Verdict
+from edge_agent.signals.signal import Signal
 from wire.messages import Assignment, CheckInReply, Published, Wait, WaitReason
 
 DIGEST = "sha256:" + "0f" * 32
-
-READY = Readings(on_mains=True, battery=None, busy=3.0, network="unmetered", interface="eth0")
-"""What a device reads that may do everything."""
 
 ELIGIBLE = Verdict((Signal("power", True, "ok", ""), Signal("network", True, "ok", "")))
 BUSY = Verdict((Signal("idle", False, "busy", "busy"), Signal("network", True, "ok", "")))
