@@ -84,7 +84,7 @@ class Watch:
         self._bus: Bus | None = None
         self._changed = asyncio.Event()
         self._woken = float("-inf")
-        self._hung: list[_Round] = []
+        self._rounds: list[_Round] = []
         self._inside = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -111,16 +111,15 @@ class Watch:
         if self._bus:
             await self._bus.refresh()
         self._changed.clear()
-        self._hung = [hung for hung in self._hung if hung.runs]
-        stuck = {id(hung.hangs_at) for hung in self._hung}
+        self._rounds = [this for this in self._rounds if this.runs]
+        stuck = {id(this.hangs_at) for this in self._rounds}
         found: dict[int, Signal] = {}
         rest, seconds = [p for p in self._probes if id(p) not in stuck], self._slow
         while rest:
             this = _Round(rest, self._system)
+            self._rounds.append(this)
             signals = await this.signals(seconds)
             found |= zip(map(id, rest), signals, strict=False)
-            if this.hangs_at:
-                self._hung.append(this)
             rest, seconds = rest[len(signals) + 1 :], seconds / 2  # all of it is bounded
         return tuple(found.get(id(probe)) or _silent(probe) for probe in self._probes)
 
@@ -166,15 +165,14 @@ class _Round:
         """What the probes say, up to one that hangs."""
         self._thread.start()
         try:
-            async with asyncio.timeout(seconds):
-                await self._done.wait()
-        except TimeoutError:
-            pass
-        finally:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._done.wait()
+        finally:  # also when the look is cancelled
             self._given_up = True
-        signals = list(self._found)
-        if len(signals) < len(self._probes):
-            self.hangs_at = self._probes[len(signals)]
+            signals = list(self._found)
+            if len(signals) < len(self._probes):
+                self.hangs_at = self._probes[len(signals)]
         return signals
 
     def _look(self) -> None:
