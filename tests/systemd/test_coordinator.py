@@ -23,7 +23,7 @@ def test_it_is_ready_when_it_listens_alive_while_its_loop_turns_and_says_that_it
                 heard.append(systemd.recv(4096).decode())
             port = int(endpoint.url.rpartition(":")[2])
             socket.create_connection(("127.0.0.1", port), timeout=5).close()
-            assert "STATUS=0 tasks run; 0 devices" in heard
+            assert "STATUS=tasks: 0; devices: 0" in heard
             while heard.count("WATCHDOG=1") < 3:
                 heard.append(systemd.recv(4096).decode())
 
