@@ -145,7 +145,7 @@ def status_line(coordinator: Coordinator) -> str:
     ]
     if len(running) > _ROUNDS_SHOWN:
         rounds.append(f"{len(running) - _ROUNDS_SHOWN} more")
-    return "; ".join([f"{len(running)} tasks run; {len(coordinator.devices)} devices", *rounds])
+    return "; ".join([f"tasks: {len(running)}; devices: {len(coordinator.devices)}", *rounds])
 
 
 def _endpoint(options: ServeOptions, port: int) -> Endpoint:

@@ -29,11 +29,12 @@ AGENT_STATE = Path("/var/lib/lamplighter")
 AGENT_EXAMPLES = Path("/var/lib/lamplighter-examples")
 COORDINATOR_STATE = Path("/var/lib/lamplighter-coordinator")
 CONFIGURATION = Path("/etc/lamplighter")
+HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108
+"""What `ProtectHome` and `PrivateTmp` hide from the services."""
 
 _UNITS = Path("/etc/systemd/system")
 _SYSUSERS = Path("/etc/sysusers.d")
 _TEMPLATE_BIN = "/opt/lamplighter/bin/"
-_HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - see the units
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+@")
 
 Say = Callable[[str], None]
@@ -73,7 +74,8 @@ def scripts() -> Path:
 def agent(bin_folder: Path | None = None, consent: Consent | None = None) -> Service:
     """The agent's service, run from `bin_folder`, by default that of the running environment."""
     bin_folder = bin_folder or scripts()
-    unit = Unit(_UNITS / "edge-agent.service", _unit("edge-agent", bin_folder), "unit")
+    name = "edge-agent.service"
+    unit = Unit(_UNITS / name, _unit(name, bin_folder), "unit", unit=name)
     config = File(CONFIGURATION / "agent.toml", _shipped("agent.toml"), "configuration", True)
     user = "lamplighter"
     declared = File(
@@ -92,7 +94,7 @@ def agent(bin_folder: Path | None = None, consent: Consent | None = None) -> Ser
     if consent:
         command = (str(bin_folder / "edge-agent"), *consent.arguments)
         steps.append(Agreement(user, command, consent.given))
-    steps += [Enabled(unit.path.name), Running(unit.path.name, (unit.path, config.path))]
+    steps += [Enabled(name), Running(name, (unit.path, config.path))]
     return Service(bin_folder / "edge-agent", unit.text, tuple(steps))
 
 
@@ -107,9 +109,12 @@ def coordinator(
     """The coordinator's service. Without `tls`, a drop-in that an earlier run wrote stays as it
     is; when `removing`, it is part of what goes."""
     bin_folder = bin_folder or scripts()
-    unit = Unit(_UNITS / "coordinator.service", _unit("coordinator", bin_folder), "unit")
-    drop_ins = Shared(_UNITS / "coordinator.service.d")
-    credentials = File(drop_ins.path / "tls.conf", _credentials(tls) if tls else "", "TLS drop-in")
+    name = "coordinator.service"
+    unit = Unit(_UNITS / name, _unit(name, bin_folder), "unit", unit=name)
+    drop_ins = Shared(_UNITS / f"{name}.d")
+    credentials = Unit(
+        drop_ins.path / "tls.conf", _credentials(tls) if tls else "", "TLS drop-in", unit=name
+    )
     environment = _shipped("coordinator.env").replace("=127.0.0.1", f"={host}")
     environment = environment.replace("=8750", f"={port}")
     if insecure_http:
@@ -130,17 +135,17 @@ def coordinator(
             config,
             *((drop_ins, credentials) if tls or removing else ()),
             unit,
-            Enabled(unit.path.name),
-            Running(unit.path.name, (unit.path, config.path, credentials.path)),
+            Enabled(name),
+            Running(name, (unit.path, config.path, credentials.path)),
         ),
     )
 
 
 def install(service: Service, machine: Machine, say: Say = print, preview: bool = False) -> None:
     """Do what is not done yet. `preview` only says what that is. Raises `InstallError`."""
-    if problem := unfit(service.command):
+    _check_rights(machine, preview)
+    if machine.root == Path("/") and (problem := unfit(service.command)):
         raise InstallError(problem)
-    _check_rights(preview)
     for step in service.steps:
         with _named(step):
             if step.done(machine):
@@ -157,7 +162,7 @@ def remove(
 ) -> None:
     """Undo what is there, backwards, but for what is kept. `preview` only says what that is. Raises
     `InstallError`."""
-    _check_rights(preview)
+    _check_rights(machine, preview)
     for step in reversed(service.steps):
         with _named(step):
             if step.gone(machine):
@@ -165,14 +170,16 @@ def remove(
             elif why := step.kept(machine, keep):
                 say(f"kept:       {step.what}: {why}")
             elif preview:
+                machine.going.update(step.paths)
                 say(f"would undo: {step.what}")
             else:
                 step.undo(machine)
                 say(f"undone:     {step.what}")
 
 
-def unfit(command: Path) -> str:
-    """Why the service's user could not run `command`; empty when it could.
+def unfit(command: Path, hidden: tuple[str, ...] = HIDDEN) -> str:
+    """Why the service's user could not run `command`; empty when it could. `hidden`: folders that
+    the unit does not let it see.
 
     The interpreter and our own code are looked at, too: a virtual environment may link to a
     Python, and an editable installation to a checkout, in somebody's home.
@@ -182,26 +189,30 @@ def unfit(command: Path) -> str:
     if not _PLAIN.issuperset(str(command)):
         return f"{command}: systemd needs a path of plain letters, digits and ./_-+@"
     interpreter = command.parent / "python"
-    for path in (command, interpreter, Path(__file__).parent):
-        if path.exists() and (why := _closed(path.resolve())):
-            return (
-                f"the service could not run {command}: {why}. Make the environment where every "
-                "user may read: python3 -m venv /opt/lamplighter"
-            )
+    paths = [p.resolve() for p in (command, interpreter, Path(__file__).parent) if p.exists()]
+    whys = [_hidden(path, hidden) for path in paths] + [_closed(path) for path in paths]
+    if why := next(filter(None, whys), ""):
+        return (
+            f"the service could not run {command}: {why}. Make the environment where every user "
+            "may read: python3 -m venv /opt/lamplighter"
+        )
     return ""
+
+
+def _hidden(path: Path, folders: tuple[str, ...]) -> str:
+    found = next((folder for folder in folders if path.is_relative_to(folder)), "")
+    return f"{path} is in {found}, which is hidden from it" if found else ""
 
 
 def _closed(path: Path) -> str:
-    for folder in _HIDDEN:
-        if path.is_relative_to(folder):
-            return f"{path} is in {folder}, which is hidden from it"
-    for part in (*reversed(path.parents), path):
-        if part.stat().st_mode & 0o005 != 0o005:
-            return f"{part} is closed to other users"
-    return ""
+    closed = (p for p in (*reversed(path.parents), path) if p.stat().st_mode & 0o005 != 0o005)
+    found = next(closed, None)
+    return f"{found} is closed to other users" if found else ""
 
 
-def _check_rights(preview: bool) -> None:
+def _check_rights(machine: Machine, preview: bool) -> None:
+    if machine.root != Path("/"):
+        return
     if not Path("/run/systemd/system").is_dir():
         raise InstallError("systemd does not run this machine: start the command in another way")
     if os.geteuid() != 0 and not preview:
@@ -218,7 +229,7 @@ def _named(step: Step) -> Iterator[None]:
 
 
 def _unit(name: str, bin_folder: Path) -> str:
-    return _shipped(f"{name}.service").replace(_TEMPLATE_BIN, f"{bin_folder}/")
+    return _shipped(name).replace(_TEMPLATE_BIN, f"{bin_folder}/")
 
 
 def _credentials(tls: Tls) -> str:

@@ -20,6 +20,8 @@ class Machine:
         self.root = root
         self.written: set[Path] = set()
         """Files written or removed since: what runs from them is stale."""
+        self.going: set[Path] = set()
+        """In a preview of removing: what would be gone by now."""
 
     def at(self, path: Path) -> Path:
         """Where an absolute path is found."""

@@ -53,6 +53,11 @@ class Step(ABC):
         """Why removing leaves it; empty when it does not."""
         return ""
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """What goes from the disk with it."""
+        return ()
+
 
 @dataclass(frozen=True)
 class File(Step):
@@ -63,6 +68,10 @@ class File(Step):
     name: str
     owners: bool = False
     mode: int = 0o644
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (self.path,)
 
     @property
     def what(self) -> str:
@@ -112,6 +121,10 @@ class Folder(Step):
     user: str
     name: str
     owners: bool = False
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (self.path,)
 
     @property
     def what(self) -> str:
@@ -177,11 +190,9 @@ class Shared(Step):
         machine.at(self.path).rmdir()
 
     def kept(self, machine: Machine, keep: Keep) -> str:
-        return (
-            "other files are in it"
-            if self.done(machine) and any(machine.at(self.path).iterdir())
-            else ""
-        )
+        folder = machine.at(self.path)
+        others = {self.path / p.name for p in folder.iterdir()} if folder.is_dir() else set()
+        return "other files are in it" if others - machine.going else ""
 
 
 @dataclass(frozen=True)
@@ -220,19 +231,22 @@ class User(Step):
             machine.run("groupdel", self.name)
 
     def kept(self, machine: Machine, keep: Keep) -> str:
-        owned = [str(folder) for folder in self.folders if machine.at(folder).exists()]
+        left = [f for f in self.folders if f not in machine.going]
+        owned = [str(folder) for folder in left if machine.at(folder).exists()]
         return f"it owns {', '.join(owned)}" if owned and not self.gone(machine) else ""
 
 
 @dataclass(frozen=True)
 class Unit(File):
-    """A unit's file, read by systemd."""
+    """The file of a `unit`, or of a drop-in to it, read by systemd."""
+
+    unit: str = ""
 
     def done(self, machine: Machine) -> bool:
         return (
             super().done(machine)
             and machine.ask(
-                "systemctl", "show", "--property=NeedDaemonReload", "--value", self.path.name
+                "systemctl", "show", "--property=NeedDaemonReload", "--value", self.unit
             )
             == "no"
         )
@@ -287,7 +301,8 @@ class Running(Step):
         try:
             machine.run("systemctl", "restart", self.unit)
         except InstallError as error:
-            raise InstallError(f"{error}\nwhat it said: journalctl -u {self.unit} -n 20") from None
+            said = str(error).splitlines()[0]
+            raise InstallError(f"{said} See: journalctl -u {self.unit} -n 20") from None
 
     def gone(self, machine: Machine) -> bool:
         return self._state(machine) in ("inactive", "")

@@ -41,7 +41,7 @@ def one_line(done: subprocess.CompletedProcess[str], status: int) -> str:
 
 @contextmanager
 def served_process(
-    state: Path, *options: object
+    state: Path, *options: object, **environment: str
 ) -> Iterator[tuple[subprocess.Popen[bytes], Endpoint]]:
     """`coordinator serve` over `state` on a free port. Killed on the way out if it still runs."""
     log = state.with_suffix(".log")
@@ -49,7 +49,7 @@ def served_process(
         process = subprocess.Popen(
             [*COMMAND, "serve", "--state", str(state), "--port", "0", *map(str, options)],
             stderr=output,
-            env=_ENVIRONMENT,
+            env=_ENVIRONMENT | environment,
         )
         try:
             yield process, _endpoint(process, state, log)
