@@ -1,117 +1,74 @@
-"""May the device work? Each signal with each of its reasons."""
+"""The verdict over all signals: what work needs, what sending needs, and for how long."""
 
-import dataclasses
-from datetime import UTC, datetime
+from hypothesis import given
+from hypothesis import strategies as st
 
-import pytest
+from edge_agent.eligibility import Settling, Verdict
+from edge_agent.signals.signal import Signal
 
-from edge_agent.config import parse
-from edge_agent.eligibility import Verdict, judge
-from tests.edge_agent.samples import READY
-
-NIGHT = datetime(2026, 3, 4, 2, 30, tzinfo=UTC)
-NOON = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)
-DATA = '[data]\nfolder = "/data"\n'
+YES = Signal.yes("power", "on mains")
+NO = Signal.no("power", "on_battery", "battery at 80 %")
 
 
-def verdict(config="", now=NIGHT, data=DATA, **changes) -> Verdict:
-    return judge(dataclasses.replace(READY, **changes), parse(config + data), now)
-
-
-def codes(found: Verdict) -> dict[str, str]:
-    return {s.name: s.code for s in found.refusals}
-
-
-def test_a_device_on_mains_idle_and_on_a_free_network_is_eligible():
-    found = verdict()
-    assert found.eligible
-    assert found.may_send
-    assert not found.measuring
-    assert found.why() == "eligible"
-    assert {s.code for s in found.signals} == {"ok"}
-    assert all(s.observed for s in found.signals)
-
-
-@pytest.mark.parametrize(
-    ("readings", "signal", "code"),
-    [
-        ({"on_mains": None}, "power", "power_unknown"),
-        ({"on_mains": False}, "power", "on_battery"),
-        ({"on_mains": False, "battery": 99.0}, "power", "on_battery"),
-        ({"battery": 49.0}, "power", "battery_low"),
-        ({"battery": 0.0}, "power", "battery_low"),
-        ({"busy": None}, "idle", "load_unknown"),
-        ({"busy": 30.5}, "idle", "busy"),
-        ({"network": "none", "interface": ""}, "network", "offline"),
-        ({"network": "metered"}, "network", "metered"),
-        ({"network": None}, "network", "metered"),
-    ],
-)
-def test_each_reading_has_its_reason(readings, signal, code):
-    found = verdict(**readings)
-    assert codes(found) == {signal: code}
+def test_all_signals_must_say_yes():
+    assert Verdict((YES, Signal.yes("load", "idle"))).eligible
+    found = Verdict((YES, Signal.no("load", "busy", "a lot"), Signal.no("disk", "disk_low", "full")))
     assert not found.eligible
-    assert found.why().startswith(f"{code}: ")
-    assert found.may_send is (signal != "network")
+    assert [s.code for s in found.refusals] == ["busy", "disk_low"]
+    assert found.why() == "busy: a lot; disk_low: full"
+    assert Verdict((YES,)).why() == "eligible"
 
 
-@pytest.mark.parametrize("battery", [50.0, 100.0])
-def test_a_battery_with_charge_enough_is_fine_on_mains(battery):
-    assert verdict(battery=battery).eligible
+def test_sending_needs_consent_a_network_a_budget_and_the_time_of_day():
+    assert Verdict((NO, Signal.no("load", "busy", ""))).may_send
+    for name in ("consent", "network", "traffic_budget", "clock"):
+        assert not Verdict((YES, Signal.no(name, "no", ""))).may_send, name
 
 
-def test_a_load_at_the_limit_is_fine():
-    assert verdict(busy=30.0).eligible
+def test_a_load_that_is_being_measured_is_told():
+    assert Verdict((Signal.no("load", "load_unknown", ""),)).measuring
+    assert not Verdict((NO,)).measuring
 
 
-@pytest.mark.parametrize("on_mains", [False, None])
-def test_any_power_will_do_when_the_owner_says_so(on_mains):
-    config = '[eligibility]\npower = "any"\n'
-    assert verdict(config, on_mains=on_mains, battery=80.0).eligible
-    assert codes(verdict(config, on_mains=on_mains, battery=20.0)) == {"power": "battery_low"}
+def test_signals_must_hold_before_work_starts():
+    settling = Settling(60.0)
+    first = settling.judge((YES,), 100.0)
+    assert [s.code for s in first.refusals] == ["settling"]
+    assert first.settles_in == 60.0
+    assert settling.judge((YES,), 159.0).settles_in == 1.0
+    assert settling.judge((YES,), 160.0).eligible
+    assert settling.judge((YES,), 999.0).eligible
 
 
-@pytest.mark.parametrize("network", ["metered", "none", None, "unmetered"])
-def test_any_network_will_do_when_the_owner_says_so(network):
-    assert verdict('[eligibility]\nnetwork = "any"\n', network=network).eligible
+def test_a_signal_that_turns_ends_work_at_once_and_settling_starts_anew():
+    settling = Settling(60.0)
+    settling.judge((YES,), 0.0)
+    assert settling.judge((YES,), 60.0).eligible
+    turned = settling.judge((NO,), 61.0)
+    assert [s.code for s in turned.refusals] == ["on_battery"]
+    assert turned.settles_in == 0.0
+    assert settling.judge((YES,), 62.0).settles_in == 60.0
+    assert not settling.judge((YES,), 121.9).eligible
+    assert settling.judge((YES,), 122.0).eligible
 
 
-def test_an_unknown_network_is_taken_as_the_owner_says():
-    config = '[eligibility]\nunknown_network = "unmetered"\n'
-    assert verdict(config, network=None, interface="br0").eligible
-    assert codes(verdict(config, network="metered")) == {"network": "metered"}
+def test_without_settling_one_look_is_enough():
+    assert Settling(0.0).judge((YES,), 0.0).eligible
 
 
-def test_a_closed_window_says_when_it_opens():
-    found = verdict('schedule = "nightly"\n', now=NOON)
-    assert codes(found) == {"window": "window_closed"}
-    assert "13 h" in found.why()
-    assert found.may_send
+def test_sending_needs_no_settling():
+    assert Settling(60.0).judge((YES, Signal.yes("network", "")), 0.0).may_send
 
 
-def test_an_open_window_is_fine():
-    assert verdict('schedule = "nightly"\n', now=NIGHT).eligible
-
-
-def test_a_device_without_examples_is_not_eligible():
-    assert codes(verdict(data="")) == {"data": "no_data"}
-
-
-def test_a_folder_for_one_task_is_enough():
-    assert verdict(data='[data.tasks]\ndigits = "/digits"\n').eligible
-
-
-def test_all_reasons_are_told_together():
-    found = verdict(on_mains=False, busy=99.0, network="none")
-    assert codes(found) == {"power": "on_battery", "idle": "busy", "network": "offline"}
-    assert [text.partition(":")[0] for text in found.why().split("; ")] == [
-        "on_battery",
-        "busy",
-        "offline",
-    ]
-
-
-def test_it_measures_until_the_load_is_known():
-    assert verdict(busy=None).measuring
-    assert verdict(busy=None, on_mains=False).measuring
-    assert not verdict(busy=99.0).measuring
+@given(
+    seconds=st.floats(0, 100),
+    looks=st.lists(st.tuples(st.floats(0.01, 50), st.booleans()), min_size=1, max_size=40),
+)
+def test_work_never_starts_before_all_signals_have_held(seconds, looks):
+    settling, now, held = Settling(seconds), 0.0, None
+    for wait, yes in looks:
+        now += wait
+        verdict = settling.judge((YES if yes else NO,), now)
+        held = None if not yes else now if held is None else held
+        assert verdict.eligible is (held is not None and now >= held + seconds)
+        assert verdict.settles_in <= seconds
