@@ -18,8 +18,9 @@ from coordinator.store.database import StoreError
 from coordinator.views import MetricView, TaskDetail, TaskView
 from schedules.duration import Duration, human
 from systemd import install as installer
+from systemd.errors import InstallError
 from systemd.journal import setup_logging
-from systemd.machine import InstallError, Machine
+from systemd.machine import Machine
 from systemd.steps import Keep
 from wire.errors import WireError
 from wire.plan import parse_manifest

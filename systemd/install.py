@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from systemd.machine import InstallError, Machine
+from systemd.errors import InstallError
+from systemd.machine import Machine
 from systemd.steps import (
     Agreement,
     Enabled,

@@ -5,12 +5,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from systemd.errors import InstallError
+
 _COMMAND_SECONDS = 330.0
 """Longer than the longest `TimeoutStartSec` of our units: systemd is the one to give up."""
-
-
-class InstallError(Exception):
-    """The service cannot be installed, or removed; one line that says what to do."""
 
 
 class Machine:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from systemd.machine import InstallError, Machine
+from systemd.errors import InstallError
+from systemd.machine import Machine
 
 
 class Keep(Enum):

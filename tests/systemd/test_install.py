@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from systemd.errors import InstallError
 from systemd.install import Consent, Service, Tls, agent, coordinator, install, remove, unfit
-from systemd.machine import InstallError, Machine
+from systemd.machine import Machine
 from systemd.steps import Keep
 
 SYSTEMCTL = """#!/bin/sh
