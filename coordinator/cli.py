@@ -18,8 +18,9 @@ from coordinator.store.database import StoreError
 from coordinator.views import MetricView, TaskDetail, TaskView
 from schedules.duration import Duration, human
 from systemd import install as installer
+from systemd.errors import InstallError
 from systemd.journal import setup_logging
-from systemd.machine import InstallError, Machine
+from systemd.machine import Machine
 from systemd.steps import Keep
 from wire.errors import WireError
 from wire.plan import parse_manifest
@@ -38,25 +39,40 @@ out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
 
 
-def default_state() -> Path:
-    """systemd's state folder for the service, or the one of the service on this machine where we
-    may look into it, else the user's own."""
+def own_state() -> Path:
+    """Where `serve` keeps its state unless told otherwise: systemd's folder for the service, else
+    the user's own."""
     if folder := os.environ.get("STATE_DIRECTORY"):
         return Path(folder.split(":")[0])
-    if os.access(installer.COORDINATOR_STATE, os.R_OK | os.X_OK):
-        return installer.COORDINATOR_STATE
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(base) / "lamplighter" / "coordinator"
 
 
+def served_state() -> Path:
+    """Where the other commands look for the server: that of the service on this machine where they
+    may look into it, else as `own_state`."""
+    service = installer.COORDINATOR_STATE
+    return service if os.access(service, os.R_OK | os.X_OK) else own_state()
+
+
+OwnState = Annotated[
+    Path,
+    typer.Option(
+        "--state",
+        envvar="COORDINATOR_STATE",
+        default_factory=own_state,
+        help="Folder of the coordinator's state.",
+        show_default="~/.local/state/lamplighter/coordinator",
+    ),
+]
 State = Annotated[
     Path,
     typer.Option(
         "--state",
         envvar="COORDINATOR_STATE",
-        default_factory=default_state,
+        default_factory=served_state,
         help="Folder of the coordinator's state.",
-        show_default="~/.local/state/lamplighter/coordinator",
+        show_default="the service's, else ~/.local/state/lamplighter/coordinator",
     ),
 ]
 Url = Annotated[
@@ -94,7 +110,7 @@ def _credential(name: str) -> Path | None:
 
 @app.command("serve")
 def serve_command(
-    state: State,
+    state: OwnState,
     host: Host = "127.0.0.1",
     port: Port = DEFAULT_PORT,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain, PEM.")] = None,
@@ -317,11 +333,13 @@ def uninstall_command(
         bool, typer.Option("--keep-state", help="Keep state, configuration and user.")
     ] = False,
     purge: Annotated[
-        bool, typer.Option("--purge", help="Remove also configuration that was changed.")
+        bool,
+        typer.Option("--purge", help="Remove also the state, and configuration that was changed."),
     ] = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Stop the service and undo all that install did. Its state goes, too: models are in it."""
+    """Stop the service and undo what install did. State with something in it stays unless purged:
+    the models are there."""
 
     def work() -> None:
         if keep_state and purge:

@@ -1,10 +1,13 @@
-"""`edge-agent install` and `uninstall`: their options, and their work."""
+"""`edge-agent install` and `uninstall`: their options, and their work.
+
+What installs is imported only when it is asked for: the agent that runs holds none of it.
+"""
 
 import argparse
+from typing import TYPE_CHECKING
 
-from systemd.install import Consent, agent, install, remove
-from systemd.machine import InstallError, Machine
-from systemd.steps import Keep
+if TYPE_CHECKING:
+    from systemd.install import Consent
 
 
 def add_install_options(parser: argparse.ArgumentParser) -> None:
@@ -28,8 +31,11 @@ def add_uninstall_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
 
 
-def install_agent(arguments: argparse.Namespace, consent: Consent | None) -> None:
+def install_agent(arguments: argparse.Namespace, consent: "Consent | None") -> None:
     """Blocking. `consent` counts when the option is given. Raises `InstallError`."""
+    from systemd.install import agent, install
+    from systemd.machine import Machine
+
     service = agent(consent=consent if arguments.consent else None)
     if arguments.print_unit:
         print(service.unit, end="")
@@ -39,14 +45,9 @@ def install_agent(arguments: argparse.Namespace, consent: Consent | None) -> Non
 
 def uninstall_agent(arguments: argparse.Namespace) -> None:
     """Blocking. Raises `InstallError`."""
+    from systemd.install import agent, remove
+    from systemd.machine import Machine
+    from systemd.steps import Keep
+
     keep = Keep.STATE if arguments.keep_state else Keep.NOTHING if arguments.purge else Keep.OWN
     remove(agent(), Machine(), keep, preview=arguments.dry_run)
-
-
-__all__ = [
-    "InstallError",
-    "add_install_options",
-    "add_uninstall_options",
-    "install_agent",
-    "uninstall_agent",
-]

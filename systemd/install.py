@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from systemd.machine import InstallError, Machine
+from systemd.errors import InstallError
+from systemd.machine import Machine
 from systemd.steps import (
     Agreement,
     Enabled,
@@ -130,7 +131,7 @@ def coordinator(
         (
             declared,
             User(user, COORDINATOR_STATE, declared.path, (COORDINATOR_STATE,)),
-            Folder(COORDINATOR_STATE, 0o700, user, "state folder"),
+            Folder(COORDINATOR_STATE, 0o700, user, "state folder", owners=True),
             Shared(CONFIGURATION),
             config,
             *((drop_ins, credentials) if tls or removing else ()),
@@ -149,7 +150,7 @@ def install(service: Service, machine: Machine, say: Say = print, preview: bool 
     for step in service.steps:
         with _named(step):
             if step.done(machine):
-                say(f"already so: {step.what}")
+                say(f"already so: {step.what}{step.remark(machine)}")
             elif preview:
                 say(f"would do:   {step.what}")
             else:

@@ -5,12 +5,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from systemd.errors import InstallError
+
 _COMMAND_SECONDS = 330.0
 """Longer than the longest `TimeoutStartSec` of our units: systemd is the one to give up."""
-
-
-class InstallError(Exception):
-    """The service cannot be installed, or removed; one line that says what to do."""
 
 
 class Machine:
@@ -85,3 +83,17 @@ class Machine:
             if columns[0] == name and len(columns) > 2 and columns[2].isdigit():
                 return int(columns[2])
         return None
+
+
+def become_owner(folder: Path) -> None:
+    """As root: go on for good with the rights of the user who owns `folder`, so that what is
+    written there is the service's to read. Nothing for other users, for root's own folders, and
+    where there is none. Raises `OSError`."""
+    if os.geteuid() != 0 or not folder.exists():
+        return
+    owner = folder.stat()
+    if owner.st_uid == 0:
+        return
+    os.setgroups([])
+    os.setgid(owner.st_gid)
+    os.setuid(owner.st_uid)

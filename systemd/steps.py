@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from systemd.machine import InstallError, Machine
+from systemd.errors import InstallError
+from systemd.machine import Machine
 
 
 class Keep(Enum):
@@ -53,6 +54,10 @@ class Step(ABC):
         """Why removing leaves it; empty when it does not."""
         return ""
 
+    def remark(self, machine: Machine) -> str:
+        """What else there is to say where it is done already."""
+        return ""
+
     @property
     def paths(self) -> tuple[Path, ...]:
         """What goes from the disk with it."""
@@ -80,6 +85,10 @@ class File(Step):
     def done(self, machine: Machine) -> bool:
         found = _read(machine.at(self.path))
         return found is not None if self.owners else found == self.text
+
+    def remark(self, machine: Machine) -> str:
+        other = self.owners and _read(machine.at(self.path)) != self.text
+        return " (it says otherwise than a new one would: left as it is)" if other else ""
 
     def do(self, machine: Machine) -> None:
         path = machine.at(self.path)

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from systemd.errors import InstallError
 from systemd.install import Consent, Service, Tls, agent, coordinator, install, remove, unfit
-from systemd.machine import InstallError, Machine
+from systemd.machine import Machine
 from systemd.steps import Keep
 
 SYSTEMCTL = """#!/bin/sh
@@ -136,6 +137,7 @@ def test_the_agent_is_installed_twice_and_removed_twice(here: Here):
     ]
 
     assert set(here.install(here.agent())) == {"already so"}
+    assert "left as it is" not in "".join(here.said)
     assert here.calls() == []
 
     assert set(here.remove(here.agent())) == {"undone"}
@@ -166,6 +168,7 @@ def test_the_owners_configuration_is_never_overwritten_and_stays(here: Here):
     here.install(here.agent())
     config.write_text("schedule = 'hourly'\n")
     assert set(here.install(here.agent())) == {"already so"}
+    assert "left as it is" in "".join(here.said)
     here.remove(here.agent())
     assert config.read_text() == "schedule = 'hourly'\n"
     assert "kept:       configuration /etc/lamplighter/agent.toml: it was changed" in here.said
@@ -274,6 +277,16 @@ def test_the_coordinator_with_tls_is_installed_and_removed(here: Here):
     assert here.tree() == BEFORE
 
 
+def test_a_fleets_models_stay_unless_purged(here: Here):
+    here.install(coordinator(here.bin))
+    journal = here.root / "var/lib/lamplighter-coordinator/coordinator.sqlite"
+    journal.touch()
+    here.remove(coordinator(here.bin, removing=True))
+    assert journal.exists()
+    here.remove(coordinator(here.bin, removing=True), Keep.NOTHING)
+    assert here.tree() == BEFORE
+
+
 def test_the_two_services_share_only_the_folder_of_configuration(here: Here):
     here.install(coordinator(here.bin))
     (here.folder / "active").unlink()
@@ -307,6 +320,29 @@ def test_the_interpreter_behind_the_environment_is_looked_at_too(tmp_path: Path)
     (tmp_path / "home/python3").touch(mode=0o755)
     (tmp_path / "opt/python").symlink_to(tmp_path / "home/python3")
     assert "home/python3 is in" in unfit(tmp_path / "opt/edge-agent", (str(tmp_path / "home"),))
+
+
+def test_root_goes_on_as_the_owner_of_a_folder_and_nobody_else_changes(tmp_path: Path):
+    program = (
+        "import os, sys; from pathlib import Path; from systemd.machine import become_owner;"
+        "become_owner(Path(sys.argv[1])); print(os.getresuid(), os.getresgid(), os.getgroups())"
+    )
+
+    def after(folder: Path) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(folder)],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+        return done.stdout.strip()
+
+    unchanged = f"{os.getresuid()} {os.getresgid()} {os.getgroups()}"
+    assert after(tmp_path) == after(tmp_path / "none") == unchanged
+    if os.geteuid() == 0:
+        os.chown(tmp_path, 4321, 1234)
+        assert after(tmp_path) == "(4321, 4321, 4321) (1234, 1234, 1234) []"
 
 
 # The units
