@@ -47,7 +47,12 @@ class Mirror(Bus):
 
     def __init__(self, address: str, seconds: float = 5.0, ask_time: bool = False) -> None:
         self._news = asyncio.Event()
-        super().__init__(address, self._news.set, ask_time, seconds, AT_ONCE)
+        self.seen: set[object] = set()  # what it ever showed of UPower
+        super().__init__(address, self._note, ask_time, seconds, AT_ONCE)
+
+    def _note(self) -> None:
+        self.seen.add(self.on_battery)
+        self._news.set()
 
     async def until(self, fact: Callable[[], object], seconds: float = 10.0) -> None:
         """Until something is so. Only a change is a reason to look."""
@@ -184,7 +189,8 @@ async def test_the_clocks_service_is_started_to_ask_it_until_the_clock_is_set(ow
     command = own.folder / "timedated"
     script = f"""#!/bin/sh
 echo started >> {log}
-DBUS_SYSTEM_BUS_ADDRESS={own.address} exec {PYTHON} -m dbusmock --template timedated -p '{{"NTP": false}}'
+export DBUS_SYSTEM_BUS_ADDRESS={own.address}
+exec {PYTHON} -m dbusmock --template timedated -p '{{"NTP": false}}'
 """
     await asyncio.to_thread(command.write_text, script)
     await asyncio.to_thread(command.chmod, 0o755)
@@ -301,12 +307,12 @@ async def test_what_is_no_bus_is_no_services_and_is_tried_again(tmp_path, serve)
         writer.close()
 
     server = await asyncio.start_unix_server(accept, tmp_path / "bus")
-    async with asyncio.timeout(10.0), server:
-        async with kept(Mirror(f"unix:path={tmp_path}/bus", seconds=0.1)) as mirror:
-            for _ in range(3):
-                await tries.acquire()
-            await mirror.refresh()
-            assert mirror.properties(UPOWER) == {}
+    mirror = Mirror(f"unix:path={tmp_path}/bus", seconds=0.1)
+    async with asyncio.timeout(10.0), server, kept(mirror):
+        for _ in range(3):
+            await tries.acquire()
+        await mirror.refresh()
+        assert mirror.properties(UPOWER) == {}
 
 
 # Liars and storms
@@ -342,8 +348,7 @@ async def follows(desktop: PrivateBus, mirror: Mirror) -> None:
 
 async def test_signals_of_others_than_the_service_do_not_count(desktop):
     async with listening(desktop) as (mirror, name):
-        seen = []
-        mirror._changed = lambda: seen.append(mirror.on_battery)  # type: ignore[method-assign]
+        mirror.seen.clear()
         await asyncio.to_thread(desktop.send, forged(name))
         lie = ("org.freedesktop.UPower", "", ":1.999")
         message = new_signal(
@@ -355,10 +360,8 @@ async def test_signals_of_others_than_the_service_do_not_count(desktop):
         message.header.fields[HeaderFields.destination] = name
         await asyncio.to_thread(desktop.send, message)
         await asyncio.to_thread(desktop.update, dbus.NETWORK, Metered=("u", 2))  # comes after it
-        async with asyncio.timeout(5.0):
-            while mirror.properties(NETWORK)["Metered"] != 2:
-                await asyncio.sleep(0.01)
-        assert set(seen) == {False}
+        await mirror.until(lambda: mirror.properties(NETWORK)["Metered"] == 2)
+        assert mirror.seen == {False}
     await asyncio.to_thread(desktop.update, dbus.NETWORK, Metered=("u", 0))
 
 
