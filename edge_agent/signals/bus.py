@@ -254,13 +254,20 @@ async def mirrored(
     """A mirror that is kept; no task of it is left on the way out."""
     bus = Bus(address, changed, ask_time)
     running = asyncio.create_task(bus.run(), name="system bus")
+    running.add_done_callback(_say_if_broken)
     try:
         yield bus
     finally:
         running.cancel()
         await asyncio.wait({running})
         if not running.cancelled():
-            running.result()  # it broke: say so
+            running.result()
+
+
+def _say_if_broken(running: asyncio.Task[None]) -> None:
+    """At once, for the way out may be far."""
+    if not running.cancelled() and (error := running.exception()):
+        log.error("the system's services are not watched any more", exc_info=error)
 
 
 def _belongs(path: str, service: Service) -> bool:
