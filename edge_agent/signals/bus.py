@@ -38,7 +38,6 @@ _PROPERTIES = "org.freedesktop.DBus.Properties"
 _BUS_PATH = "/org/freedesktop/DBus"
 _BUS = "org.freedesktop.DBus"
 _ANSWER_SECONDS = 3.0
-_AGAIN_SECONDS = 30.0  # until a service that failed is read again, when somebody asks
 _BETWEEN_SECONDS = 0.25  # two readings, at least
 _STORM_SECONDS = 2.0  # the same while signals come faster than they are read
 _LASTING_SECONDS = 60.0  # a connection that lasted so long was a good one
@@ -68,7 +67,9 @@ class Bus:
         self._backoff = backoff
         self._mirror: dict[str, Properties] = {}
         self._owners: dict[str, Service] = {}  # by unique name
-        self._due: dict[str, float] = {}  # when to read a service again, by name
+        self._due: dict[Service, float] = {}  # when to read a service again
+        self._failures: dict[Service, int] = {}
+        self._again: dict[Service, asyncio.TimerHandle] = {}
         self._dirty: set[Service] = set()
         self._storm = False
         self._work = asyncio.Event()
@@ -81,7 +82,7 @@ class Bus:
     async def refresh(self) -> None:
         """Wait until the mirror shows all that is known now, for a bounded time."""
         now = asyncio.get_running_loop().time()
-        if due := [s for s in self._services if self._due.get(s.name, now + 1) <= now]:
+        if due := [service for service, at in self._due.items() if at <= now]:
             self._reread(*due)
         with suppress(TimeoutError):
             async with asyncio.timeout(self._seconds):
@@ -136,17 +137,29 @@ class Bus:
 
     async def _read(self, connection: "Connection", service: Service) -> None:
         """All of a service anew."""
-        every = service.every
         try:
             found = await self._objects(connection, service)
         except BusError as error:
             log.debug("%s", error)
-            found, every = {}, _AGAIN_SECONDS
+            self._replace(service, {})
+            self._read_later(service)
+            return
         self._replace(service, found)
-        if service is TIMEDATED and found.get(TIME, _NOTHING).get("NTPSynchronized") is True:
-            self._due.pop(service.name, None)  # once set, a clock stays set
+        self._failures.pop(service, None)
+        if service is TIMEDATED and found[TIME].get("NTPSynchronized") is True:
+            self._due.pop(service, None)  # once set, a clock stays set
         else:
-            self._due[service.name] = asyncio.get_running_loop().time() + every
+            self._due[service] = asyncio.get_running_loop().time() + service.every
+
+    def _read_later(self, service: Service) -> None:
+        """A service that failed is read again after a while, a longer one each time."""
+        failures = self._failures[service] = self._failures.get(service, 0) + 1
+        wait = self._backoff.delay(failures, random.random())  # noqa: S311
+        if earlier := self._again.get(service):
+            earlier.cancel()
+        later = asyncio.get_running_loop().call_later
+        self._again[service] = later(wait, self._reread, service)
+        self._due.pop(service, None)
 
     async def _objects(self, connection: "Connection", service: Service) -> dict[str, Properties]:
         """Properties by path; none when nobody runs the service."""
@@ -178,9 +191,10 @@ class Bus:
 
     def _forget(self) -> None:
         """Without a bus there are no services."""
-        self._owners.clear()
-        self._due.clear()
-        self._dirty.clear()
+        for again in self._again.values():
+            again.cancel()
+        for known in (self._owners, self._due, self._failures, self._again, self._dirty):
+            known.clear()
         self._set({})
 
     def _reread(self, *services: Service) -> None:
@@ -240,13 +254,20 @@ async def mirrored(
     """A mirror that is kept; no task of it is left on the way out."""
     bus = Bus(address, changed, ask_time)
     running = asyncio.create_task(bus.run(), name="system bus")
+    running.add_done_callback(_say_if_broken)
     try:
         yield bus
     finally:
         running.cancel()
         await asyncio.wait({running})
         if not running.cancelled():
-            running.result()  # it broke: say so
+            running.result()
+
+
+def _say_if_broken(running: asyncio.Task[None]) -> None:
+    """At once, for the way out may be far."""
+    if not running.cancelled() and (error := running.exception()):
+        log.error("the system's services are not watched any more", exc_info=error)
 
 
 def _belongs(path: str, service: Service) -> bool:

@@ -8,7 +8,7 @@ signals; what they cost is bounded here. Import it only when there is a bus to a
 import asyncio
 import itertools
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple, NoReturn
 
@@ -28,7 +28,7 @@ from edge_agent.signals.services import BusError, Refused
 
 _HEAD = 16  # bytes that tell a message's size
 _LARGEST = 1 << 17  # bytes of a message that is read; a larger one is dropped
-_CHUNK = 1 << 14
+_CHUNK = 1 << 14  # bytes that are read at once
 _SIGNAL = MessageType.signal.value
 _ENVELOPE = (
     HeaderFields.sender,
@@ -38,6 +38,7 @@ _ENVELOPE = (
 )
 _RATE = 1 << 16  # bytes of signals a second that are parsed, a few hundred of them
 _BURST = 1 << 18
+_BREATH_SECONDS = 0.02
 # What parsing raises on bytes that make no message.
 _UNREADABLE = (
     ValueError,
@@ -120,31 +121,31 @@ class Connection:
 
         `lost` is called for what was dropped: too large, unreadable, or too many at once.
         """
+        frames = _Frames()
         try:
-            while True:
-                head = await self._reader.readexactly(_HEAD)
-                size, kind = calc_msg_size(head), head[1]
-                if size > _LARGEST or (kind == _SIGNAL and not self._allowance.take(size)):
-                    await self._drop(size - _HEAD)
+            while data := await self._reader.read(_CHUNK):
+                handed_on = [self._hand_on(frame, said) for frame in frames.split(data)]
+                if not all(handed_on):
                     lost()
-                    continue
-                rest = await self._reader.readexactly(size - _HEAD)
-                if not self._hand_on(head + rest, said):
-                    lost()
-        except (OSError, EOFError) as error:
+                    await self._take_breath()
+        except OSError as error:
             raise BusError(f"the bus went: {error}") from None
         except _UNREADABLE as error:
             raise BusError(f"the bus sends rubbish: {error!r}") from None
+        raise BusError("the bus hung up")
 
-    async def _drop(self, size: int) -> None:
-        while size > 0:
-            await self._reader.readexactly(min(size, _CHUNK))
-            size -= _CHUNK
+    async def _take_breath(self) -> None:
+        """In a flood, let the kernel gather more before it wakes us again."""
+        self._writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await asyncio.sleep(_BREATH_SECONDS)
+        self._writer.transport.resume_reading()  # type: ignore[attr-defined]
 
-    def _hand_on(self, data: bytes, said: Callable[[Said], None]) -> bool:
-        """Give a message to whom it concerns; false when it cannot be read."""
+    def _hand_on(self, frame: bytes, said: Callable[[Said], None]) -> bool:
+        """Give a message to whom it concerns; false when it is dropped."""
+        if not frame or (frame[1] == _SIGNAL and not self._allowance.take(len(frame))):
+            return False
         try:
-            message = Message.from_buffer(data)
+            message = Message.from_buffer(frame)
         except _UNREADABLE:
             return False
         fields = message.header.fields
@@ -156,6 +157,32 @@ class Connection:
             if reply is not None and not reply.done():
                 reply.set_result(message)
         return True
+
+
+class _Frames:
+    """Cuts what comes into messages, without reading them: of a flood most are dropped."""
+
+    def __init__(self) -> None:
+        self._held = bytearray()
+        self._skip = 0  # bytes to come of a message that is too large
+
+    def split(self, data: bytes) -> Iterator[bytes]:
+        """The messages that are complete now; an empty one stands for one too large."""
+        self._held += data
+        at = min(self._skip, len(self._held))
+        self._skip -= at
+        while len(self._held) - at >= _HEAD:
+            size = calc_msg_size(self._held[at : at + _HEAD])
+            have = len(self._held) - at
+            if size > _LARGEST:
+                self._skip = max(0, size - have)
+                yield b""
+            elif size > have:
+                break
+            else:
+                yield bytes(self._held[at : at + size])
+            at += min(size, have)
+        del self._held[:at]
 
 
 class _Allowance:

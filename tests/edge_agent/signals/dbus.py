@@ -4,6 +4,8 @@ python-dbusmock is Debian's, for Debian's Python; it comes with templates of the
 """
 
 import os
+import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -62,14 +64,12 @@ def session(id_: str) -> Object:
 
 def need_dbusmock() -> None:
     """Skip the test where the mocks are not installed; CI has them."""
-    try:
-        done = subprocess.run(
-            (PYTHON, "-c", "import dbusmock"), capture_output=True, check=False, timeout=30
-        )
-        missing = done.returncode != 0
-    except FileNotFoundError:
-        missing = True
-    if missing:
+    mocks = (PYTHON, "-c", "import dbusmock")
+    if (
+        not shutil.which("dbus-daemon")
+        or not shutil.which(PYTHON)
+        or subprocess.run(mocks, capture_output=True, check=False, timeout=30).returncode
+    ):
         say = "python3-dbusmock and dbus are not installed"
         if os.environ.get("CI"):
             pytest.fail(say)
@@ -100,10 +100,16 @@ class PrivateBus:
         """The bus; its address stays the same whenever it is started again."""
         (self.folder / "socket").unlink(missing_ok=True)
         self._daemon = subprocess.Popen(
-            ("dbus-daemon", f"--config-file={self.folder}/bus.conf", "--nofork", "--nopidfile"),
+            (
+                *("dbus-daemon", f"--config-file={self.folder}/bus.conf"),
+                *("--nofork", "--nopidfile", "--print-address"),
+            ),
+            stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
-        until((self.folder / "socket").exists)
+        assert self._daemon.stdout
+        with self._daemon.stdout as said:
+            assert said.readline(), "no bus came up"  # it says its address when it listens
         self._connection = open_dbus_connection(self.address)
 
     def stop(self) -> None:
@@ -138,8 +144,6 @@ class PrivateBus:
 
     def pause(self, template: str, stop: bool = True) -> None:
         """A mock stays on the bus and says nothing more, or goes on."""
-        import signal
-
         self._mocks[template].send_signal(signal.SIGSTOP if stop else signal.SIGCONT)
 
     def update(self, of: Object, **properties: tuple[str, Any]) -> None:
