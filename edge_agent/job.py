@@ -11,6 +11,13 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Evaluate a model on the held-out examples, then train it when there is an assignment.
 
     `plan` is the plan's folder, `model` the checkpoint's file, `update` where the update goes.
+
+    `checkpoint` is the file where a stopped training is kept and from which it goes on; it is
+    removed when the update is written. It is also written every `checkpoint_every` seconds of
+    training, so that a power cut loses no more; 0 means only when stopped. Each time costs the
+    disk the size of the weights and of the optimiser's state.
+
+    `memory_limit` is in bytes of the child's own memory.
     """
 
     plan: str
@@ -22,6 +29,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     evaluate: bool
     assignment: Assignment | None = None
     update: str | None = None
+    checkpoint: str | None = None
+    checkpoint_every: float = 300.0
+    memory_limit: int | None = None
 
 
 class Outcome(StrEnum):
@@ -35,12 +45,18 @@ class Outcome(StrEnum):
     DIVERGED = "diverged"
     PREEMPTED = "preempted"
     OUT_OF_TIME = "out_of_time"
+    OUT_OF_MEMORY = "out_of_memory"
     CRASHED = "crashed"
     BAD_PLAN = "bad_plan"
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a job. `metrics` are over `held_out` examples; `seconds` of training."""
+    """What became of a job. `metrics` are over `held_out` examples.
+
+    `steps` and `seconds` of training are those of all sittings; this one went on at `resumed_at`
+    steps. `restarted` is why a training that was kept could not be gone on with. `refused` are the
+    limits that the system would not let the child set itself.
+    """
 
     outcome: Outcome
     detail: str = ""
@@ -48,7 +64,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     held_out: int = 0
     skipped: int = 0
     steps: int = 0
+    resumed_at: int = 0
+    restarted: str = ""
     loss: float | None = None
     seconds: float = 0.0
     metrics: dict[str, float] | None = None
     peak_bytes: int = 0
+    refused: tuple[str, ...] = ()
