@@ -102,11 +102,12 @@ def hold_memory(limit: int) -> str | None:
 def require_room_for(threads: int) -> None:
     """Raise `OutOfMemory` unless so many threads can be started. ONNX Runtime hangs for good when
     the first of several can be and a later one cannot."""
-    most, _ = resource.getrlimit(resource.RLIMIT_DATA)
-    if most == resource.RLIM_INFINITY:
+    try:
+        most, _ = resource.getrlimit(resource.RLIMIT_DATA)
+        reserved, _ = _data()
+    except (OSError, LookupError):
         return
-    reserved, _ = _data()
-    if most - reserved < 2 * threads * _STACK:
+    if most != resource.RLIM_INFINITY and most - reserved < 2 * threads * _STACK:
         raise OutOfMemory(f"{threads} threads cannot be started")
 
 
