@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import msgspec
 
@@ -64,6 +65,7 @@ class Child:
         self._signal(signal.SIGTERM)
         try:
             async with asyncio.timeout(self._grace):
+                await asyncio.to_thread(_hurry, self._process.pid)
                 await self._process.wait()
         except TimeoutError:
             self._signal(signal.SIGKILL)
@@ -113,6 +115,23 @@ async def start_child(
 async def _converse(process: asyncio.subprocess.Process, job: Job) -> bytes:
     output, _ = await process.communicate(msgspec.json.encode(job))
     return output
+
+
+def _hurry(pid: int) -> None:
+    """Let a child that is to end come to its turn: at idle priority on a busy machine the rest of a
+    batch and the keeping of it, a tenth of a second's work, take half a minute.
+
+    Only where the service may (`LimitNICE=+0`); elsewhere the grace has to be long enough.
+    """
+    try:
+        threads = [int(path.name) for path in Path(f"/proc/{pid}/task").iterdir()]
+    except OSError:
+        return  # it has ended, or this is no Linux
+    for thread in threads:
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, thread, 0)
+        with suppress(OSError):
+            os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
 
 
 def _read(data: bytes, code: int) -> Report:

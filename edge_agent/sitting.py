@@ -58,9 +58,11 @@ def run(job: Job, listen: Callable[[], Stop], now: Callable[[], float] = time.mo
     except tuple(_OUTCOMES) as error:
         sitting.tell(outcome=_OUTCOMES[type(error)], detail=str(error) or sitting.report.detail)
     except MemoryError as error:
-        limit = f"the memory limit of {job.memory_limit / 1e6:.1f} MB" if job.memory_limit else ""
-        detail = f"{limit or 'the memory there is'} is too small: {error or 'no more is given'}"
-        sitting.tell(outcome=Outcome.OUT_OF_MEMORY, detail=detail)
+        limit = "the memory there is"
+        if job.memory_limit is not None:
+            limit = f"the memory limit of {job.memory_limit / 1e6:.1f} MB"
+        why = str(error) or "no more is given"
+        sitting.tell(outcome=Outcome.OUT_OF_MEMORY, detail=f"{limit} is too small: {why}")
     return sitting.report
 
 
@@ -238,7 +240,8 @@ class _Course:
         try:
             resume.write(self._path, standing, self._trainer.state())
         except (OSError, MemoryError) as error:
-            raise session.Preempted(f"the training cannot be kept: {error}") from None
+            why = str(error) or "out of memory"
+            raise session.Preempted(f"the training cannot be kept: {why}") from None
         self._written_steps = self._trainer.steps
 
     def drop(self) -> None:

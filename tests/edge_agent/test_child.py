@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -116,6 +117,31 @@ async def test_a_stop_ends_training_after_the_running_batch(job, tmp_path, why):
     assert report.outcome is why
     assert report.metrics is not None  # it ended by itself, and said what it knew
     assert not await asyncio.to_thread((tmp_path / "a-1.update").exists)
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 and resource.getrlimit(resource.RLIMIT_NICE)[0] < 20,
+    reason="only a service that may do so (LimitNICE=+0)",
+)
+async def test_a_child_that_is_to_end_no_longer_waits_for_all_others(job):
+    """On a busy machine it would end long after the grace, its training lost."""
+    program = (
+        "import json, os, signal, sys, time\n"
+        "def told(*_):\n"
+        "    time.sleep(0.2)\n"
+        "    place = [os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0)]\n"
+        "    print(json.dumps({'outcome': 'preempted', 'detail': str(place)}))\n"
+        "    sys.exit()\n"
+        "from edge_agent import limits\n"
+        "limits.be_a_guest()\n"
+        "signal.signal(signal.SIGTERM, told)\n"
+        "signal.pause()"
+    )
+    async with start_child(job, 10.0, stand_in(program)) as child:
+        await asyncio.to_thread(wait_handling_sigterm, child.pid)
+        await child.stop(Outcome.PREEMPTED)
+        report = await child.report()
+    assert report.detail == str([os.SCHED_OTHER, 0])
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.02, 0.05, 0.1, 0.2, 0.3])
