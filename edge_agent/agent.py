@@ -22,6 +22,7 @@ from edge_agent.errands import Errands
 from edge_agent.errors import AgentError, Rejected, StateError, TransportError
 from edge_agent.job import Outcome, Report
 from edge_agent.jobs import Jobs, StartJob
+from edge_agent.keeping import Why
 from edge_agent.lifecycle import (
     Action,
     CheckInNow,
@@ -113,7 +114,12 @@ class Agent:
             check_in_at=clock.monotonic() + spread,
             evaluated=dict(self._history.evaluated),
             failed=self._history.failed,
+            # Whether local programs have the newest of them is not remembered: it is offered again.
+            offers={
+                task: clock.monotonic() + config.models.every for task in self._history.evaluated
+            },
         )
+        self._told = dict(self._history.evaluated)  # the newest metrics that were taken, by task
         self._settling = Settling(config.eligibility.settle)
         self._verdict = Verdict(())
         self._doing, self._why, self._since = "starting", "", clock.monotonic()
@@ -308,7 +314,7 @@ class Agent:
         self._training_since = self._now()
         report = await self._jobs.train(work, seconds, evaluate, self._job_refused)
         self._settle_costs()
-        self._remember_metrics(work.task, work.version, report)
+        self._remember(work.task, work.version, report)
         self._life.worked(report.outcome, self._now(), self._random.random())
         if report.outcome is Outcome.PREEMPTED:
             return
@@ -344,7 +350,7 @@ class Agent:
             self._life.measured(
                 published.task, published.version, self._now(), self._random.random()
             )
-        self._remember_metrics(published.task, published.version, report)
+        self._remember(published.task, published.version, report)
         await self._save()
 
     async def _upload(self, assignment: str) -> None:
@@ -390,9 +396,14 @@ class Agent:
         )
         await self._save()
 
-    def _remember_metrics(self, task: str, version: int, report: Report) -> None:
-        if report.metrics is None or report.held_out == 0:
+    def _remember(self, task: str, version: int, report: Report) -> None:
+        """A version's metrics, once; and that it is to be offered to local programs again."""
+        if report.decision and report.decision.why is Why.TOO_SOON:
+            self._life.offers[task] = self._now() + self._config.models.every
+        new = version > self._told.get(task, -1)
+        if report.metrics is None or report.held_out == 0 or not new:
             return
+        self._told[task] = version
         self._life.evaluated[task] = version
         self._history.evaluations.append(
             Evaluation(task=task, version=version, examples=report.held_out, metrics=report.metrics)

@@ -6,11 +6,13 @@ The plan's first metric decides; the plan's tolerance says how much worse it may
 
 import math
 from collections.abc import Sequence
+from datetime import datetime
 from enum import StrEnum
 
 import msgspec
 
 from edge_agent.models import Info
+from schedules.duration import human
 from wire.digest import Digest
 from wire.messages import Identifier
 from wire.plan import Manifest, Metric
@@ -26,6 +28,7 @@ class Why(StrEnum):
     UNREADABLE = "unreadable"
 
     THE_SAME = "the_same"
+    TOO_SOON = "too_soon"
     SET_ASIDE = "set_aside"
     WORSE = "worse"
     NOT_FINITE = "not_finite"
@@ -42,7 +45,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
-    """A published model, offered to local programs; `folder` is the task's folder of models."""
+    """A published model, offered to local programs; `folder` is the task's folder of models. In
+    `every` seconds one is adopted at most: each is a file that an SD card must take."""
 
     folder: str
     task: Identifier
@@ -50,6 +54,7 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     plan: Digest
     model: Digest
     now: str
+    every: float = 0.0
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +83,8 @@ def foregone(
         return _no(Why.THE_SAME, f"version {kept.version} is what local programs have")
     if before := next((r for r in refused if r.model == offer.model), None):
         return _no(Why.SET_ASIDE, f"{before.why} on {before.when}: {before.detail}")
+    if kept and (left := _too_soon(kept, offer)):
+        return _no(Why.TOO_SOON, f"version {kept.version} came lately: {human(left)} to wait")
     if new is not None and not math.isfinite(new):
         return _no(Why.NOT_FINITE, f"its {manifest.metrics[0].name} is {new}")
     if kept is None:
@@ -102,6 +109,16 @@ def compare(metric: Metric, tolerance: float, new: float, old: float | None) -> 
     if worse_by <= tolerance or math.isclose(worse_by, tolerance, rel_tol=1e-6):
         return _yes(Why.NOT_WORSE, figures)
     return _no(Why.WORSE, f"{figures}; tolerance {tolerance:g}")
+
+
+def _too_soon(kept: Info, offer: Offer) -> float:
+    """Seconds until another model may be adopted; 0 when one may be, or nobody can tell."""
+    try:
+        elapsed = datetime.fromisoformat(offer.now) - datetime.fromisoformat(kept.adopted)
+    except (ValueError, TypeError):
+        return 0.0
+    seconds = elapsed.total_seconds()
+    return offer.every - seconds if 0 <= seconds < offer.every else 0.0
 
 
 def graph_of(manifest: Manifest) -> str:

@@ -14,6 +14,7 @@ more than one. `now` is in seconds on the monotonic clock; randomness comes in a
 uniform draw from 0 to 1.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -86,7 +87,8 @@ class Life:
 
     `poll` is the wait between two looks at the signals, `interval` the usual one between two
     check-ins, both in seconds. Three failures are counted, each in a row: to reach the coordinator,
-    to fetch what it named, and to train (`failed`, which outlives a restart).
+    to fetch what it named, and to train (`failed`, which outlives a restart). `offers`: when a
+    task's newest model is offered to local programs once more.
     """
 
     poll: float
@@ -99,6 +101,7 @@ class Life:
     evaluated: dict[str, int] = field(default_factory=dict)
     waiting_for: str = "first check-in"
     failed: int = 0
+    offers: dict[str, float] = field(default_factory=dict)
     _offline: int = 0
     _unfetched: int = 0
     _without: dict[str, tuple[int, float]] = field(default_factory=dict)
@@ -141,7 +144,8 @@ class Life:
         if self.assignment:
             return Train(self.assignment, self.deadline - now)
         for model in self.published:
-            if model.version > self.evaluated.get(model.task, -1):
+            due = now >= self.offers.get(model.task, math.inf)
+            if due or model.version > self.evaluated.get(model.task, -1):
                 return Evaluate(model)
         if now < self.check_in_at:
             return Rest(self.check_in_at - now, self.waiting_for)
@@ -206,6 +210,9 @@ class Life:
 
     def measured(self, task: str, version: int, now: float, fraction: float) -> None:
         """A published version was evaluated: do so once, and tell at a check-in before long."""
+        self.offers.pop(task, None)
+        if version <= self.evaluated.get(task, -1):
+            return
         self.evaluated[task] = version
         self.check_in_at = min(self.check_in_at, now + self.interval * (0.5 + fraction))
 

@@ -5,8 +5,8 @@ nothing is copied. Threads are counted and never spin: the device has other work
 """
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,18 @@ import numpy as np
 import onnxruntime as ort
 
 from edge_agent.examples import Examples
+from edge_agent.limits import OutOfMemory, require_room_for
 from wire.checkpoint import FLOAT32, Weights
 from wire.plan import Manifest
+from wire.tensors import Array
 
-_EVALUATION_BATCH = 256
-_CPU = "cpu"
+_EVALUATION_BATCH = 64  # of 256, a small CNN takes more memory to evaluate than to train
+# The runtime has no exception of its own for it. Threads want memory, too.
+_OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate memory", "pthread_create")
 
 
 class BadPlan(Exception):
-    """ONNX Runtime cannot load a graph of the plan."""
+    """ONNX Runtime cannot load or run a graph of the plan."""
 
 
 class Diverged(Exception):
@@ -43,37 +46,76 @@ class Trained:
     loss: float
 
 
+@dataclass
+class Progress:
+    """Where a training stands: `position` examples into the epoch `epoch`, counted from 0.
+
+    `loss` is summed over those examples. `shuffle` is the state that the random generator had when
+    the epoch began: it draws the epoch's order anew, and all that comes after.
+    """
+
+    epoch: int = 0
+    position: int = 0
+    loss: float = 0.0
+    shuffle: Mapping[str, Any] = field(default_factory=dict)
+
+
 def open_session(path: Path, threads: int) -> ort.InferenceSession:
-    """A session on explicit, sleeping threads. Raises `BadPlan`."""
+    """A session on explicit, sleeping threads. Raises `BadPlan`, `OutOfMemory`."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
+    if threads > 1:
+        require_room_for(threads)
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001 - the runtime's errors share no other base
-        raise BadPlan(f"{path.name} cannot be run: {error}") from None
+        raise _explained(path.name, error) from None
+
+
+def _explained(graph: str, error: Exception) -> Exception:
+    """What an error of the runtime means: only its text says so."""
+    text = str(error)
+    if isinstance(error, MemoryError) or any(words in text for words in _OUT_OF_MEMORY):
+        return OutOfMemory(f"{graph} cannot be run")
+    return BadPlan(f"{graph} cannot be run: {text}")
 
 
 class Trainer:
-    """The plan's training graph with its weights and state; `step` runs one batch."""
+    """The plan's training graph with its weights and state; `step` runs one batch.
 
-    def __init__(self, manifest: Manifest, folder: Path, weights: Weights, threads: int) -> None:
+    `weights` are the model's. A training that goes on brings its own, with its state, in `kept`,
+    and the `steps` that it has made.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        folder: Path,
+        weights: Weights,
+        threads: int,
+        kept: Mapping[str, Array] | None = None,
+        steps: int = 0,
+    ) -> None:
         self._manifest = manifest
         self._session = open_session(folder / "train.onnx", threads)
         self._base = weights
-        start = dict(weights) | {s.name: np.full(s.shape, s.fill, FLOAT32) for s in manifest.state}
+        start = kept or (
+            dict(weights) | {s.name: np.full(s.shape, s.fill, FLOAT32) for s in manifest.state}
+        )
         # The two sets swap roles at each step. An OrtValue shares its array's memory and holds the
         # array, so each gets one of its own and `weights` stay as they are.
         now = {n: ort.OrtValue.ortvalue_from_numpy(np.array(a)) for n, a in start.items()}
         then = {n: ort.OrtValue.ortvalue_from_numpy(np.empty_like(a)) for n, a in start.items()}
-        self._sets = (now, then)
+        self._sets = (now, then) if steps % 2 == 0 else (then, now)
         self._loss = ort.OrtValue.ortvalue_from_numpy(np.zeros((), FLOAT32))
         rate = np.asarray(manifest.learning_rate, FLOAT32)
         self._rate = ort.OrtValue.ortvalue_from_numpy(rate)
-        self._bindings = (self._bind(now, then), self._bind(then, now))
-        self.steps = 0
+        first, second = self._sets
+        self._bindings = (self._bind(first, second), self._bind(second, first))
+        self.steps = steps
 
     def _bind(self, read: dict[str, Any], write: dict[str, Any]) -> ort.IOBinding:
         binding = self._session.io_binding()
@@ -89,13 +131,21 @@ class Trainer:
         return binding
 
     def step(self, batch: Examples) -> float:
-        """One optimiser step; returns the batch's mean loss."""
+        """One optimiser step; returns the batch's mean loss. Raises `BadPlan`, `OutOfMemory`."""
         binding = self._bindings[self.steps % 2]
         for i in self._manifest.inputs:
             binding.bind_cpu_input(i.name, np.ascontiguousarray(batch.arrays[i.name]))
-        self._session.run_with_iobinding(binding)
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # noqa: BLE001 - the runtime's errors share no other base
+            raise _explained("train.onnx", error) from None
         self.steps += 1
         return float(self._loss.numpy())
+
+    def state(self) -> dict[str, Array]:
+        """The weights and the optimiser's state now: the runtime's own memory, so until the next
+        step."""
+        return {name: value.numpy() for name, value in self._sets[self.steps % 2].items()}
 
     def weights(self) -> Weights:
         """The weights now, as copies: what `numpy()` shows is the runtime's own memory."""
@@ -118,28 +168,38 @@ def train(
     examples: Examples,
     rng: np.random.Generator,
     stop: Callable[[], bool],
+    progress: Progress | None = None,
 ) -> Trained:
     """All epochs of one round, shuffled anew each time; asks `stop` after every batch.
 
-    Raises `Preempted`, or `Diverged` at the first loss that is not finite.
+    `progress` says where to go on, with a trainer and an `rng` of the same kind as before, and is
+    kept up to date. Raises `Preempted`, or `Diverged` at the first loss that is not finite.
     """
-    loss = 0.0
-    for _ in range(manifest.epochs):
-        loss = 0.0
-        for chosen in _batches(rng.permutation(len(examples)), manifest.batch):
+    progress = progress or Progress()
+    mean = 0.0
+    if progress.shuffle:
+        rng.bit_generator.state = progress.shuffle
+    while progress.epoch < manifest.epochs:
+        progress.shuffle = rng.bit_generator.state
+        order = rng.permutation(len(examples))
+        for chosen in _batches(order[progress.position :], manifest.batch):
             found = trainer.step(examples.where(chosen))
             if not math.isfinite(found):
                 raise Diverged(f"the loss is {found} after {trainer.steps} steps")
-            loss += found * len(chosen)
+            progress.loss += found * len(chosen)
+            progress.position += len(chosen)
             if stop():
                 raise Preempted
-    return Trained(trainer.delta(), len(examples), trainer.steps, loss / len(examples))
+        mean = progress.loss / len(examples)
+        progress.epoch, progress.position, progress.loss = progress.epoch + 1, 0, 0.0
+    return Trained(trainer.delta(), len(examples), trainer.steps, mean)
 
 
 def evaluate(
     manifest: Manifest, folder: Path, weights: Weights, examples: Examples, threads: int
 ) -> dict[str, float]:
-    """The plan's metrics of `weights` over at least one example."""
+    """The plan's metrics of `weights` over at least one example. Raises `BadPlan`,
+    `OutOfMemory`."""
     session = open_session(folder / "evaluate.onnx", threads)
     names = [f"metric/{m.name}" for m in manifest.metrics]
     totals = np.zeros(len(names))
@@ -147,7 +207,10 @@ def evaluate(
         batch = {n: np.ascontiguousarray(a[chosen]) for n, a in examples.arrays.items()}
         taken = {i.name for i in session.get_inputs()}
         feed = {n: a for n, a in (weights | batch).items() if n in taken}
-        totals += [float(total) for total in session.run(names, feed)]
+        try:
+            totals += [float(total) for total in session.run(names, feed)]
+        except Exception as error:  # noqa: BLE001 - the runtime's errors share no other base
+            raise _explained("evaluate.onnx", error) from None
     return {
         m.name: m.value(float(total), len(examples))
         for m, total in zip(manifest.metrics, totals, strict=True)

@@ -131,13 +131,21 @@ class Training(Section, frozen=True, kw_only=True):
     ] = 1
     grace: Annotated[
         Duration, _key("time for the running batch and its checkpoint before training is killed")
-    ] = Duration(2.0)
+    ] = Duration(10.0)
     time_limit: Annotated[Duration, _key("for one job, whatever the round's deadline")] = Duration(
         4 * 3600.0
     )
     max_memory: Annotated[
         Size | None, _key("memory of the training process; it fails when it needs more")
     ] = None
+
+
+class Models(Section, frozen=True, kw_only=True):
+    """The models that local programs get."""
+
+    every: Annotated[
+        Duration, _key("local programs get one new model of a task in this time, at most")
+    ] = Duration(3600.0)
 
 
 class Config(Section, frozen=True, kw_only=True):
@@ -156,6 +164,7 @@ class Config(Section, frozen=True, kw_only=True):
     eligibility: Eligibility = Eligibility()
     budget: Budget = Budget()
     training: Training = Training()
+    models: Models = Models()
     system_root: Annotated[str, _key("where `sys` and `proc` are; for tests")] = "/"
     system_bus: Annotated[
         str, _key("D-Bus address of the system's services; empty: do not ask them")

@@ -2,11 +2,15 @@
 
 import asyncio
 import os
+import resource
+import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 
 from edge_agent.child import start_child
@@ -115,6 +119,161 @@ async def test_a_stop_ends_training_after_the_running_batch(job, tmp_path, why):
     assert not await asyncio.to_thread((tmp_path / "a-1.update").exists)
 
 
+@pytest.mark.skipif(
+    os.geteuid() != 0 and resource.getrlimit(resource.RLIMIT_NICE)[0] < 20,
+    reason="only a service that may do so (LimitNICE=+0)",
+)
+async def test_a_child_that_is_to_end_no_longer_waits_for_all_others(job):
+    """On a busy machine it would end long after the grace, its training lost."""
+    program = (
+        "import json, os, signal, sys, time\n"
+        "def told(*_):\n"
+        "    time.sleep(0.2)\n"
+        "    place = [os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0)]\n"
+        "    print(json.dumps({'outcome': 'preempted', 'detail': str(place)}))\n"
+        "    sys.exit()\n"
+        "from edge_agent import limits\n"
+        "limits.be_a_guest()\n"
+        "signal.signal(signal.SIGTERM, told)\n"
+        "signal.pause()"
+    )
+    async with start_child(job, 10.0, stand_in(program)) as child:
+        await asyncio.to_thread(wait_handling_sigterm, child.pid)
+        await child.stop(Outcome.PREEMPTED)
+        report = await child.report()
+    assert report.detail == str([os.SCHED_OTHER, 0])
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.02, 0.05, 0.1, 0.2, 0.3])
+async def test_a_stop_at_any_moment_is_prompt(job, tmp_path, delay):
+    """Also while it starts, imports, reads and evaluates."""
+    plan = await asyncio.to_thread(endless, tmp_path / "plan")
+    job = msgspec.structs.replace(job, plan=str(plan), checkpoint=str(tmp_path / "kept"))
+    async with start_child(job, 30.0) as child:
+        await asyncio.sleep(delay)
+        begun = time.monotonic()
+        await child.stop(Outcome.PREEMPTED)
+        assert time.monotonic() - begun < 5.0
+        report = await child.report()
+    assert report.outcome is Outcome.PREEMPTED
+    assert report.detail == ""
+    assert await asyncio.to_thread((tmp_path / "kept").exists) is (report.steps > 0)
+    assert not await asyncio.to_thread((tmp_path / "a-1.update").exists)
+
+
+async def test_a_stopped_training_goes_on_in_another_child(job, tmp_path):
+    """Stopped by its agent, which was told to end itself: `start_child` was left."""
+    plan = await asyncio.to_thread(endless, tmp_path / "plan")
+    job = msgspec.structs.replace(job, plan=str(plan), checkpoint=str(tmp_path / "kept"))
+    async with start_child(job, 30.0) as child:
+        await asyncio.to_thread(wait_training, child.pid)
+    first = await child.report()
+    async with start_child(job, 30.0) as child:
+        await asyncio.to_thread(wait_training, child.pid)
+        await child.stop(Outcome.PREEMPTED)
+        second = await child.report()
+    assert 0 < first.steps == second.resumed_at < second.steps
+    assert first.seconds < second.seconds
+
+
+async def test_why_a_training_could_not_be_kept_is_told(job, tmp_path):
+    plan = await asyncio.to_thread(endless, tmp_path / "plan")
+    job = msgspec.structs.replace(job, plan=str(plan), checkpoint="/nowhere/kept")
+    async with start_child(job, 30.0) as child:
+        await asyncio.to_thread(wait_training, child.pid)
+        await child.stop(Outcome.PREEMPTED)
+        report = await child.report()
+    assert report.outcome is Outcome.PREEMPTED
+    assert report.detail.startswith("the training cannot be kept: ")
+
+
+@pytest.mark.parametrize(
+    ("number", "why"),
+    [
+        (signal.SIGKILL, "killed by SIGKILL: out of memory?"),
+        (signal.SIGSEGV, "killed by SIGSEGV"),
+        (signal.SIGILL, "killed by SIGILL: a processor too old?"),
+        (signal.SIGABRT, "killed by SIGABRT: out of memory?"),
+        (signal.SIGBUS, "killed by SIGBUS"),
+        (signal.SIGSYS, "killed by SIGSYS: a system call that the service may not make?"),
+    ],
+)
+async def test_a_training_that_dies_is_a_report(job, tmp_path, number, why):
+    plan = await asyncio.to_thread(endless, tmp_path / "plan")
+    job = msgspec.structs.replace(job, plan=str(plan))
+    async with start_child(job, GRACE) as child:
+        await asyncio.to_thread(wait_training, child.pid)
+        os.kill(child.pid, number)
+        report = await child.report()
+    assert report == Report(outcome=Outcome.CRASHED, detail=why)
+
+
+async def test_a_training_that_dies_after_it_was_told_to_stop_has_crashed(job):
+    """It would do so each time, and never rest."""
+    program = (
+        "import os, signal\n"
+        "signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGSEGV))\n"
+        "signal.pause()"
+    )
+    async with start_child(job, 10.0, stand_in(program)) as child:
+        await asyncio.to_thread(wait_handling_sigterm, child.pid)
+        await child.stop(Outcome.PREEMPTED)
+        report = await child.report()
+    assert report == Report(outcome=Outcome.CRASHED, detail="killed by SIGSEGV")
+
+
+async def test_a_sigterm_that_is_not_the_agent_s_is_a_crash(job):
+    async with start_child(job, GRACE, WAITS) as child:
+        os.kill(child.pid, signal.SIGTERM)
+        report = await child.report()
+    assert report == Report(outcome=Outcome.CRASHED, detail="killed by SIGTERM")
+
+
+async def test_a_job_that_does_not_fit_its_memory_limit_is_a_report(job, tmp_path):
+    job = msgspec.structs.replace(job, memory_limit=5_000_000)
+    async with start_child(job, GRACE) as child:
+        report = await child.report()
+    assert report.outcome is Outcome.OUT_OF_MEMORY
+    assert report.detail.startswith("the memory limit of 5.0 MB is too small: numpy and ONNX")
+    assert not await asyncio.to_thread((tmp_path / "a-1.update").exists)
+
+
+async def test_a_job_that_fits_its_memory_limit_is_done(job):
+    job = msgspec.structs.replace(job, memory_limit=100_000_000)
+    async with start_child(job, GRACE) as child:
+        assert (await child.report()).outcome is Outcome.DONE
+
+
+async def test_a_training_child_is_a_guest(job, tmp_path):
+    plan = await asyncio.to_thread(endless, tmp_path / "plan")
+    job = msgspec.structs.replace(job, plan=str(plan), threads=2, memory_limit=100_000_000)
+    async with start_child(job, GRACE) as child:
+        await asyncio.to_thread(wait_training, child.pid)
+        found = await asyncio.to_thread(place_of, child.pid)
+    assert found["threads"] == 2
+    assert found["classes"] == {os.SCHED_IDLE}
+    assert found["nice"] == {19}
+    assert found["disk"] == psutil.IOPRIO_CLASS_IDLE
+    assert found["core"] == (0, 0)
+    assert 100_000_000 < found["data"] < 300_000_000
+    assert found["oom"] == 1000
+
+
+def place_of(pid: int) -> dict[str, object]:
+    """What a process may take from others."""
+    process = psutil.Process(pid)
+    threads = [int(path.name) for path in Path(f"/proc/{pid}/task").iterdir()]
+    return {
+        "threads": len(threads),
+        "classes": {os.sched_getscheduler(thread) for thread in threads},
+        "nice": {os.getpriority(os.PRIO_PROCESS, thread) for thread in threads},
+        "disk": process.ionice().ioclass,
+        "core": process.rlimit(psutil.RLIMIT_CORE),
+        "data": process.rlimit(psutil.RLIMIT_DATA)[0],
+        "oom": int(Path(f"/proc/{pid}/oom_score_adj").read_text()),
+    }
+
+
 async def test_a_child_that_ignores_sigterm_is_killed_after_the_grace(job):
     async with start_child(job, GRACE, IGNORES_SIGTERM) as child:
         await asyncio.to_thread(wait_handling_sigterm, child.pid)
@@ -172,6 +331,27 @@ async def test_cancelling_ends_the_child(job):
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+    assert await asyncio.to_thread(gone, pid)
+
+
+async def test_who_cancels_twice_does_not_wait_for_the_grace(job):
+    started = asyncio.get_running_loop().create_future()
+
+    async def work() -> None:
+        async with start_child(job, 60.0, IGNORES_SIGTERM) as child:
+            started.set_result(child.pid)
+            await child.report()
+
+    task = asyncio.create_task(work())
+    pid = await started
+    await asyncio.to_thread(wait_handling_sigterm, pid)
+    task.cancel()
+    await asyncio.sleep(0.05)
+    assert not await asyncio.to_thread(gone, pid)
+    task.cancel()
+    async with asyncio.timeout(5):
+        with pytest.raises(asyncio.CancelledError):
+            await task
     assert await asyncio.to_thread(gone, pid)
 
 

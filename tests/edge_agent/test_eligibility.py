@@ -12,7 +12,9 @@ NO = Signal.no("power", "on_battery", "battery at 80 %")
 
 def test_all_signals_must_say_yes():
     assert Verdict((YES, Signal.yes("load", "idle"))).eligible
-    found = Verdict((YES, Signal.no("load", "busy", "a lot"), Signal.no("disk", "disk_low", "full")))
+    found = Verdict(
+        (YES, Signal.no("load", "busy", "a lot"), Signal.no("disk", "disk_low", "full"))
+    )
     assert not found.eligible
     assert [s.code for s in found.refusals] == ["busy", "disk_low"]
     assert found.why() == "busy: a lot; disk_low: full"

@@ -5,3 +5,4 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 FLOWERS = FOLDER / "flowers"
 LINE = FOLDER / "line"
+ADAMW = FOLDER / "adamw"

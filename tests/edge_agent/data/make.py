@@ -1,7 +1,8 @@
 """Compiles the plans in this folder anew: `python -m tests.edge_agent.data.make`.
 
 Needs the training build. `flowers` is a perceptron with one hidden layer, trained by SGD with
-momentum on cross-entropy; `line` is a linear model, trained by plain SGD on the mean squared error.
+momentum on cross-entropy; `line` is a linear model, trained by plain SGD on the mean squared error;
+`adamw` is `flowers` with AdamW, whose updates are coded with random draws.
 """
 
 import tempfile
@@ -53,6 +54,24 @@ metrics = ["loss", "rmse"]
 goal = 1
 """
 
+ADAMW_TASK = """
+name = "adamw"
+[model]
+file = "model.onnx"
+[loss]
+kind = "cross_entropy"
+[optimizer]
+kind = "adamw"
+learning_rate = 0.01
+[training]
+epochs = 3
+batch = 10
+[upload]
+codec = "int8"
+[round]
+goal = 1
+"""
+
 
 def _model(layers: list[tuple[int, int]]) -> onnx.ModelProto:
     """Dense layers (inputs, outputs), a Relu between them; weights w1, b1, w2, b2, ..."""
@@ -80,10 +99,11 @@ def _model(layers: list[tuple[int, int]]) -> onnx.ModelProto:
 
 
 def main() -> None:
-    """Write both plans."""
+    """Write the plans."""
     plans = {
         "flowers": (FLOWERS_TASK, [(4, 8), (8, 3)]),
         "line": (LINE_TASK, [(2, 1)]),
+        "adamw": (ADAMW_TASK, [(4, 8), (8, 3)]),
     }
     for name, (definition, layers) in plans.items():
         with tempfile.TemporaryDirectory() as folder:

@@ -8,7 +8,8 @@ import pytest
 
 from edge_agent.examples import Examples
 from edge_agent.job import Job, Outcome, Report
-from edge_agent.worker import run
+from edge_agent.sitting import Stop
+from edge_agent.sitting import run as run_job
 from tests.edge_agent.plans import (
     FLOWERS,
     LINE,
@@ -30,6 +31,10 @@ def never() -> bool:
 
 def always() -> bool:
     return True
+
+
+def run(job: Job, stop: Stop) -> Report:
+    return run_job(job, lambda: stop)
 
 
 def written(job: Job, codec="float32") -> update.Update:
@@ -184,6 +189,37 @@ def test_a_metric_that_is_not_finite_is_not_told(tmp_path):
     assert report.outcome is Outcome.DONE
     assert report.metrics is None
     assert report.held_out > 0
+
+
+def test_an_update_that_cannot_be_written_is_said(tmp_path):
+    job = job_of(FLOWERS, tmp_path, update=str(tmp_path / "gone" / "a-1.update"))
+    detail = refused(job, Outcome.CRASHED).detail
+    assert "the update cannot be written" in detail
+    assert "No such file" in detail
+
+
+def test_an_update_that_its_codec_cannot_hold_is_divergence(tmp_path):
+    plan = copied(LINE, tmp_path / "plan")
+    (plan / "manifest.json").write_bytes(manifest_of(LINE, learning_rate=1e6, epochs=1).to_bytes())
+    few = saved(tmp_path / "few", points(2))
+    job = job_of(plan, tmp_path, examples=str(few), hold_out=0.0)
+    job = msgspec.structs.replace(job, assignment=assignment(codec="float16"))
+    assert "changed by more than 65504" in refused(job, Outcome.DIVERGED).detail
+
+
+def test_nothing_is_listened_for_before_there_is_something_to_keep(tmp_path):
+    """Until then the signal's default ends the process, which is quicker than any question."""
+    heard = []
+
+    def listen() -> Stop:
+        heard.append(1)
+        return never
+
+    run_job(job_of(FLOWERS, tmp_path, train=False), listen)
+    run_job(job_of(FLOWERS, tmp_path, examples=str(tmp_path / "gone")), listen)
+    assert not heard
+    run_job(job_of(FLOWERS, tmp_path), listen)
+    assert heard == [1]
 
 
 def test_training_that_is_stopped_leaves_no_update_but_its_metrics(tmp_path):

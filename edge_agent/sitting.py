@@ -1,0 +1,290 @@
+"""One sitting of a job, in the training child: from its files to its report and its update.
+
+A training that is stopped is kept, if the job says where, and the next sitting goes on with it: it
+makes the same update, bit for bit, as one that never was stopped.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from edge_agent import examples as examples_module
+from edge_agent import limits, resume, session
+from edge_agent.examples import Examples
+from edge_agent.examples.trimming import enforce
+from edge_agent.handoff import hand_off
+from edge_agent.job import Job, Outcome, Report
+from wire import checkpoint, update
+from wire.checkpoint import Weights
+from wire.errors import WireError
+from wire.files import write_durably
+from wire.messages import Assignment
+from wire.plan import Manifest, parse_manifest
+
+Stop = Callable[[], bool]
+"""Whether to stop; asked after each batch."""
+
+
+class _NoExamples(Exception):
+    """There is nothing to work on."""
+
+
+class _Unwritable(Exception):
+    """The update cannot be written."""
+
+
+_OUTCOMES = {
+    _NoExamples: Outcome.NO_EXAMPLES,
+    _Unwritable: Outcome.CRASHED,
+    session.BadPlan: Outcome.BAD_PLAN,
+    session.Diverged: Outcome.DIVERGED,
+    session.Preempted: Outcome.PREEMPTED,
+}
+
+
+def run(job: Job, listen: Callable[[], Stop], now: Callable[[], float] = time.monotonic) -> Report:
+    """Do a job in this process.
+
+    `listen` is called before the first batch, and what it returns after each: until then there is
+    nothing to keep, and a signal may end the process at once. `now` is in seconds.
+    """
+    sitting = _Sitting(job, now)
+    try:
+        sitting.work(listen)
+    except tuple(_OUTCOMES) as error:
+        sitting.tell(outcome=_OUTCOMES[type(error)], detail=str(error) or sitting.report.detail)
+    except MemoryError as error:
+        limit = "the memory there is"
+        if job.memory_limit is not None:
+            limit = f"the memory limit of {job.memory_limit / 1e6:.1f} MB"
+        why = str(error) or "no more is given"
+        sitting.tell(outcome=Outcome.OUT_OF_MEMORY, detail=f"{limit} is too small: {why}")
+    return sitting.report
+
+
+class _Sitting:
+    """What is known of a job so far: `report` is true at each moment."""
+
+    def __init__(self, job: Job, now: Callable[[], float]) -> None:
+        self._job = job
+        self._now = now
+        self.report = Report(outcome=Outcome.DONE)
+
+    def tell(self, **changes: Any) -> None:
+        """Put into the report."""
+        self.report = msgspec.structs.replace(self.report, **changes)
+
+    def work(self, listen: Callable[[], Stop]) -> None:
+        """All of it. Raises one of `_OUTCOMES`, `MemoryError`."""
+        job = self._job
+        if job.memory_limit is not None and (refused := limits.hold_memory(job.memory_limit)):
+            self.tell(refused=(refused,))
+        folder = Path(job.plan)
+        try:
+            manifest = parse_manifest((folder / "manifest.json").read_bytes())
+            published = Path(job.model).read_bytes()
+            weights = checkpoint.read(published, manifest.parameters)
+        except (OSError, WireError) as error:
+            raise session.BadPlan(str(error)) from None
+        training, held_out = self._examples(manifest)
+        if job.evaluate:
+            self._evaluate(manifest, published, weights, held_out)
+        if len(training if job.assignment else held_out) == 0:
+            raise _NoExamples(_nothing(job, self.report))
+        del published, held_out  # training has the memory to itself
+        if job.assignment and job.update:
+            self._train(job.assignment, Path(job.update), manifest, weights, training, listen)
+
+    def _evaluate(
+        self, manifest: Manifest, published: bytes, weights: Weights, held_out: Examples
+    ) -> None:
+        """Measure the published model, and offer it to local programs."""
+        job, folder = self._job, Path(self._job.plan)
+
+        def measure(other: Weights) -> dict[str, float]:
+            return session.evaluate(manifest, folder, other, held_out, job.threads)
+
+        metrics = measure(weights) if len(held_out) else None
+        # A figure that is not finite says nothing, and JSON cannot carry it.
+        if metrics and all(math.isfinite(value) for value in metrics.values()):
+            self.tell(metrics=metrics)
+        if job.offer:
+            size = len(held_out)
+            decision = hand_off(job.offer, folder, manifest, published, size, metrics, measure)
+            self.tell(decision=decision)
+
+    def _examples(self, manifest: Manifest) -> tuple[Examples, Examples]:
+        """(training, held out), of what is to be kept."""
+        job = self._job
+        trimmed = enforce(Path(job.examples), job.retention, time.time())
+        found = examples_module.load(Path(job.examples), manifest.inputs, job.columns)
+        training, held_out = found.split(job.hold_out)
+        found.arrays.clear()  # the two have copies
+        self.tell(
+            examples=len(training),
+            held_out=len(held_out),
+            skipped=found.skipped,
+            detail="; ".join((*trimmed.problems, *found.reasons)),
+        )
+        return training, held_out
+
+    def _train(
+        self,
+        assignment: Assignment,
+        path: Path,
+        manifest: Manifest,
+        weights: Weights,
+        training: Examples,
+        listen: Callable[[], Stop],
+    ) -> None:
+        """Train, or go on with it, and write the update to `path`."""
+        job = self._job
+        kept = self._kept(assignment, manifest, training)
+        if kept:
+            training = kept.examples
+            self.tell(resumed_at=kept.standing.steps, examples=len(training))
+        trainer = session.Trainer(
+            manifest,
+            Path(job.plan),
+            weights,
+            job.threads,
+            kept.tensors if kept else None,
+            kept.standing.steps if kept else 0,
+        )
+        course = _Course(job, assignment, trainer, training, kept, self._now)
+        del kept  # the trainer has copies
+        rng = np.random.default_rng(assignment.seed)
+        stop = course.watched(listen())
+        try:
+            trained = session.train(trainer, manifest, training, rng, stop, course.progress)
+        except session.Preempted:
+            self.tell(steps=trainer.steps, seconds=course.seconds())
+            course.keep()
+            raise
+        header = update.UpdateHeader(
+            assignment=assignment.id,
+            plan=assignment.plan,
+            base=assignment.model,
+            codec=assignment.codec,
+            examples=trained.examples,
+            steps=trained.steps,
+            loss=trained.loss,
+            seconds=course.seconds(),
+            skipped=self.report.skipped,
+        )
+        _write(path, header, trained.delta, rng)
+        course.drop()
+        self.tell(steps=header.steps, loss=header.loss, seconds=header.seconds)
+
+    def _kept(
+        self, assignment: Assignment, manifest: Manifest, training: Examples
+    ) -> resume.Kept | None:
+        """A training to go on with. A file of any other is removed."""
+        if self._job.checkpoint is None:
+            return None
+        path = Path(self._job.checkpoint)
+        try:
+            return resume.read(path, resume.origin_of(assignment), manifest, training)
+        except resume.Unusable as error:
+            self.tell(restarted=str(error))
+            resume.drop(path)
+            return None
+
+
+class _Course:
+    """A training under way, and the file where it is kept, if there is to be one."""
+
+    def __init__(
+        self,
+        job: Job,
+        assignment: Assignment,
+        trainer: session.Trainer,
+        training: Examples,
+        kept: resume.Kept | None,
+        now: Callable[[], float],
+    ) -> None:
+        self.progress = kept.standing.progress() if kept else session.Progress()
+        self._path = Path(job.checkpoint) if job.checkpoint else None
+        self._every = job.checkpoint_every
+        self._origin = resume.origin_of(assignment)
+        self._trainer = trainer
+        self._examples = len(training)
+        # Now, not when it is kept: a stop must cost next to nothing.
+        self._data = kept.standing.data if kept else ""
+        if self._path and not kept:
+            self._data = resume.digest_of(training, len(training))
+        self._before = kept.standing.seconds if kept else 0.0
+        self._now = now
+        self._started = self._written_at = now()
+        self._written_steps = trainer.steps
+
+    def seconds(self) -> float:
+        """Of training, in this sitting and those before."""
+        return self._before + self._now() - self._started
+
+    def watched(self, stop: Stop) -> Stop:
+        """`stop`, with the training kept whenever it is time for that."""
+
+        def after_batch() -> bool:
+            if stop():
+                return True
+            if self._path is None or not self._every:
+                return False
+            if self._now() - self._written_at < self._every:
+                return False
+            with suppress(session.Preempted):  # the disk is full, say: that is no reason to stop
+                self.keep()
+            self._written_at = self._now()
+            return stop()
+
+        return after_batch
+
+    def keep(self) -> None:
+        """Write it, unless that was done. Raises `Preempted`, which says why it cannot be."""
+        if self._path is None or self._written_steps == self._trainer.steps:
+            return
+        standing = resume.standing_of(
+            self._origin,
+            self._examples,
+            self._data,
+            self.progress,
+            self._trainer.steps,
+            self.seconds(),
+        )
+        try:
+            resume.write(self._path, standing, self._trainer.state())
+        except (OSError, MemoryError) as error:
+            why = str(error) or "out of memory"
+            raise session.Preempted(f"the training cannot be kept: {why}") from None
+        self._written_steps = self._trainer.steps
+
+    def drop(self) -> None:
+        """It is done, or worth nothing."""
+        if self._path is not None:
+            resume.drop(self._path)
+
+
+def _write(
+    path: Path, header: update.UpdateHeader, delta: Weights, rng: np.random.Generator
+) -> None:
+    """Write the update. Raises `Diverged` when it is out of what can be told, `_Unwritable`."""
+    try:
+        write_durably(path, update.write(header, delta, rng))
+    except WireError as error:
+        raise session.Diverged(error.detail) from None
+    except OSError as error:
+        raise _Unwritable(f"the update cannot be written: {error}") from None
+
+
+def _nothing(job: Job, report: Report) -> str:
+    """Why there is nothing to work on."""
+    if report.examples or report.held_out:
+        used = "all are held out" if report.held_out else "none is held out"
+        return f"{report.examples + report.held_out} usable examples in {job.examples}: {used}"
+    return f"no usable examples in {job.examples}: {report.detail or 'it is empty'}"
