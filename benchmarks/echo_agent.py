@@ -86,11 +86,11 @@ async def run(state: StateFolder, configuration: config.Config) -> None:
     state.create()
     with state.lock():
         clock = SystemClock()
-        observer = Watch(configuration, state.folder, clock)
-        agent = Agent(configuration, state, state.identity(), clock, observer, start_job)
-        living = asyncio.ensure_future(agent.run())
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, living.cancel)
-        await asyncio.wait([living])
+        async with Watch(configuration, state.folder, clock) as observer:
+            agent = Agent(configuration, state, state.identity(), clock, observer, start_job)
+            living = asyncio.ensure_future(agent.run())
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, living.cancel)
+            await asyncio.wait([living])
         if not living.cancelled():
             living.result()
 

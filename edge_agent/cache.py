@@ -71,9 +71,10 @@ class Cache:
 
     def _keep_model(self, digest: str, data: bytes) -> None:
         """In memory, if it is small and there is room."""
-        if len(data) <= _VOLATILE_LIMIT:
+        volatile = self._state.volatile_models
+        if volatile != self._state.cached_models and len(data) <= _VOLATILE_LIMIT:
             with suppress(OSError):
-                write_durably(self._state.volatile_models / _file_of(digest), data)
+                write_durably(volatile / _file_of(digest), data)
                 return
         write_durably(self._state.cached_models / _file_of(digest), data)
 

@@ -99,7 +99,7 @@ class Jobs:
             plan=work.plan,
             model=work.model,
             now=self._clock.now().isoformat(timespec="seconds"),
-            every=self._config.models.every,
+            every=float(self._config.models.every),
         )
 
     async def _run(self, job: Job, seconds: float, refused: Refused) -> Report:

@@ -127,11 +127,15 @@ class StateFolder:
             for folder in (self.outbox, self.checkpoints):
                 for unfinished in folder.glob(".*.new"):
                     unfinished.unlink(missing_ok=True)  # a child was killed while it wrote
-            _forget_old_cache(self.folder)
-            mend(self.models)
             yield
         finally:
             os.close(descriptor)
+
+    def tidy(self) -> None:
+        """As the agent starts: what an earlier version kept elsewhere goes, and what a kill left
+        half done among the models of local programs is put right."""
+        _forget_old_cache(self.folder)
+        mend(self.models)
 
     def identity(self) -> Identity:
         """Who this device is. Raises `StateError`, `NotEnrolled` when it has not joined."""

@@ -71,18 +71,11 @@ def config_of(arguments: argparse.Namespace) -> configuration.Config:
 
 def state_of(arguments: argparse.Namespace) -> StateFolder:
     """The state folder. Root becomes its owner for good: what is written must be the service's."""
+    from systemd.machine import become_owner
+
     folder: Path = arguments.state
-    if os.geteuid() == 0 and folder.exists():
-        owner = folder.stat()
-        if owner.st_uid != 0:
-            _become(owner.st_uid, owner.st_gid)
-    return StateFolder(folder)
-
-
-def _become(user: int, group: int) -> None:
     try:
-        os.setgroups([])
-        os.setgid(group)
-        os.setuid(user)
+        become_owner(folder)
     except OSError as error:
-        raise StateError(f"cannot act as the state folder's owner ({user}): {error}") from None
+        raise StateError(f"cannot act as the owner of {folder}: {error}") from None
+    return StateFolder(folder)

@@ -79,7 +79,8 @@ async def _config(arguments: argparse.Namespace) -> int:
 
 async def _install(arguments: argparse.Namespace) -> int:
     from systemd import install as installer
-    from systemd.machine import InstallError, Machine
+    from systemd.errors import InstallError
+    from systemd.machine import Machine
 
     service = installer.agent()
     if arguments.print_unit:
@@ -103,7 +104,8 @@ async def _install(arguments: argparse.Namespace) -> int:
 
 async def _uninstall(arguments: argparse.Namespace) -> int:
     from systemd import install as installer
-    from systemd.machine import InstallError, Machine
+    from systemd.errors import InstallError
+    from systemd.machine import Machine
     from systemd.steps import Keep
 
     if arguments.keep_state and arguments.purge:

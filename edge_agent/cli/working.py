@@ -5,6 +5,7 @@ import asyncio
 import logging
 import os
 import signal
+from collections.abc import Callable
 from contextlib import suppress
 
 from edge_agent import config as configuration
@@ -44,19 +45,19 @@ def add_commands(commands: Commands) -> None:
 async def _run(arguments: argparse.Namespace) -> int:
     setup_logging(arguments.verbose, "edge-agent")
     config, state = config_of(arguments), _prepared(arguments)
-    _stop_on_signals()
+    notifier = Notifier.of_environment()
+    _stop_on_signals(notifier.stopping)
     reload = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload.set)
-    notifier = Notifier.of_environment()
     try:
         with state.lock():
+            state.tidy()
             while True:
                 await _run_until(reload, config, state, notifier)
                 reload.clear()
                 notifier.reloading()
                 config = _reread(arguments, config)
     finally:
-        notifier.stopping()
         notifier.close()
 
 
@@ -95,8 +96,8 @@ async def _enrolled(
     waiting = not_enrolled()
     with suppress(NotEnrolled):
         return await asyncio.to_thread(state.identity)
-    log.info("%s", waiting.why)
     async with tell(state.socket, lambda: waiting):
+        log.info("%s", waiting.why)
         notifier.ready()
         notifier.status(f"{waiting.doing}: {waiting.why}")
         while True:
@@ -120,6 +121,7 @@ async def _once(arguments: argparse.Namespace) -> int:
     setup_logging(arguments.verbose, "edge-agent")
     config, state = config_of(arguments), _prepared(arguments)
     with state.lock():
+        state.tidy()
         clock, identity = SystemClock(), state.identity()
         _stop_on_signals()
         async with Watch(config, state.folder, clock) as watch:
@@ -171,7 +173,7 @@ def _prepared(arguments: argparse.Namespace) -> StateFolder:
     return state
 
 
-def _stop_on_signals() -> None:
+def _stop_on_signals(stopping: Callable[[], None] = lambda: None) -> None:
     """SIGTERM and SIGINT cancel the agent's work; the second one ends the process at once."""
     task, loop = asyncio.current_task(), asyncio.get_running_loop()
     assert task is not None
@@ -179,6 +181,7 @@ def _stop_on_signals() -> None:
     def stop() -> None:
         if task.cancelling():
             os._exit(EXIT_INTERRUPTED)
+        stopping()
         task.cancel()
 
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -7,6 +7,7 @@ import asyncio
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -76,9 +77,8 @@ class Watch:
     ) -> None:
         self._address = config.system_bus
         self.own_pids: set[int] = set()
-        if probes is None:
-            probes = default_probes(config, clock, self.own_pids)
-        self._probes = tuple(probes)
+        self._default = partial(default_probes, config, clock, self.own_pids)
+        self._probes = None if probes is None else tuple(probes)
         self._slow = slow
         self._system = System(Path(config.system_root), state)
         self._bus: Bus | None = None
@@ -88,6 +88,8 @@ class Watch:
         self._inside = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
+        if self._probes is None:
+            self._probes = await asyncio.to_thread(self._default)
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(psi_events(self._system.root, self._changed.set))
             if self._address:
@@ -108,6 +110,7 @@ class Watch:
 
     async def look(self) -> tuple[Signal, ...]:
         """What each probe says, in their order. One look at a time."""
+        assert self._probes is not None, "look inside the context"
         if self._bus:
             await self._bus.refresh()
         self._changed.clear()

@@ -73,6 +73,7 @@ async def test_a_full_disk_is_waited_out(served: Serving, home: Settle):
     await plan(goal=1, deadline="1d").create(served.admin)
     one = await home()
     model = hex_of(served.task().model.model)
+    assert one.state.volatile_models == one.state.cached_models  # no folder in memory here
     aside = one.state.cached_models / f".{model}.safetensors.new"
     await asyncio.to_thread(aside.symlink_to, "/dev/full")
     await one.until(lambda: one.rests and "state: " in one.rests[-1].why)

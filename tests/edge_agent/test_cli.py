@@ -9,8 +9,13 @@ import msgspec
 import pytest
 import trustme
 
+from edge_agent import consent
 from edge_agent.state import Identity, StateFolder
+from schedules.clock import SystemClock
 from tests.edge_agent.machine import Machine
+
+BUSY = 'network = "any"\n[schedule]\nround_deadline = "1m"\ncheck_in = "100ms"\n'
+"""Of an agent that asks for work all the time."""
 
 
 class Command:
@@ -27,9 +32,11 @@ class Command:
         self.config.write_text(
             f"""
             system_root = "{self.machine.root}"
+            system_bus = ""
             [data]
             folder = "{self._home}"
             [eligibility]
+            settle = "0s"
             max_busy = 100
             {more}
             """
@@ -59,6 +66,7 @@ class Command:
         """As if it had enrolled."""
         self.state.create()
         self.state.save_identity(Identity(url=url, device="device-1", secret="s" * 24))
+        consent.give(self.state.folder, url, "owner", SystemClock().now())
 
 
 @pytest.fixture
@@ -104,7 +112,7 @@ def test_help_of_a_command_names_what_it_takes(command):
         (["enroll", "https://fleet.example/?a=b", "t"], "expected an address"),
         (["enroll", "http://192.0.2.1:8750", "t"], "--insecure-http"),
         (["enroll", "http://fleet.example:8750", "t"], "plain HTTP"),
-        (["enroll", "http://127.0.0.1:9", "tök"], "printable ASCII"),
+        (["enroll", "http://127.0.0.1:9", "tök", "--consent"], "printable ASCII"),
         (["enroll", "http://127.0.0.1:9", "t", "--label", "kitchen"], "expected KEY=VALUE"),
         (["enroll", "https://127.0.0.1:9", "t", "--ca-file", "/gone.pem"], "/gone.pem: cannot be"),
         (["run", "--config", "/gone.toml"], "/gone.toml: cannot be read"),
@@ -137,7 +145,7 @@ def test_a_file_without_a_certificate_is_not_an_authority(command, tmp_path, con
 
 
 def test_a_coordinator_that_does_not_answer_is_one_line_and_exit_status_1(command):
-    result = command("enroll", "http://127.0.0.1:9", "t")
+    result = command("enroll", "http://127.0.0.1:9", "t", "--consent")
     assert "http://127.0.0.1:9 does not answer" in complaint(result)
     assert result.returncode == 1
 
@@ -149,11 +157,92 @@ def test_a_device_that_has_joined_does_not_join_by_mistake(command):
     assert result.returncode == 2
 
 
-@pytest.mark.parametrize("word", ["run", "once"])
-def test_a_device_that_has_not_joined_is_told_how(command, word):
-    result = command(word)
+def test_a_device_that_has_not_joined_is_told_how(command):
+    result = command("once")
     assert "edge-agent enroll URL TOKEN" in complaint(result)
     assert result.returncode == 1
+
+
+def test_nothing_is_sent_before_the_owner_has_agreed(command):
+    result = command("enroll", "http://127.0.0.1:9", "t")
+    assert "What stays on this device" in result.stdout
+    assert "nothing is sent before the owner has agreed" in complaint(result)
+    assert result.returncode == 2
+    assert consent.given(command.state.folder, "http://127.0.0.1:9").code == "no_consent"
+
+
+def test_consent_is_given_shown_by_check_and_withdrawn(command):
+    command.joined("http://127.0.0.1:9")
+    command.configure()
+    command.machine.route("eth0")
+    assert command("check").returncode == 0
+    assert "consent is withdrawn" in command("consent", "--withdraw").stdout
+    assert "there was none" in command("consent", "--withdraw").stdout
+    assert "no   consent         no_consent" in command("check").stdout
+    assert command("consent").returncode == 2  # nobody to ask here
+    assert "agreed, for http://127.0.0.1:9" in command("consent", "--yes").stdout
+    assert command("check").returncode == 0
+
+
+def test_leave_works_offline_and_says_so(command):
+    command.joined("http://127.0.0.1:9")
+    result = command("leave")
+    assert result.returncode == 1
+    assert "http://127.0.0.1:9 was NOT told" in result.stdout
+    assert "remove the device device-1" in result.stdout
+    assert not (command.state.folder / "identity.json").exists()
+
+
+def test_an_agent_that_has_not_joined_waits_for_it(command):
+    command.configure(BUSY)
+    with command.start("run") as agent:
+        try:
+            for line in agent.stderr:
+                if "not_enrolled" in line:
+                    break
+            assert command("status").stdout.startswith("waiting: not_enrolled")
+            command.joined()
+            for line in agent.stderr:
+                if "check-in:" in line:
+                    break
+            assert "does not answer" in line
+        finally:
+            agent.kill()
+
+
+def test_sighup_reads_the_configuration_anew_and_keeps_the_old_one_when_it_is_bad(command):
+    command.joined()
+    command.machine.route("wwan0")
+    command.configure('[schedule]\nround_deadline = "1m"\ncheck_in = "100ms"\n')
+
+    def said(agent, words):
+        return next(line for line in agent.stderr if words in line)
+
+    with command.start("run") as agent:
+        try:
+            said(agent, "eligibility: metered")
+            command.configure("max_busy = 130")
+            agent.send_signal(signal.SIGHUP)
+            said(agent, "stays as it was")
+            said(agent, "eligibility: metered")
+            command.configure(BUSY)
+            agent.send_signal(signal.SIGHUP)
+            said(agent, "was read anew")
+            said(agent, "check-in:")
+        finally:
+            agent.kill()
+
+
+def test_config_check_names_the_line_and_explain_every_key(command):
+    command.configure()
+    assert command("config", "check").stdout == f"{command.config}: valid\n"
+    command.config.write_text("poll = '30s'\n[eligibility]\nmax_bsy = 3\n")
+    result = command("config", "check")
+    assert "line 3: unknown key 'eligibility.max_bsy'" in complaint(result)
+    assert result.returncode == 2
+    explained = command("config", "explain").stdout
+    assert "eligibility.max_temperature = 75" in explained
+    assert "EDGE_AGENT_ELIGIBILITY_MAX_TEMPERATURE" in explained
 
 
 def test_a_damaged_identity_is_one_line(command):
@@ -165,13 +254,19 @@ def test_a_damaged_identity_is_one_line(command):
 
 
 def test_check_says_yes_signal_by_signal(command):
+    command.joined()
     command.machine.route("eth0")
     command.configure()
     result = command("check")
     assert result.returncode == 0, result.stderr
     *signals, verdict = result.stdout.splitlines()
     assert [line.split()[:3] for line in signals] == [
-        ["yes", name, "ok"] for name in ("power", "idle", "network", "window", "data")
+        ["yes", name, "ok"]
+        for name in (
+            *("consent", "window", "training_budget", "traffic_budget", "data"),
+            *("power", "supply", "temperature", "load", "pressure", "gpu", "session", "network"),
+            *("clock", "memory", "disk"),
+        )
     ]
     assert verdict == "eligible"
 
@@ -181,7 +276,7 @@ def test_check_says_no_and_why(command):
     command.configure()
     result = command("check")
     assert result.returncode == 3
-    assert "no   network  metered" in result.stdout
+    assert "no   network         metered" in result.stdout
     assert "wwan0 is metered" in result.stdout
     assert result.stdout.endswith("not eligible\n")
 
@@ -202,7 +297,7 @@ def test_status_of_an_agent_that_does_not_run(command):
 
 def test_run_tells_its_status_is_alone_and_ends_on_sigterm(command):
     command.joined()
-    command.configure('network = "any"\n[schedule]\nround_deadline = "1m"\ncheck_in = "100ms"\n')
+    command.configure(BUSY)
     with command.start("run") as agent:
         try:
             for line in agent.stderr:

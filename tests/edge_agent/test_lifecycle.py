@@ -4,6 +4,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from edge_agent.eligibility import Settling
 from edge_agent.errors import Offline, Rejected, StateError, TransportError
 from edge_agent.job import Outcome
 from edge_agent.lifecycle import (
@@ -13,6 +14,7 @@ from edge_agent.lifecycle import (
     SHORTEST_WAIT,
     CheckInNow,
     Evaluate,
+    GiveBack,
     Life,
     Rest,
     Train,
@@ -121,26 +123,36 @@ def test_a_device_that_is_not_eligible_does_no_work(life, verdict):
 
 
 def test_a_device_that_only_measures_its_load_looks_again_soon(life):
-    assert life.next(0.0, MEASURING, []) == Rest(MEASURING_SECONDS, MEASURING.why())
+    assert life.next(0.0, MEASURING, []) == Rest(MEASURING_SECONDS, MEASURING.why(), True)
+
+
+def test_a_device_whose_signals_settle_looks_again_when_they_have(life):
+    settling = Settling(45.0)
+    settling.judge(ELIGIBLE.signals, 0.0)
+    rest = life.next(20.0, settling.judge(ELIGIBLE.signals, 20.0), [])
+    assert (rest.seconds, rest.watchful) == (25.0, True)
+    assert life.next(45.0, settling.judge(ELIGIBLE.signals, 45.0), []) == CheckInNow()
 
 
 # Assignments
 
 
-def test_an_assignment_past_its_deadline_is_dropped(life):
+def test_an_assignment_past_its_deadline_is_given_back_once(life):
     life.checked_in(assigned(), 0.0, 0.5)
-    assert life.next(100.0, ELIGIBLE, []) == CheckInNow()
+    assert life.next(100.0, ELIGIBLE, []) == GiveBack(assignment())
     assert life.assignment is None
+    assert life.next(100.0, ELIGIBLE, []) == CheckInNow()
 
 
 def test_it_is_dropped_as_well_while_the_device_may_not_work(life):
     life.checked_in(assigned(), 0.0, 0.5)
-    life.next(100.0, BUSY, [])
+    assert life.next(100.0, BUSY, []) == GiveBack(assignment())
     assert life.assignment is None
 
 
 def test_an_assignment_without_time_left_is_not_asked_for_again_at_once(life):
     life.checked_in(assigned(assignment(deadline=0.0)), 0.0, 0.5)
+    assert isinstance(life.next(0.0, ELIGIBLE, []), GiveBack)
     rest = life.next(0.0, ELIGIBLE, [])
     assert isinstance(rest, Rest)
     assert rest.seconds >= SHORTEST_WAIT
@@ -166,7 +178,53 @@ def test_work_that_was_done_just_as_it_was_stopped_is_not_done_again(life):
     assert life.next(11.0, ELIGIBLE, []) == CheckInNow()
 
 
-FAILURES = sorted(set(Outcome) - {Outcome.DONE, Outcome.PREEMPTED})
+FAILURES = sorted(set(Outcome) - {Outcome.DONE, Outcome.PREEMPTED, Outcome.NO_EXAMPLES})
+
+
+def test_a_task_without_examples_is_not_asked_for_and_nothing_else_rests(life):
+    life.checked_in(assigned(), 0.0, 0.5)
+    life.worked(Outcome.NO_EXAMPLES, 10.0, 0.5)
+    assert life.without(10.0) == ("digits",)
+    assert life.next(10.0, ELIGIBLE, []) == CheckInNow()
+    assert not life.failing
+
+
+def test_a_task_without_examples_is_asked_for_ever_more_rarely(life):
+    now, waits = 0.0, []
+    for _ in range(12):
+        life.checked_in(assigned(), now, 0.5)
+        life.worked(Outcome.NO_EXAMPLES, now, 0.5)
+        since = now
+        while life.without(now):
+            now += 5.0
+        waits.append(now - since)
+    assert 30.0 <= waits[0] <= 60.0
+    assert waits == sorted(waits)
+    assert 1800.0 <= waits[-1] <= 3605.0
+    life.checked_in(assigned(), now, 0.5)
+    life.worked(Outcome.DONE, now, 0.5)  # examples have come
+    life.checked_in(assigned(), now, 0.5)
+    life.worked(Outcome.NO_EXAMPLES, now, 0.5)
+    assert not life.without(now + 60.0)
+
+
+def test_failures_outlive_a_restart():
+    life = Life(poll=POLL, interval=INTERVAL, check_in_at=5.0, failed=3)
+    rest = life.next(5.0, ELIGIBLE, [])
+    assert isinstance(rest, Rest)
+    assert rest.seconds >= 60.0
+    assert life.failing
+
+
+def test_a_model_is_offered_to_local_programs_again_when_it_is_time():
+    life = Life(poll=POLL, interval=INTERVAL, check_in_at=0.0, evaluated={"digits": 4})
+    life.checked_in(told_to_wait(900.0, 900.0, published(4)), 0.0, 0.5)
+    life.offers["digits"] = 100.0
+    assert isinstance(life.next(99.0, ELIGIBLE, []), Rest)
+    assert life.next(100.0, ELIGIBLE, []) == Evaluate(published(4))
+    life.measured("digits", 4, 101.0, 0.0)
+    assert life.check_in_at == 900.0  # its metrics were told already
+    assert isinstance(life.next(101.0, ELIGIBLE, []), Rest)
 
 
 @pytest.mark.parametrize("outcome", FAILURES)

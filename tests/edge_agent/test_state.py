@@ -41,10 +41,10 @@ def test_what_an_earlier_agent_fetched_is_forgotten(state):
     (old / "manifest.json").write_text("{}")
     state.models.chmod(0o700)
     (state.models / "ab.safetensors").write_bytes(b"weights")
-    with state.lock():
-        assert not old.parent.exists()
-        assert list(state.models.iterdir()) == []
-        assert mode(state.models) == 0o750
+    state.tidy()
+    assert not old.parent.exists()
+    assert list(state.models.iterdir()) == []
+    assert mode(state.models) == 0o750
 
 
 def test_what_is_written_is_its_owner_s_alone(state):

@@ -213,6 +213,6 @@ async def test_what_breaks_inside_comes_out_as_it_is(desktop, machine):
 
 
 def test_every_reason_has_a_meaning_and_no_two_signals_a_name(quiet):
-    probes = default_probes(quiet, SystemClock())
+    probes = default_probes(quiet, SystemClock(), ())
     assert len({probe.name for probe in probes}) == len(probes)
     assert all(text for probe in probes for text in probe.codes.values())
