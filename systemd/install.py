@@ -38,6 +38,12 @@ _SYSUSERS = Path("/etc/sysusers.d")
 _TEMPLATE_BIN = "/opt/lamplighter/bin/"
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+@")
 
+_BOARDS = (
+    *(("Zero 2", "raspberry-pi-zero-2-w"), ("3", "raspberry-pi-zero-2-w")),
+    *(("4", "raspberry-pi-4"), ("5", "raspberry-pi-4"), ("Compute Module 4", "raspberry-pi-4")),
+)
+"""What `/proc/device-tree/model` begins with after the maker's name, and the profile for it."""
+
 Say = Callable[[str], None]
 
 
@@ -77,7 +83,8 @@ def agent(bin_folder: Path | None = None, consent: Consent | None = None) -> Ser
     bin_folder = bin_folder or scripts()
     name = "edge-agent.service"
     unit = Unit(_UNITS / name, _unit(name, bin_folder), "unit", unit=name)
-    config = File(CONFIGURATION / "agent.toml", _shipped("agent.toml"), "configuration", True)
+    text = _shipped("agent.toml").replace('profile = "any"', f'profile = "{_profile()}"')
+    config = File(CONFIGURATION / "agent.toml", text, "configuration", True)
     user = "lamplighter"
     declared = File(
         _SYSUSERS / "lamplighter.conf", _shipped("edge-agent.sysusers.conf"), "declaration of user"
@@ -176,6 +183,16 @@ def remove(
             else:
                 step.undo(machine)
                 say(f"undone:     {step.what}")
+
+
+def _profile(model: Path = Path("/proc/device-tree/model")) -> str:
+    """The profile of the configuration that fits the board that this is."""
+    try:
+        name = model.read_text(errors="replace")
+    except OSError:
+        return "any"
+    fitting = (profile for board, profile in _BOARDS if name.startswith(f"Raspberry Pi {board}"))
+    return next(fitting, "any")
 
 
 def unfit(command: Path, hidden: tuple[str, ...] = HIDDEN) -> str:

@@ -120,3 +120,7 @@ def _duration(value: Duration) -> str:
         if value and value % seconds == 0:
             return f"{value / seconds:g}{unit}"
     return f"{float(value):g}s"
+
+
+if __name__ == "__main__":
+    print(table())

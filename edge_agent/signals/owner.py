@@ -9,11 +9,15 @@ from edge_agent.config import Config
 from edge_agent.signals.signal import Signal
 from schedules.duration import human
 
-CODES: Mapping[str, str] = {
-    "no_consent": "the owner has not agreed to what leaves this device",
-    "consent_outdated": "the owner agreed to another text, or for another coordinator",
-    "window_closed": "outside the schedule's windows",
-    "no_data": "the configuration names no folder of examples",
+CODES: Mapping[str, Mapping[str, str]] = {
+    "consent": {
+        "not_enrolled": "this device has not joined a fleet",
+        "no_consent": "the owner has not agreed to what leaves this device",
+        "consent_outdated": "the owner agreed to another text, or for another coordinator",
+    },
+    "window": {"window_closed": "outside the schedule's windows"},
+    **budget.CODES,
+    "data": {"no_data": "the configuration names no folder of examples"},
 }
 
 
