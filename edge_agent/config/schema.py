@@ -145,7 +145,7 @@ class Models(Section, frozen=True, kw_only=True):
 
     every: Annotated[
         Duration, _key("local programs get one new model of a task in this time, at most")
-    ] = Duration(3600.0)
+    ] = Duration(6 * 3600.0)
 
 
 class Config(Section, frozen=True, kw_only=True):
