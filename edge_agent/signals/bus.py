@@ -90,6 +90,13 @@ class Bus:
 
     async def run(self) -> None:
         """Keep the mirror until cancelled."""
+        try:
+            await self._follow()
+        finally:
+            self._settled.set()  # nothing comes any more, so nobody need wait for it
+
+    async def _follow(self) -> None:
+        """One connection after the other."""
         loop = asyncio.get_running_loop()
         await asyncio.to_thread(importlib.import_module, "edge_agent.signals.connection")
         failures = 0
