@@ -51,17 +51,11 @@ class Cache:
     async def _fetch_plan(self, transport: Transport, digest: str) -> Manifest:
         """The manifest is written last: it stands for a complete plan."""
         folder = self.plan(digest)
-        try:
-            known = await asyncio.to_thread((folder / MANIFEST_NAME).read_bytes)
-            if await asyncio.to_thread(digest_of, known) == digest:
-                return parse_manifest(known)
-        except FileNotFoundError:
-            pass
+        known = await asyncio.to_thread(_read, folder / MANIFEST_NAME)
+        if await asyncio.to_thread(digest_of, known) == digest:
+            return _parsed(known)
         data = await transport.blob(digest, MANIFEST_LIMIT)
-        try:
-            manifest = parse_manifest(data)
-        except WireError as error:
-            raise Rejected(422, "bad_plan", f"this agent cannot read the plan: {error}") from None
+        manifest = _parsed(data)
         await asyncio.to_thread(folder.mkdir, 0o700, parents=True, exist_ok=True)
         for name, file in manifest.files.items():
             content = await transport.blob(file.digest, file.bytes)
@@ -79,16 +73,36 @@ class Cache:
         write_durably(self._state.cached_models / _file_of(digest), data)
 
     def keep_only(self, plans: set[str], models: set[str]) -> None:
-        """Blocking: forget every other plan and model; make the folders anew if they are gone."""
+        """Blocking: forget every other plan and model; make the folders anew if they are gone.
+        Raises `StateError`."""
         self._state.create()
         wanted = {hex_of(d) for d in plans | models}
-        for folder in self._state.cached_plans.iterdir():
-            if folder.name not in wanted:
-                shutil.rmtree(folder, ignore_errors=True)
-        for folder in {self._state.cached_models, self._state.volatile_models}:
-            for file in folder.iterdir():
-                if file.name.split(".")[0] not in wanted:
-                    file.unlink(missing_ok=True)
+        try:
+            for folder in self._state.cached_plans.iterdir():
+                if folder.name not in wanted:
+                    shutil.rmtree(folder, ignore_errors=True)
+            for folder in {self._state.cached_models, self._state.volatile_models}:
+                for file in folder.glob("*.safetensors*"):  # also one that is half written
+                    if file.name.split(".")[0] not in wanted:
+                        file.unlink(missing_ok=True)
+        except OSError as error:
+            raise StateError(f"old plans and models cannot be removed: {error}") from None
+
+
+def _read(path: Path) -> bytes:
+    """A file's content; nothing when there is none."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def _parsed(data: bytes) -> Manifest:
+    """Raises `Rejected`: a plan may be newer than this agent."""
+    try:
+        return parse_manifest(data)
+    except WireError as error:
+        raise Rejected(422, "bad_plan", f"this agent cannot read the plan: {error}") from None
 
 
 def _file_of(digest: str) -> str:

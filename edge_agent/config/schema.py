@@ -135,6 +135,13 @@ class Training(Section, frozen=True, kw_only=True):
     time_limit: Annotated[Duration, _key("for one job, whatever the round's deadline")] = Duration(
         4 * 3600.0
     )
+    checkpoint_every: Annotated[
+        Duration,
+        _key(
+            "how much of a training a power cut may cost; each time writes the weights and the "
+            "optimiser's state; `0s`: only when training stops"
+        ),
+    ] = Duration(300.0)
     max_memory: Annotated[
         Size | None, _key("memory of the training process; it fails when it needs more")
     ] = None
