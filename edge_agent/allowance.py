@@ -19,15 +19,12 @@ async def while_allowed(errand: Coroutine[Any, Any, T], refused: Callable[[], Aw
         except AgentError as error:
             return error
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            working = group.create_task(caught())
-            watching = group.create_task(_told(refused))
-            await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
-            working.cancel()
-            watching.cancel()
-    finally:
-        errand.close()  # it may never have begun
+    async with asyncio.TaskGroup() as group:
+        working = group.create_task(caught())
+        watching = group.create_task(_told(refused))
+        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
+        working.cancel()
+        watching.cancel()
     if working.cancelled():
         raise Interrupted(watching.result())
     result = working.result()

@@ -61,7 +61,7 @@ async def join(arguments: argparse.Namespace) -> int:
             f"this device has joined {state.identity().url}; say --again to join anew"
         )
     token = sys.stdin.readline().strip() if arguments.token == "-" else arguments.token  # noqa: S105
-    _agree(state, url, config, arguments.consent)
+    agree(state, url, config, arguments.consent)
     async with Transport(url, token, ca, arguments.insecure_http) as transport:
         joined = await transport.enroll(
             Enroll(name=arguments.name[:100] or "unnamed", labels=labels, facts=facts())
@@ -86,7 +86,7 @@ async def _consent(arguments: argparse.Namespace) -> int:
         print("consent is withdrawn: nothing is trained or sent" if there else "there was none")
         return 0
     identity = state.identity()
-    _agree(state, identity.url, config, arguments.yes, asked=True)
+    agree(state, identity.url, config, arguments.yes, asked=True)
     return 0
 
 
@@ -96,8 +96,9 @@ async def _leave(arguments: argparse.Namespace) -> int:
     return 0 if farewell.complete else EXIT_FAILED
 
 
-def _agree(state: StateFolder, url: str, config: Config, yes: bool, asked: bool = False) -> None:
-    """Have the owner's consent, asking for it unless `yes`. Raises `ConfigError` without it."""
+def agree(state: StateFolder, url: str, config: Config, yes: bool, asked: bool = False) -> None:
+    """Have the owner's consent, asking for it unless `yes`; also anew, when `asked` for. Raises
+    `ConfigError` without it."""
     if consent.given(state.folder, url).ok and not asked:
         return
     if not yes:
