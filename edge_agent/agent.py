@@ -211,7 +211,7 @@ class Agent:
             "consent",
             *await asyncio.to_thread(consent.given, self._state.folder, self._identity.url),
         )
-        return owner.signals(self._config, agreed, self._costs.spent(), self._clock.now())
+        return owner.signals(self._config, agreed, self._costs.count(), self._clock.now())
 
     async def _next(self) -> Action:
         verdict = await self.look()
@@ -305,12 +305,13 @@ class Agent:
     async def _train(self, work: Assignment, seconds: float) -> None:
         self._now_doing("training", f"{work.task} round {work.round}")
         evaluate = work.version > self._life.evaluated.get(work.task, -1)
-        self._costs.training()
+        self._costs.begin_training()
         report = await self._jobs.train(work, seconds, evaluate, self._job_refused)
-        self._costs.settle()
+        self._costs.end_training()
         self._remember(work.task, work.version, report)
         self._life.worked(report.outcome, self._now(), self._random.random())
         if report.outcome is Outcome.PREEMPTED:
+            await self._save()  # what it cost counts, whatever happens to this agent
             return
         done = report.outcome is Outcome.DONE
         await self._served(work, report, "waiting" if done else str(report.outcome))
@@ -412,7 +413,7 @@ class Agent:
 
     async def _save(self) -> None:
         """Keep the history. Work goes on without: a full disk is not a reason to stop."""
-        self._costs.settle()
+        self._costs.count()
         self._history.evaluated = dict(self._life.evaluated)
         self._history.failed = self._life.failed
         try:

@@ -58,6 +58,8 @@ class Cache:
         manifest = _parsed(data)
         await asyncio.to_thread(folder.mkdir, 0o700, parents=True, exist_ok=True)
         for name, file in manifest.files.items():
+            if await asyncio.to_thread(_holds, folder / name, file.digest):
+                continue  # this was cut off before
             content = await transport.blob(file.digest, file.bytes)
             await asyncio.to_thread(write_durably, folder / name, content)
         await asyncio.to_thread(write_durably, folder / MANIFEST_NAME, data)
@@ -95,6 +97,10 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         return b""
+
+
+def _holds(path: Path, digest: str) -> bool:
+    return digest_of(_read(path)) == digest
 
 
 def _parsed(data: bytes) -> Manifest:

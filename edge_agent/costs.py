@@ -1,6 +1,6 @@
-"""What the day costs this device, at each moment: what is over is counted once, what runs is added.
+"""What the day costs this device: counted at each look at the signals, each second and byte once.
 
-`History.spent` holds what is over; it is on the disk when the history is.
+`History.spent` holds it; it is on the disk when the history is.
 """
 
 from collections.abc import Callable
@@ -18,26 +18,32 @@ class Costs:
         self._history = history
         self._clock = clock
         self._moving = moving
-        self._training_since: float | None = None
-        self._counted = self._traffic()
+        self._trains_since: float | None = None
+        self._traffic_before = self._traffic()
 
-    def spent(self) -> Spent:
-        """The day's costs, with what runs just now."""
-        now = self._clock.now()
-        spent = budget.add_traffic(self._history.spent, self._traffic() - self._counted, now)
-        if self._training_since is None:
-            return spent
-        seconds = self._clock.monotonic() - self._training_since
-        return budget.add_training(spent, seconds, now)
+    def count(self) -> Spent:
+        """The day's costs up to now.
 
-    def training(self) -> None:
-        """A training begins; `settle` ends it."""
-        self._training_since = self._clock.monotonic()
+        What has come since the last time counts for the day that it is now: call this often.
+        """
+        now, traffic = self._clock.now(), self._traffic()
+        spent = budget.add_traffic(self._history.spent, traffic - self._traffic_before, now)
+        self._traffic_before = traffic
+        if self._trains_since is not None:
+            seconds = self._clock.monotonic() - self._trains_since
+            spent = budget.add_training(spent, seconds, now)
+            self._trains_since += seconds
+        self._history.spent = spent
+        return spent
 
-    def settle(self) -> None:
-        """What was done is counted, once."""
-        self._history.spent = self.spent()
-        self._training_since, self._counted = None, self._traffic()
+    def begin_training(self) -> None:
+        """From now on each second counts."""
+        self._trains_since = self._clock.monotonic()
+
+    def end_training(self) -> None:
+        """The last second that counts."""
+        self.count()
+        self._trains_since = None
 
     def _traffic(self) -> int:
         return self._history.bytes_up + self._history.bytes_down + self._moving()

@@ -10,11 +10,12 @@ from edge_agent.errors import Interrupted, Offline
 
 
 class Errand:
-    """Waits until it is `released`; `ended` says how it went."""
+    """Waits until it is `released`; `ended` says how it went, once it is `over`."""
 
     def __init__(self) -> None:
         self.begun = asyncio.Event()
         self.released = asyncio.Event()
+        self.over = asyncio.Event()
         self.ended = ""
 
     async def __call__(self, error: Exception | None = None) -> str:
@@ -29,6 +30,7 @@ class Errand:
             self.ended = "cancelled"
             raise
         self.ended = "done"
+        self.over.set()
         return "all of it"
 
 
@@ -70,7 +72,7 @@ async def test_an_error_of_the_errand_is_raised_as_it_is(errand: Errand):
 
 
 async def test_a_signal_that_turns_cuts_it_off_and_says_why(errand: Errand):
-    with pytest.raises(Interrupted, match="^metered: wwan0 is metered$"):
+    with pytest.raises(Interrupted, match=r"^metered: wwan0 is metered$"):
         await while_allowed(errand(), after(errand.begun))
     assert errand.ended == "cancelled"  # all of it, not only told to
     assert not others()
@@ -87,8 +89,7 @@ async def test_one_that_ends_just_as_it_is_refused_has_ended(errand: Errand):
     async def refused() -> str:
         await errand.begun.wait()
         errand.released.set()
-        while errand.ended != "done":
-            await asyncio.sleep(0)
+        await errand.over.wait()
         return "too late"
 
     assert await while_allowed(errand(), refused) == "all of it"
