@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -17,11 +16,12 @@ from tests.edge_agent.processes import wait_training
 from wire.plan import CHECKPOINT_NAME, parse_manifest
 
 
-def shipped(goal: int, rounds: int = 0, **changes: Any) -> Plan:
-    """The demo's task, with rounds of its own and `changes` to its manifest."""
+def shipped(goal: int, rounds: int = 0, epochs: int = 5) -> Plan:
+    """The demo's task, with rounds of its own, and perhaps with more to do."""
     manifest = parse_manifest((PLAN / "manifest.json").read_bytes())
-    manifest = msgspec.structs.replace(manifest, **changes)
-    head, _, tail = TASK.read_text().partition("[round]")
+    manifest = msgspec.structs.replace(manifest, epochs=epochs)
+    text = TASK.read_text().replace("epochs = 5", f"epochs = {epochs}")
+    head, _, tail = text.partition("[round]")
     rest = tail[tail.index("\n[") :]
     return Plan(
         f"{head}[round]\ngoal = {goal}\nrounds = {rounds}\ndeadline = '1h'\n{rest}",

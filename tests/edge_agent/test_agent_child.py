@@ -19,13 +19,13 @@ from edge_agent.models import Info, open_model, read_info
 from fleet.digits import PLAN
 from tests.coordinator.serving import Serving
 from tests.edge_agent.homes import Between, Home, Settle
-from tests.edge_agent.processes import gone
+from tests.edge_agent.processes import gone, wait_gone, wait_kept
 from tests.edge_agent.shipped import Children, draw, shipped
 from wire import checkpoint, update
 from wire.checkpoint import Weights
 from wire.plan import parse_manifest
 
-LONG = 300  # epochs: a second or two
+LONG = 800  # epochs: two seconds or so
 
 
 @pytest.fixture
@@ -82,8 +82,7 @@ async def test_a_training_that_was_unplugged_ends_as_if_it_never_had_been(
         pid = await children.training()
         await asyncio.to_thread(one.power, False)
         begun = served.clock.monotonic()
-        while not await asyncio.to_thread(gone, pid):
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(wait_gone, pid)
         stopped.append(served.clock.monotonic() - begun)
 
     stopped: list[float] = []
@@ -145,7 +144,7 @@ async def test_a_training_outlives_the_agent_that_is_killed(
         env=os.environ,
     )
     try:
-        await found(one.state.checkpoints)
+        await asyncio.to_thread(wait_kept, one.state.checkpoints)
     finally:
         agent.send_signal(signal.SIGKILL)
         await agent.wait()
@@ -156,13 +155,6 @@ async def test_a_training_outlives_the_agent_that_is_killed(
     (report,) = next_ones.reports
     assert 0 < report.resumed_at < report.steps
     await as_if_never_stopped(one, next_ones.jobs[0], tmp_path)
-
-
-async def found(folder: Path) -> None:
-    """Wait until a training is kept."""
-    async with asyncio.timeout(20.0):
-        while not await asyncio.to_thread(lambda: list(folder.glob("*.checkpoint"))):
-            await asyncio.sleep(0.01)
 
 
 # The model for local programs
