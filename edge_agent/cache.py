@@ -15,16 +15,16 @@ from wire.plan import MANIFEST_LIMIT, Manifest, parse_manifest
 
 MANIFEST_NAME = "manifest.json"
 
-
 _VOLATILE_LIMIT = 32 << 20
-"""Bytes of a model that may be held in memory instead of on the disk, at most."""
 
 
 class Cache:
-    """The folder `cache` of the state; models that are small enough are kept in memory instead."""
+    """The folder `cache` of the state. Models of at most `volatile_limit` bytes are kept in memory
+    instead, where there is room."""
 
-    def __init__(self, state: StateFolder) -> None:
+    def __init__(self, state: StateFolder, volatile_limit: int = _VOLATILE_LIMIT) -> None:
         self._state = state
+        self._volatile_limit = volatile_limit
 
     def plan(self, digest: str) -> Path:
         """The folder of a plan, which may not be there yet."""
@@ -68,7 +68,7 @@ class Cache:
     def _keep_model(self, digest: str, data: bytes) -> None:
         """In memory, if it is small and there is room."""
         volatile = self._state.volatile_models
-        if volatile != self._state.cached_models and len(data) <= _VOLATILE_LIMIT:
+        if volatile != self._state.cached_models and len(data) <= self._volatile_limit:
             with suppress(OSError):
                 write_durably(volatile / _file_of(digest), data)
                 return

@@ -16,6 +16,7 @@ from schedules.duration import Duration
 from schedules.schedule import READY_MADE, Schedule, ready_made
 from wire.messages import Identifier
 
+Profile = Literal["any", "raspberry-pi-4", "raspberry-pi-zero-2-w", "laptop"]
 Percent = Annotated[float, Meta(ge=0, le=100)]
 
 
@@ -158,9 +159,9 @@ class Models(Section, frozen=True, kw_only=True):
 class Config(Section, frozen=True, kw_only=True):
     """The whole file."""
 
-    profile: Annotated[str, _key("where the defaults come from; the kind of device this is")] = (
-        "any"
-    )
+    profile: Annotated[
+        Profile, _key("where the defaults come from; the kind of device this is")
+    ] = "any"
     schedule: Annotated[
         str | Schedule, _key(f"when the device may work: {', '.join(READY_MADE)}, or a table")
     ] = "continuous"
