@@ -3,6 +3,7 @@
 import argparse
 import getpass
 import platform
+import signal
 import sys
 from pathlib import Path
 
@@ -105,10 +106,22 @@ def agree(state: StateFolder, url: str, config: Config, yes: bool, asked: bool =
         print(consent.summary(url, config), end="\n\n")
         if not sys.stdin.isatty():
             raise ConfigError(f"nothing is sent before the owner has agreed: {_HOW}")
-        if input("Do you agree? [y/N] ").strip().lower() not in ("y", "yes"):
+        if _answer("Do you agree? [y/N] ").strip().lower() not in ("y", "yes"):
             raise ConfigError("not agreed: nothing was sent")
     consent.give(state.folder, url, _who(), SystemClock().now())
     print(f"agreed, for {url}; to withdraw: edge-agent consent --withdraw")
+
+
+def _answer(question: str) -> str:
+    """What the person at the terminal types; nothing when they end the input. Ctrl-C ends the
+    command: the loop's own handler would wait for the loop, which waits for them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return input(question)
+    except EOFError:
+        return ""
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _who() -> str:
