@@ -9,14 +9,13 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
-from datetime import datetime
 from typing import NamedTuple, Protocol
 
-from edge_agent import budget, consent
-from edge_agent.budget import Spent
+from edge_agent import consent
 from edge_agent.cache import Cache
 from edge_agent.child import start_child
 from edge_agent.config import Config
+from edge_agent.costs import Costs
 from edge_agent.eligibility import Settling, Verdict
 from edge_agent.errands import Errands
 from edge_agent.errors import AgentError, Rejected, StateError, TransportError
@@ -47,8 +46,9 @@ log = logging.getLogger(__name__)
 _WATCH_SECONDS = 0.5  # between two looks at the signals while training, at most
 _LONGEST_SLEEP = 300.0  # a machine that slept through its rest is late by no more
 
-
 _TELLABLE = (Outcome.CRASHED, Outcome.DIVERGED, Outcome.OUT_OF_MEMORY)
+"""Failures whose details are the software's. Others may name files, or quote a row: they stay here.
+"""
 
 
 class Observer(Protocol):
@@ -83,7 +83,7 @@ class Errand(NamedTuple):
 
 
 class Agent:
-    """One device's agent."""
+    """One device's agent. Making one reads its history: blocking."""
 
     def __init__(
         self,
@@ -104,7 +104,10 @@ class Agent:
         self._cache = Cache(state)
         self._history = state.history()
         self._facts = facts()
-        self._errands = Errands(identity, state, self._cache, self._history, self._network_refused)
+        self._errands = Errands(
+            identity, state, self._cache, self._history, clock, self._network_refused
+        )
+        self._costs = Costs(self._history, clock, lambda: self._errands.moving)
         self._jobs = Jobs(config, state, self._cache, clock, start_job, observer.own_pids)
         self._random = random.Random()  # noqa: S311 - spreads load, guards nothing
         spread = self._random.random() * min(30.0, config.timing.check_in / 2)
@@ -123,8 +126,6 @@ class Agent:
         self._settling = Settling(config.eligibility.settle)
         self._verdict = Verdict(())
         self._doing, self._why, self._since = "starting", "", clock.monotonic()
-        self._training_since: float | None = None
-        self._traffic_counted = self._traffic()
 
     async def run(self) -> None:
         """Live until cancelled."""
@@ -156,6 +157,7 @@ class Agent:
             verdict = await self.look()
         self._life.check_in_at = self._now()
         served, evaluated = self._history.served, dict(self._life.evaluated)
+        failures = self._life.failures
         checked_in = False
         try:
             while not isinstance(action := await self._next(), Rest):
@@ -175,7 +177,8 @@ class Agent:
             if version != evaluated.get(task)
         ]
         why = action.why if isinstance(action, Rest) else self._life.waiting_for
-        return Errand(verdict, tuple(did), why, self._life.failing)
+        failed = any(now > then for now, then in zip(self._life.failures, failures, strict=True))
+        return Errand(verdict, tuple(did), why, failed)
 
     async def look(self) -> Verdict:
         """The verdict on this moment; a change of it is logged, once."""
@@ -204,25 +207,11 @@ class Agent:
 
     async def _owners_signals(self) -> tuple[Signal, ...]:
         """What does not depend on the machine."""
-        now = self._clock.now()
-        agreed = await asyncio.to_thread(consent.given, self._state.folder, self._identity.url)
-        return owner.signals(self._config, Signal("consent", *agreed), self._spent(now), now)
-
-    def _spent(self, now: datetime) -> Spent:
-        """The day's costs, with what runs just now."""
-        running = self._traffic() - self._traffic_counted
-        spent = budget.add_traffic(self._history.spent, running, now)
-        if self._training_since is None:
-            return spent
-        return budget.add_training(spent, self._now() - self._training_since, now)
-
-    def _settle_costs(self) -> None:
-        """What was done is counted, once."""
-        self._history.spent = self._spent(self._clock.now())
-        self._training_since, self._traffic_counted = None, self._traffic()
-
-    def _traffic(self) -> int:
-        return self._history.bytes_up + self._history.bytes_down
+        agreed = Signal(
+            "consent",
+            *await asyncio.to_thread(consent.given, self._state.folder, self._identity.url),
+        )
+        return owner.signals(self._config, agreed, self._costs.count(), self._clock.now())
 
     async def _next(self) -> Action:
         verdict = await self.look()
@@ -273,27 +262,26 @@ class Agent:
             evaluations=evaluations,
         )
         try:
-            reply, unfetched = await self._errands.check_in(message)
+            reply, came, unfetched = await self._errands.check_in(message)
         except TransportError as error:
             log.warning("check-in: %s", error)
             self._life.not_reached(error, self._now(), self._random.random())
             return
         log.debug("check-in: %s", reply)
         self._history.evaluations = self._history.evaluations[len(evaluations) :]
-        self._life.checked_in(reply, self._now(), self._random.random())
+        self._life.checked_in(reply, came, self._random.random())
         if work := reply.assignment:
             log.info("assigned: %s round %d", work.task, work.round)
             self._fetched(unfetched)
         await self._forget_all_but(reply.assignment, reply.published)
 
-    def _fetched(self, error: AgentError | None) -> bool:
-        """Whether a plan and a model are here; if not, their work is put off."""
+    def _fetched(self, error: AgentError | None) -> None:
+        """A plan and a model are here, or else their work is put off."""
         if error is None:
             self._life.fetched()
-            return True
+            return
         log.warning("fetching: %s", error)
         self._life.not_fetched(error, self._now(), self._random.random())
-        return False
 
     async def _forget_all_but(
         self, assignment: Assignment | None, published: tuple[Published, ...]
@@ -303,25 +291,32 @@ class Agent:
         plans, models = {w.plan for w in wanted}, {w.model for w in wanted}
         try:
             await asyncio.to_thread(self._cache.keep_only, plans, models)
-            keep = assignment.id if assignment else None
-            await asyncio.to_thread(self._state.forget_checkpoints, keep)
-        except (OSError, AgentError) as error:
-            log.warning("old plans and models stay: %s", error)
+        except StateError as error:
+            log.warning("%s", error)
+        await self._forget_trainings(but=assignment.id if assignment else None)
+
+    async def _forget_trainings(self, but: str | None = None) -> None:
+        """What was trained for other assignments is worth nothing any more."""
+        try:
+            await asyncio.to_thread(self._state.forget_checkpoints, but)
+        except StateError as error:
+            log.warning("%s", error)
 
     async def _train(self, work: Assignment, seconds: float) -> None:
         self._now_doing("training", f"{work.task} round {work.round}")
         evaluate = work.version > self._life.evaluated.get(work.task, -1)
-        self._training_since = self._now()
+        self._costs.begin_training()
         report = await self._jobs.train(work, seconds, evaluate, self._job_refused)
-        self._settle_costs()
+        self._costs.end_training()
         self._remember(work.task, work.version, report)
         self._life.worked(report.outcome, self._now(), self._random.random())
         if report.outcome is Outcome.PREEMPTED:
+            await self._save()  # what it cost counts, whatever happens to this agent
             return
         done = report.outcome is Outcome.DONE
         await self._served(work, report, "waiting" if done else str(report.outcome))
         if not done:
-            # Other details may name files, or quote a row: they stay here.
+            await self._forget_trainings()
             detail = report.detail if report.outcome in _TELLABLE else ""
             await self._give_up(work.id, str(report.outcome), detail)
 
@@ -330,10 +325,9 @@ class Agent:
         self._now_doing("giving back", f"{work.task} round {work.round}")
         detail = "its deadline passed while the device was not eligible"
         report = Report(outcome=Outcome.PREEMPTED, detail=detail)
-        await asyncio.to_thread(self._state.forget_checkpoints, None)
+        await self._forget_trainings()
         await self._served(work, report, str(report.outcome))
-        if self._verdict.may_send:
-            await self._give_up(work.id, str(report.outcome), detail)
+        await self._give_up(work.id, str(report.outcome), detail)
 
     async def _evaluate(self, published: Published) -> None:
         self._now_doing("evaluating", f"{published.task} version {published.version}")
@@ -358,21 +352,28 @@ class Agent:
         outcome, detail, sent = "accepted", "", 0
         try:
             sent = await self._errands.upload(assignment)
-        except TransportError as error:
+        except AgentError as error:
             log.warning("upload: %s", error)
             keep = self._life.not_uploaded(error, self._now(), self._random.random())
             if keep or not isinstance(error, Rejected):
                 return
             outcome, detail = error.code, error.detail
         # The coordinator has answered for good: only now is the update forgotten.
+        try:
+            await asyncio.to_thread(self._state.forget_update, assignment)
+        except StateError as error:  # the disk has become read-only, say
+            log.error("%s", error)
+            self._life.not_uploaded(error, self._now(), self._random.random())
+            return
         log.info("update of %s: %s", assignment, outcome)
         self._life.uploaded(assignment, self._now())
         self._history.settle(assignment, outcome, detail, sent, self._today())
-        await asyncio.to_thread(self._state.update_path(assignment).unlink, missing_ok=True)
         await self._save()
 
     async def _give_up(self, assignment: str, reason: str, detail: str) -> None:
         """If the coordinator cannot be told, the deadline will tell it."""
+        if not (await self.look()).may_send:
+            return
         try:
             await self._errands.give_up(assignment, reason, detail)
         except TransportError as error:
@@ -412,7 +413,7 @@ class Agent:
 
     async def _save(self) -> None:
         """Keep the history. Work goes on without: a full disk is not a reason to stop."""
-        self._settle_costs()
+        self._costs.count()
         self._history.evaluated = dict(self._life.evaluated)
         self._history.failed = self._life.failed
         try:
@@ -423,7 +424,9 @@ class Agent:
     def _now_doing(self, doing: str, why: str) -> None:
         if (doing, why) == (self._doing, self._why):
             return
-        self._doing, self._why, self._since = doing, why, self._now()
+        if (doing, _code(why)) != (self._doing, _code(self._why)):
+            self._since = self._now()
+        self._doing, self._why = doing, why
         self._tell(f"{doing}: {why}")
 
     def _today(self) -> str:
@@ -431,3 +434,8 @@ class Agent:
 
     def _now(self) -> float:
         return self._clock.monotonic()
+
+
+def _code(why: str) -> str:
+    """What stays the same of a reason while the figures in it change."""
+    return why.partition(":")[0]

@@ -23,8 +23,7 @@ async def while_allowed(errand: Coroutine[Any, Any, T], refused: Callable[[], Aw
         working = group.create_task(caught())
         watching = group.create_task(_told(refused))
         await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            working.cancel()
+        working.cancel()
         watching.cancel()
     if working.cancelled():
         raise Interrupted(watching.result())

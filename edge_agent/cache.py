@@ -15,16 +15,16 @@ from wire.plan import MANIFEST_LIMIT, Manifest, parse_manifest
 
 MANIFEST_NAME = "manifest.json"
 
-
 _VOLATILE_LIMIT = 32 << 20
-"""Bytes of a model that may be held in memory instead of on the disk, at most."""
 
 
 class Cache:
-    """The folder `cache` of the state; models that are small enough are kept in memory instead."""
+    """The folder `cache` of the state. Models of at most `volatile_limit` bytes are kept in memory
+    instead, where there is room."""
 
-    def __init__(self, state: StateFolder) -> None:
+    def __init__(self, state: StateFolder, volatile_limit: int = _VOLATILE_LIMIT) -> None:
         self._state = state
+        self._volatile_limit = volatile_limit
 
     def plan(self, digest: str) -> Path:
         """The folder of a plan, which may not be there yet."""
@@ -51,19 +51,15 @@ class Cache:
     async def _fetch_plan(self, transport: Transport, digest: str) -> Manifest:
         """The manifest is written last: it stands for a complete plan."""
         folder = self.plan(digest)
-        try:
-            known = await asyncio.to_thread((folder / MANIFEST_NAME).read_bytes)
-            if await asyncio.to_thread(digest_of, known) == digest:
-                return parse_manifest(known)
-        except FileNotFoundError:
-            pass
+        known = await asyncio.to_thread(_read, folder / MANIFEST_NAME)
+        if await asyncio.to_thread(digest_of, known) == digest:
+            return _parsed(known)
         data = await transport.blob(digest, MANIFEST_LIMIT)
-        try:
-            manifest = parse_manifest(data)
-        except WireError as error:
-            raise Rejected(422, "bad_plan", f"this agent cannot read the plan: {error}") from None
+        manifest = _parsed(data)
         await asyncio.to_thread(folder.mkdir, 0o700, parents=True, exist_ok=True)
         for name, file in manifest.files.items():
+            if await asyncio.to_thread(_holds, folder / name, file.digest):
+                continue  # this was cut off before
             content = await transport.blob(file.digest, file.bytes)
             await asyncio.to_thread(write_durably, folder / name, content)
         await asyncio.to_thread(write_durably, folder / MANIFEST_NAME, data)
@@ -72,23 +68,47 @@ class Cache:
     def _keep_model(self, digest: str, data: bytes) -> None:
         """In memory, if it is small and there is room."""
         volatile = self._state.volatile_models
-        if volatile != self._state.cached_models and len(data) <= _VOLATILE_LIMIT:
+        if volatile != self._state.cached_models and len(data) <= self._volatile_limit:
             with suppress(OSError):
                 write_durably(volatile / _file_of(digest), data)
                 return
         write_durably(self._state.cached_models / _file_of(digest), data)
 
     def keep_only(self, plans: set[str], models: set[str]) -> None:
-        """Blocking: forget every other plan and model; make the folders anew if they are gone."""
+        """Blocking: forget every other plan and model; make the folders anew if they are gone.
+        Raises `StateError`."""
         self._state.create()
         wanted = {hex_of(d) for d in plans | models}
-        for folder in self._state.cached_plans.iterdir():
-            if folder.name not in wanted:
-                shutil.rmtree(folder, ignore_errors=True)
-        for folder in {self._state.cached_models, self._state.volatile_models}:
-            for file in folder.iterdir():
-                if file.name.split(".")[0] not in wanted:
-                    file.unlink(missing_ok=True)
+        try:
+            for folder in self._state.cached_plans.iterdir():
+                if folder.name not in wanted:
+                    shutil.rmtree(folder, ignore_errors=True)
+            for folder in {self._state.cached_models, self._state.volatile_models}:
+                for file in folder.glob("*.safetensors*"):  # also one that is half written
+                    if file.name.split(".")[0] not in wanted:
+                        file.unlink(missing_ok=True)
+        except OSError as error:
+            raise StateError(f"old plans and models cannot be removed: {error}") from None
+
+
+def _read(path: Path) -> bytes:
+    """A file's content; nothing when there is none."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def _holds(path: Path, digest: str) -> bool:
+    return digest_of(_read(path)) == digest
+
+
+def _parsed(data: bytes) -> Manifest:
+    """Raises `Rejected`: a plan may be newer than this agent."""
+    try:
+        return parse_manifest(data)
+    except WireError as error:
+        raise Rejected(422, "bad_plan", f"this agent cannot read the plan: {error}") from None
 
 
 def _file_of(digest: str) -> str:

@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 from edge_agent.allowance import while_allowed
 from edge_agent.cache import Cache
 from edge_agent.errors import AgentError
 from edge_agent.state import History, Identity, StateFolder
 from edge_agent.transport import Transport
+from schedules.clock import Clock
 from wire.digest import digest_of
 from wire.messages import Assignment, CheckIn, CheckInReply, GiveUp, Published
 
@@ -16,8 +18,17 @@ Refused = Callable[[], Awaitable[str]]
 """Returns why the network may not be used any more, once that is so."""
 
 
+class Answer(NamedTuple):
+    """A check-in's `reply`; when it came, on the monotonic clock: its times count from there; and
+    why the work in it could not be fetched, if so."""
+
+    reply: CheckInReply
+    came: float
+    unfetched: AgentError | None
+
+
 class Errands:
-    """What the agent asks of its coordinator. All raise `TransportError`."""
+    """What the agent asks of its coordinator, one errand at a time. All raise `TransportError`."""
 
     def __init__(
         self,
@@ -25,25 +36,35 @@ class Errands:
         state: StateFolder,
         cache: Cache,
         history: History,
+        clock: Clock,
         refused: Refused,
     ) -> None:
         self._identity = identity
         self._state = state
         self._cache = cache
         self._history = history
+        self._clock = clock
         self._refused = refused
+        self._under_way: Transport | None = None
 
-    async def check_in(self, message: CheckIn) -> tuple[CheckInReply, AgentError | None]:
-        """The coordinator's answer; and why the work in it could not be fetched, over the same
-        connection, if so."""
+    @property
+    def moving(self) -> int:
+        """Bytes that the errand under way has sent and received, those of a file when it is whole.
+        They are in the history when it is over."""
+        now = self._under_way
+        return now.bytes_up + now.bytes_down if now else 0
+
+    async def check_in(self, message: CheckIn) -> Answer:
+        """Ask for work, and fetch what it needs over the same connection."""
         async with self._connect() as transport:
             reply = await while_allowed(transport.check_in(message), self._refused)
+            came = self._clock.monotonic()
             try:
                 if reply.assignment:
                     await self._fetch(transport, reply.assignment)
             except AgentError as error:
-                return reply, error
-        return reply, None
+                return Answer(reply, came, error)
+        return Answer(reply, came, None)
 
     async def fetch(self, work: Published) -> None:
         """Have a published plan and model. Raises `StateError`, too."""
@@ -70,10 +91,11 @@ class Errands:
     @asynccontextmanager
     async def _connect(self) -> AsyncIterator[Transport]:
         """A connection for one errand; its bytes are counted, whether it succeeds or not."""
-        transport = Transport.of(self._identity)
+        self._under_way = transport = Transport.of(self._identity)
         try:
             async with transport:
                 yield transport
         finally:
+            self._under_way = None
             self._history.bytes_up += transport.bytes_up
             self._history.bytes_down += transport.bytes_down

@@ -10,6 +10,7 @@ import msgspec
 
 from edge_agent.cache import Cache
 from edge_agent.config import Config
+from edge_agent.errors import StateError
 from edge_agent.job import Job, Outcome, Report
 from edge_agent.keeping import Offer
 from edge_agent.state import StateFolder
@@ -67,6 +68,7 @@ class Jobs:
             assignment=work,
             update=str(self._state.update_path(work.id)),
             checkpoint=str(self._state.checkpoint_path(work.id)),
+            checkpoint_every=float(self._config.training.checkpoint_every),
         )
         return await self._run(job, seconds, refused)
 
@@ -118,7 +120,10 @@ class Jobs:
             )
         if report.outcome is Outcome.BAD_PLAN:
             # A file may have gone bad on the disk: everything is fetched anew, and proved.
-            await asyncio.to_thread(self._cache.keep_only, set(), set())
+            try:
+                await asyncio.to_thread(self._cache.keep_only, set(), set())
+            except StateError as error:
+                log.warning("%s", error)
         detail = f": {report.detail}" if report.detail else ""
         if report.decision:
             log.info("the model for local programs: %s", report.decision.detail)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from edge_agent.eligibility import Verdict
-from edge_agent.errors import AgentError, Rejected, TransportError
+from edge_agent.errors import AgentError, Interrupted, Rejected, TransportError
 from edge_agent.job import Outcome
 from schedules.backoff import PERMANENT, TRANSIENT, Backoff
 from schedules.pacing import RetryWindow
@@ -111,9 +111,9 @@ class Life:
             self.check_in_at += _AFTER_FAILURE.first
 
     @property
-    def failing(self) -> bool:
-        """Whether the last attempt at something failed, and nothing has undone that since."""
-        return bool(self._offline or self._unfetched or self.failed)
+    def failures(self) -> tuple[int, int, int]:
+        """Failures in a row, of each kind: one more than before means that an attempt failed."""
+        return self._offline, self._unfetched, self.failed
 
     def next(self, now: float, verdict: Verdict, outbox: list[str]) -> Action:
         """The next action. `outbox` names the assignments whose updates wait."""
@@ -223,8 +223,9 @@ class Life:
         if self.assignment and self.assignment.id == assignment:
             self.assignment = None  # it was done just as it was told to stop
 
-    def not_uploaded(self, error: TransportError, now: float, fraction: float) -> bool:
-        """Whether to keep the update after this failure; if so, it is tried again later."""
+    def not_uploaded(self, error: AgentError, now: float, fraction: float) -> bool:
+        """Whether to keep the update after this failure to deliver it, or to forget it then; if so,
+        it is tried again later."""
         if isinstance(error, Rejected) and error.code in FINAL_CODES:
             return False
         self._offline += 1
@@ -241,4 +242,6 @@ def _reason(error: AgentError) -> str:
     """A code and a sentence."""
     if isinstance(error, Rejected):
         return f"{error.code}: {error.detail}"
+    if isinstance(error, Interrupted):  # a signal's own
+        return str(error)
     return f"{'offline' if isinstance(error, TransportError) else 'state'}: {error}"

@@ -17,7 +17,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -105,12 +105,14 @@ class StateFolder:
         """Make what is missing. Raises `StateError`."""
         try:
             cache = self.folder / "cache"
-            cached = (cache, self.cached_plans, self.cached_models, self.volatile_models)
+            cached = (cache, self.cached_plans, self.cached_models)
             for folder in (self.folder, self.outbox, self.checkpoints, *cached):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             make_folder(self.models)
         except OSError as error:
             raise StateError(f"the state folder cannot be made: {error}") from None
+        with suppress(OSError):  # models are kept on the disk then
+            self.volatile_models.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -181,15 +183,25 @@ class StateFolder:
         except OSError as error:
             raise StateError(f"an update in the outbox cannot be read: {error}") from None
 
+    def forget_update(self, assignment: str) -> None:
+        """An update waits no more. Raises `StateError`."""
+        try:
+            self.update_path(assignment).unlink(missing_ok=True)
+        except OSError as error:
+            raise StateError(f"an update cannot be removed from the outbox: {error}") from None
+
     def checkpoint_path(self, assignment: str) -> Path:
         """Where an assignment's training waits to go on."""
         return self.checkpoints / f"{assignment}.checkpoint"
 
     def forget_checkpoints(self, but: str | None) -> None:
-        """No training waits, but for that of one assignment. Raises `OSError`."""
-        for path in self.checkpoints.glob("*.checkpoint"):
-            if path.stem != but:
-                path.unlink(missing_ok=True)
+        """No training waits, but for that of one assignment. Raises `StateError`."""
+        try:
+            for path in self.checkpoints.glob("*.checkpoint"):
+                if path.stem != but:
+                    path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StateError(f"an old training cannot be removed: {error}") from None
 
     def waiting(self) -> list[str]:
         """Assignments whose updates wait in the outbox, oldest first; what is no file is none."""

@@ -3,6 +3,7 @@
 import argparse
 import getpass
 import platform
+import signal
 import sys
 from pathlib import Path
 
@@ -61,7 +62,7 @@ async def join(arguments: argparse.Namespace) -> int:
             f"this device has joined {state.identity().url}; say --again to join anew"
         )
     token = sys.stdin.readline().strip() if arguments.token == "-" else arguments.token  # noqa: S105
-    _agree(state, url, config, arguments.consent)
+    agree(state, url, config, arguments.consent)
     async with Transport(url, token, ca, arguments.insecure_http) as transport:
         joined = await transport.enroll(
             Enroll(name=arguments.name[:100] or "unnamed", labels=labels, facts=facts())
@@ -86,7 +87,7 @@ async def _consent(arguments: argparse.Namespace) -> int:
         print("consent is withdrawn: nothing is trained or sent" if there else "there was none")
         return 0
     identity = state.identity()
-    _agree(state, identity.url, config, arguments.yes, asked=True)
+    agree(state, identity.url, config, arguments.yes, asked=True)
     return 0
 
 
@@ -96,18 +97,31 @@ async def _leave(arguments: argparse.Namespace) -> int:
     return 0 if farewell.complete else EXIT_FAILED
 
 
-def _agree(state: StateFolder, url: str, config: Config, yes: bool, asked: bool = False) -> None:
-    """Have the owner's consent, asking for it unless `yes`. Raises `ConfigError` without it."""
+def agree(state: StateFolder, url: str, config: Config, yes: bool, asked: bool = False) -> None:
+    """Have the owner's consent, asking for it unless `yes`; also anew, when `asked` for. Raises
+    `ConfigError` without it."""
     if consent.given(state.folder, url).ok and not asked:
         return
     if not yes:
         print(consent.summary(url, config), end="\n\n")
         if not sys.stdin.isatty():
             raise ConfigError(f"nothing is sent before the owner has agreed: {_HOW}")
-        if input("Do you agree? [y/N] ").strip().lower() not in ("y", "yes"):
+        if _answer("Do you agree? [y/N] ").strip().lower() not in ("y", "yes"):
             raise ConfigError("not agreed: nothing was sent")
     consent.give(state.folder, url, _who(), SystemClock().now())
     print(f"agreed, for {url}; to withdraw: edge-agent consent --withdraw")
+
+
+def _answer(question: str) -> str:
+    """What the person at the terminal types; nothing when they end the input. Ctrl-C ends the
+    command: the loop's own handler would wait for the loop, which waits for them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return input(question)
+    except EOFError:
+        return ""
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _who() -> str:

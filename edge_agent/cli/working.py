@@ -21,6 +21,7 @@ from edge_agent.cli.common import (
     default_volatile,
     state_of,
 )
+from edge_agent.eligibility import Verdict
 from edge_agent.errors import ConfigError, NotEnrolled
 from edge_agent.signals import owner
 from edge_agent.signals.signal import Signal
@@ -56,7 +57,7 @@ async def _run(arguments: argparse.Namespace) -> int:
                 await _run_until(reload, config, state, notifier)
                 reload.clear()
                 notifier.reloading()
-                config = _reread(arguments, config)
+                config = await asyncio.to_thread(_reread, arguments, config)
     finally:
         notifier.close()
 
@@ -83,7 +84,9 @@ async def _work(config: configuration.Config, state: StateFolder, notifier: Noti
     clock = SystemClock()
     identity = await _enrolled(config, state, notifier)
     async with Watch(config, state.folder, clock) as watch:
-        agent = Agent(config, state, identity, clock, watch, tell=notifier.status)
+        agent = await asyncio.to_thread(
+            Agent, config, state, identity, clock, watch, tell=notifier.status
+        )
         async with tell(state.socket, agent.status):
             notifier.ready()
             await agent.run()
@@ -143,12 +146,11 @@ async def _check(arguments: argparse.Namespace) -> int:
         await watch.look()
         await asyncio.sleep(1.0)  # the load is that between two looks
         machine = await watch.look()
-    signals = (*_owners_signals(config, state), *machine)
-    for s in signals:
+    verdict = Verdict((*_owners_signals(config, state), *machine))
+    for s in verdict.signals:
         print(f"{'yes' if s.ok else 'no ':3}  {s.name:15} {s.code:15} {s.observed}")
-    eligible = all(s.ok for s in signals)
-    print("eligible" if eligible else "not eligible")
-    return 0 if eligible else EXIT_NOT_ELIGIBLE
+    print("eligible" if verdict.eligible else "not eligible")
+    return 0 if verdict.eligible else EXIT_NOT_ELIGIBLE
 
 
 def _owners_signals(config: configuration.Config, state: StateFolder) -> tuple[Signal, ...]:
@@ -167,8 +169,8 @@ async def _status(arguments: argparse.Namespace) -> int:
 
 
 def _prepared(arguments: argparse.Namespace) -> StateFolder:
-    state = state_of(arguments)
-    state = StateFolder(state.folder, default_volatile())
+    """The state folder of one that works: complete, and with a folder in memory."""
+    state = StateFolder(state_of(arguments).folder, default_volatile())
     state.create()
     return state
 

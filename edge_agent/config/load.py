@@ -7,19 +7,19 @@ the variable, the value and what is allowed.
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 import msgspec
 
 from edge_agent.config.reference import variables
-from edge_agent.config.schema import Config
+from edge_agent.config.schema import Config, Profile
 from edge_agent.errors import ConfigError
 from edge_agent.sizes import Size
 from schedules.duration import Duration
 from wire.errors import WireError
 from wire.strict import convert, decode_toml
 
-PROFILES: tuple[str, ...] = get_args(get_type_hints(Config)["profile"])
+PROFILES: tuple[str, ...] = get_args(Profile)
 """Defaults for a kind of device; all but `any` are a TOML file in `profiles/`."""
 
 PREFIX = "EDGE_AGENT_"
@@ -33,10 +33,12 @@ def parse(
     """Read a configuration's text under an `environment` (none unless given). Raises
     `ConfigError`."""
     over = _overrides(environment or {})
+    profile = f"{PREFIX}PROFILE"
     try:
         document = decode_toml(text, Table)
-        given = over.get(f"{PREFIX}PROFILE", ("", document.get("profile", "any")))[1]
-        document = _laid_over(_profile(given), document)
+        if profile in over:
+            document["profile"] = _known(profile, over.pop(profile)[1])
+        document = _laid_over(_profile(document.get("profile")), document)
         config = decode_toml(text, Config, _HOOKS, lambda _: document)
     except WireError as error:
         raise ConfigError(f"{source}: {error.detail}") from None
@@ -87,8 +89,16 @@ def _value(text: str) -> Any:
         return text
 
 
+def _known(variable: str, profile: object) -> object:
+    """A profile that the environment names. Raises `ConfigError`."""
+    try:
+        return convert({"profile": profile}, Config, _HOOKS).profile
+    except WireError as error:
+        raise ConfigError(f"{variable} in the environment: {error.detail}") from None
+
+
 def _profile(name: object) -> Table:
-    """A profile's keys; none for a name that is not known, which the schema refuses."""
+    """A profile's keys; none of one that is not known, which is an error of its own."""
     if name not in PROFILES or name == "any":
         return {}
     file = resources.files(__package__).joinpath(f"profiles/{name}.toml")

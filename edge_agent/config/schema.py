@@ -16,6 +16,7 @@ from schedules.duration import Duration
 from schedules.schedule import READY_MADE, Schedule, ready_made
 from wire.messages import Identifier
 
+Profile = Literal["any", "raspberry-pi-4", "raspberry-pi-zero-2-w", "laptop"]
 Percent = Annotated[float, Meta(ge=0, le=100)]
 
 
@@ -138,6 +139,13 @@ class Training(Section, frozen=True, kw_only=True):
     time_limit: Annotated[Duration, _key("for one job, whatever the round's deadline")] = Duration(
         4 * 3600.0
     )
+    checkpoint_every: Annotated[
+        Duration,
+        _key(
+            "how much of a training a power cut may cost; each time writes the weights and the "
+            "optimiser's state; `0s`: only when training stops"
+        ),
+    ] = Duration(300.0)
     max_memory: Annotated[
         Size | None, _key("memory of the training process; it fails when it needs more")
     ] = None
@@ -155,8 +163,7 @@ class Config(Section, frozen=True, kw_only=True):
     """The whole file."""
 
     profile: Annotated[
-        Literal["any", "raspberry-pi-4", "raspberry-pi-zero-2-w", "laptop"],
-        _key("where the defaults come from; the kind of device this is"),
+        Profile, _key("where the defaults come from; the kind of device this is")
     ] = "any"
     schedule: Annotated[
         str | Schedule, _key(f"when the device may work: {', '.join(READY_MADE)}, or a table")

@@ -103,7 +103,7 @@ class Home:
 
     def __init__(self, folder: Path, served: Serving, identity: Identity, more: str = "") -> None:
         self.machine = Machine(folder / "root")
-        self.machine.route("eth0")
+        self.network("eth0")
         self.power(True)
         self.served = served
         self.state = StateFolder(folder / "state")
@@ -133,6 +133,11 @@ class Home:
         self.machine.supply("AC", type="Mains", online=int(on))
         self.machine.supply("BAT", type="Battery", capacity=90, status=status)
 
+    def network(self, interface: str) -> None:
+        """Be in this network: `eth0` is free, `wwan0` is metered."""
+        self.machine.no_routes()
+        self.machine.route(interface)
+
     @property
     def device(self) -> str:
         """Its name at the coordinator."""
@@ -156,6 +161,11 @@ class Home:
         given: dict[str, Any] = {"observer": observer, "start_job": self.trainer} | changes
         return Agent(config, self.state, self.state.identity(), clock, **given)
 
+    async def configure(self, more: str) -> None:
+        """A new agent, with `more` in the configuration."""
+        self.text += f"\n{more}"
+        await self.restart()
+
     async def restart(self, served: Serving | None = None, **changes: Any) -> None:
         """A new agent over the same folder; `served` has become its coordinator."""
         if served:
@@ -166,6 +176,10 @@ class Home:
             await asyncio.to_thread(self.state.save_identity, identity)
             await asyncio.to_thread(self.agree)
         self.agent = await asyncio.to_thread(self._agent, **changes)
+
+    def said(self) -> str:
+        """What it does and why, as `edge-agent status` shows it first."""
+        return self.agent.status().text().splitlines()[0]
 
     async def until(self, fact: Callable[[], object], steps: int = 100) -> None:
         """Let the agent live until something is so; its rests pass at once."""

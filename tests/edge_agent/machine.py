@@ -36,6 +36,11 @@ class Machine:
         self._routes.append("\t".join(map(str, fields)))
         self._write()
 
+    def no_routes(self) -> None:
+        """Out of every network."""
+        self._routes, self._routes_6 = [], []
+        self._write()
+
     def route_6(self, interface: str, metric: int = 1024, flags: int = 0x3) -> None:
         """An IPv6 default route."""
         zero = "0" * 32

@@ -39,6 +39,11 @@ def wait_training(pid: int) -> None:
     _wait(lambda: process.cpu_times().user >= loaded + 0.2)
 
 
+def wait_kept(folder: Path) -> None:
+    """Until a training has left a checkpoint in a folder."""
+    _wait(lambda: any(folder.glob("*.checkpoint")))
+
+
 def _handles_sigterm(pid: int) -> bool:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     masks = [int(line.split()[1], 16) for line in lines if line.startswith(("SigCgt", "SigIgn"))]

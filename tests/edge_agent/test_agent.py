@@ -19,11 +19,10 @@ from edge_agent.errors import StateError
 from edge_agent.job import Job, Outcome
 from edge_agent.state import Identity, StateFolder
 from edge_agent.status import ask, tell
-from fleet.digits import PLAN, TASK
-from tests.coordinator.plans import Plan, constant, plan
+from tests.coordinator.plans import constant, plan
 from tests.coordinator.serving import Serving, serving
 from tests.edge_agent.homes import Between, Home, Settle
-from wire.plan import CHECKPOINT_NAME, parse_manifest
+from tests.edge_agent.shipped import draw, shipped
 
 # A round
 
@@ -466,28 +465,6 @@ async def test_two_agents_do_not_share_a_folder(home: Settle):
 
 
 # The real training child, on the plan that ships
-
-
-def shipped(goal: int, rounds: int = 0) -> Plan:
-    """The demo's task, with rounds of its own."""
-    manifest = parse_manifest((PLAN / "manifest.json").read_bytes())
-    head, _, tail = TASK.read_text().partition("[round]")
-    rest = tail[tail.index("\n[") :]
-    return Plan(
-        f"{head}[round]\ngoal = {goal}\nrounds = {rounds}\ndeadline = '1h'\n{rest}",
-        manifest,
-        [(PLAN / name).read_bytes() for name in manifest.files],
-        (PLAN / CHECKPOINT_NAME).read_bytes(),
-    )
-
-
-def draw(folder: Path) -> None:
-    """Examples that look like ten digits."""
-    rng = np.random.default_rng(5)
-    label = rng.integers(0, 10, 400)
-    shape = np.random.default_rng(6).uniform(size=(10, 64))
-    x = shape[label] + rng.normal(size=(400, 64), scale=0.1)
-    np.savez(folder / "drawn.npz", x=x.astype(np.float32), label=label)
 
 
 async def test_the_real_child_trains_a_model_that_gets_better(served: Serving, home: Settle):

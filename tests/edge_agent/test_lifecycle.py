@@ -186,7 +186,7 @@ def test_a_task_without_examples_is_not_asked_for_and_nothing_else_rests(life):
     life.worked(Outcome.NO_EXAMPLES, 10.0, 0.5)
     assert life.without(10.0) == ("digits",)
     assert life.next(10.0, ELIGIBLE, []) == CheckInNow()
-    assert not life.failing
+    assert life.failures == (0, 0, 0)
 
 
 def test_a_task_without_examples_is_asked_for_ever_more_rarely(life):
@@ -213,7 +213,7 @@ def test_failures_outlive_a_restart():
     rest = life.next(5.0, ELIGIBLE, [])
     assert isinstance(rest, Rest)
     assert rest.seconds >= 60.0
-    assert life.failing
+    assert life.failures == (0, 0, 3)
 
 
 def test_a_model_is_offered_to_local_programs_again_when_it_is_time():

@@ -1,0 +1,49 @@
+"""What the day costs this device: counted at each look at the signals, each second and byte once.
+
+`History.spent` holds it; it is on the disk when the history is.
+"""
+
+from collections.abc import Callable
+
+from edge_agent import budget
+from edge_agent.budget import Spent
+from edge_agent.state import History
+from schedules.clock import Clock
+
+
+class Costs:
+    """Counts into `history`; `moving` are the bytes of the errand under way, sent and received."""
+
+    def __init__(self, history: History, clock: Clock, moving: Callable[[], int]) -> None:
+        self._history = history
+        self._clock = clock
+        self._moving = moving
+        self._trains_since: float | None = None
+        self._traffic_before = self._traffic()
+
+    def count(self) -> Spent:
+        """The day's costs up to now.
+
+        What has come since the last time counts for the day that it is now: call this often.
+        """
+        now, traffic = self._clock.now(), self._traffic()
+        spent = budget.add_traffic(self._history.spent, traffic - self._traffic_before, now)
+        self._traffic_before = traffic
+        if self._trains_since is not None:
+            seconds = self._clock.monotonic() - self._trains_since
+            spent = budget.add_training(spent, seconds, now)
+            self._trains_since += seconds
+        self._history.spent = spent
+        return spent
+
+    def begin_training(self) -> None:
+        """From now on each second counts."""
+        self._trains_since = self._clock.monotonic()
+
+    def end_training(self) -> None:
+        """The last second that counts."""
+        self.count()
+        self._trains_since = None
+
+    def _traffic(self) -> int:
+        return self._history.bytes_up + self._history.bytes_down + self._moving()
