@@ -130,10 +130,10 @@ def _tell_problems(problems: list[str]) -> int:
 
 
 async def _model(arguments: argparse.Namespace) -> int:
-    state = state_of(arguments)
-    if arguments.rollback is None:
-        print(tell(state.models))
+    if arguments.rollback is None:  # whoever may read them may see them listed
+        print(tell(StateFolder(arguments.state).models))
         return 0
+    state = state_of(arguments)
     try:
         task = convert(arguments.rollback, Identifier)
     except WireError as error:

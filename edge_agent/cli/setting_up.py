@@ -2,12 +2,11 @@
 
 import argparse
 import asyncio
-import os
+from pathlib import Path
 
 from edge_agent import consent
 from edge_agent.cli import joining
 from edge_agent.cli.common import (
-    EXIT_FAILED,
     Commands,
     command,
     config_of,
@@ -17,6 +16,7 @@ from edge_agent.cli.common import (
 from edge_agent.config.load import PREFIX
 from edge_agent.config.reference import explain
 from edge_agent.errors import AgentError, ConfigError, StateError
+from edge_agent.state import Identity, StateFolder
 
 
 def add_commands(commands: Commands) -> None:
@@ -88,18 +88,40 @@ async def _install(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.join and not arguments.consent:
         raise ConfigError("--join sends this device's name and facts: say --consent, too")
+    if arguments.consent and not arguments.join:
+        raise ConfigError("--consent is for one coordinator: say --join URL TOKEN, too")
     try:
         await asyncio.to_thread(installer.install, service, Machine(), print, arguments.dry_run)
     except InstallError as error:
         raise StateError(str(error)) from None
-    if arguments.dry_run:
-        return 0
     if arguments.join:
-        arguments.url, arguments.token = arguments.join
-        arguments.again, arguments.state = False, installer.AGENT_STATE
-        return await joining.join(arguments)
-    print("now: edge-agent enroll URL TOKEN; then: systemctl status edge-agent")
+        arguments.state = installer.AGENT_STATE
+        return await _join(arguments)
+    if not arguments.dry_run:
+        print("now: edge-agent enroll URL TOKEN; then: systemctl status edge-agent")
     return 0
+
+
+async def _join(arguments: argparse.Namespace) -> int:
+    """The last step of an installation that joins, too; done already the second time."""
+    arguments.url, arguments.token = arguments.join
+    arguments.again = False
+    joined = _joined(arguments.state)
+    if joined and joined.url == arguments.url:
+        print(f"already so: joined {joined.url} as {joined.device}")
+        return 0
+    if arguments.dry_run:
+        print(f"would do:   join {arguments.url}")
+        return 0
+    return await joining.join(arguments)
+
+
+def _joined(folder: Path) -> Identity | None:
+    """As whom this device has joined, as far as we may know."""
+    try:
+        return StateFolder(folder).identity()
+    except AgentError:
+        return None
 
 
 async def _uninstall(arguments: argparse.Namespace) -> int:
@@ -112,13 +134,14 @@ async def _uninstall(arguments: argparse.Namespace) -> int:
         raise ConfigError("--keep-state and --purge: one of them")
     keep = Keep.STATE if arguments.keep_state else Keep.OWN
     keep = Keep.NOTHING if arguments.purge else keep
+    joined = _joined(installer.AGENT_STATE)
     try:
         await asyncio.to_thread(
             installer.remove, installer.agent(), Machine(), keep, print, arguments.dry_run
         )
     except InstallError as error:
-        print(error)
-        return EXIT_FAILED
-    if (installer.AGENT_STATE / "identity.json").exists() and os.geteuid() == 0:
-        print("this device has not left its fleet: 'edge-agent leave' tells the coordinator")
+        raise StateError(str(error)) from None
+    if joined and keep is not Keep.STATE:
+        how = "say 'edge-agent leave' before" if arguments.dry_run else "tell its operator"
+        print(f"{joined.url} was not told, and still knows {joined.device}: {how}")
     return 0

@@ -50,8 +50,8 @@ def _state(folder: Path, mountinfo: str) -> Iterator[Finding]:
         yield Finding.fail(f"{folder} is not a folder", f"sudo rm {folder}")
         return
     mode = stat.S_IMODE(folder.stat().st_mode)
-    if mode & 0o077:
-        yield Finding.warn(f"others may look into {folder} ({mode:o})", f"chmod 700 {folder}")
+    if mode & 0o007:  # the group reads the models of local programs
+        yield Finding.warn(f"others may look into {folder} ({mode:o})", f"chmod o= {folder}")
     yield _writable(folder)
     yield file_system(folder, *mount_of(folder.resolve(), mountinfo))
 

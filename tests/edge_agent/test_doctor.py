@@ -308,9 +308,11 @@ def test_a_state_folder_is_looked_at(tmp_path):
     folder.mkdir(mode=0o700)
     assert levels(home.state(folder, MOUNTS)) == ["ok", "ok"]
     assert list(folder.iterdir()) == []
-    folder.chmod(0o750)
+    folder.chmod(0o750)  # the service's: its group reads the models
+    assert levels(home.state(folder, MOUNTS)) == ["ok", "ok"]
+    folder.chmod(0o755)
     found = list(home.state(folder, MOUNTS))
-    assert (levels(found), "750" in found[0].what) == (["warn", "ok", "ok"], True)
+    assert (levels(found), "755" in found[0].what) == (["warn", "ok", "ok"], True)
 
 
 def test_a_state_folder_that_cannot_be_used_fails(tmp_path):
