@@ -78,9 +78,11 @@ async def _waiting(work: Path, runtime: Runtime, seconds: float, section: Sectio
     """What an enrolled agent costs that has nothing to do, or may not do it."""
     async with AsyncExitStack() as stack:
         processes, client = await stack.enter_async_context(_server(work / "waiting"))
-        plugged = await _guest(work / "waiting/plugged", runtime, processes, client, "5m")
+        plugged = await _guest(work / "waiting/plugged", runtime, processes, client, idle=True)
         await _until(processes, plugged, lambda s: "no_task" in s.why)
-        battery = await _guest(work / "waiting/battery", runtime, processes, client, "5m", on=False)
+        battery = await _guest(
+            work / "waiting/battery", runtime, processes, client, idle=True, on=False
+        )
         await _until(processes, battery, lambda s: "on_battery" in s.why)
         guests = {"between check-ins": plugged, "on battery": battery}
         before = {name: _spent(guest.agent) for name, guest in guests.items()}
@@ -108,8 +110,8 @@ async def _stopping(work: Path, runtime: Runtime, times: int, section: Section) 
     plan = await asyncio.to_thread(compile_plan, folder, "cnn", epochs=10_000)
     waits, left = [], []
     async with _server(folder) as (processes, client):
-        await create_task(client, write_task(folder, "cnn", epochs=10_000), plan)
-        guest = await _guest(folder / "device", runtime, processes, client, "50ms", on=False)
+        await create_task(client, write_task(folder, "cnn", epochs=10_000, deadline="1h"), plan)
+        guest = await _guest(folder / "device", runtime, processes, client, on=False, cnn=True)
         await _until(processes, guest, lambda s: "on_battery" in s.why)
         for _ in range(times):
             before = guest.agent.memory_info().rss
@@ -142,9 +144,8 @@ async def _rounds(work: Path, runtime: Runtime, times: int, section: Section) ->
     await asyncio.to_thread(folder.mkdir)
     plan = await asyncio.to_thread(compile_plan, folder, "2nn")
     async with _server(folder) as (processes, client):
-        guest = await _guest(folder / "device", runtime, processes, client, "50ms")
-        await _until(processes, guest, lambda s: "no_task" in s.why)
         await create_task(client, write_task(folder, "2nn", codec="int8", rounds=times), plan)
+        guest = await _guest(folder / "device", runtime, processes, client)
         await _until(processes, guest, lambda s: "task_done" in s.why)
         status = await ask(guest.socket)
         assert status
@@ -177,13 +178,17 @@ async def _guest(
     runtime: Runtime,
     processes: Processes,
     client: AdminClient,
-    check_in: str,
+    *,
     on: bool = True,
+    cnn: bool = False,
+    idle: bool = False,
 ) -> Guest:
-    """A device that has joined and runs its agent."""
-    examples = await asyncio.to_thread(_furnish, folder, on)
+    """A device that has joined and runs its agent: `on` power, with images for a `cnn`, as patient
+    as by default where it is to be `idle`."""
+    examples = await asyncio.to_thread(_furnish, folder, on, (1, 28, 28) if cnn else (784,))
+    pace = {"poll": "30s", "check_in": "5m"} if idle else {"poll": "1s", "check_in": "50ms"}
     arguments = await join(
-        processes, client, runtime.python, folder, examples, check_in=check_in, power="mains"
+        processes, client, runtime.python, folder, examples, power="mains", **pace
     )
     log = folder / "written.json"
     pid = await processes.start(
@@ -198,7 +203,7 @@ async def _guest(
     return Guest(folder, found[0], log)
 
 
-def _furnish(folder: Path, on: bool) -> Path:
+def _furnish(folder: Path, on: bool, shape: tuple[int, ...]) -> Path:
     """A machine with a battery, and a folder of random images, which weigh what real ones do."""
     supplies = folder / "root/sys/class/power_supply"
     for path, text in (
@@ -213,7 +218,7 @@ def _furnish(folder: Path, on: bool) -> Path:
     examples = folder / "examples"
     examples.mkdir()
     rng = np.random.default_rng(3)
-    x = rng.random((IMAGES, 784), np.float32)
+    x = rng.random((IMAGES, *shape), np.float32)
     np.savez(examples / "images.npz", x=x, label=rng.integers(0, CLASSES, IMAGES))
     return examples
 

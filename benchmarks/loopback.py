@@ -16,6 +16,8 @@ from coordinator.compiler.folder import read_plan_dir
 _START_SECONDS = 20.0
 _STOP_SECONDS = 5.0
 
+_SYSTEM_BUS = "unix:path=/run/dbus/system_bus_socket"
+
 # The machine is busy with the benchmark itself, and its network is the loopback.
 _CONFIG = """\
 poll = "{poll}"
@@ -155,11 +157,10 @@ async def join(
     Its machine is the folder `root` in `device`, if there is one.
     """
     root = device / "root"
-    own = await asyncio.to_thread(root.exists)
     text = _CONFIG.format(
         poll=poll,
-        root=root if own else "/",
-        bus="" if own else "unix:path=/run/dbus/system_bus_socket",
+        root=root if await asyncio.to_thread(root.exists) else "/",
+        bus=_SYSTEM_BUS,
         examples=examples,
         power=power,
         check_in=check_in,

@@ -17,7 +17,7 @@ loss = {{ kind = "cross_entropy" }}
 optimizer = {{ kind = "sgd", learning_rate = {rate} }}
 upload = {{ codec = "{codec}" }}
 training = {{ epochs = {epochs} }}
-round = {{ goal = {goal}, over_selection = 1, rounds = {rounds}, deadline = "2m" }}
+round = {{ goal = {goal}, over_selection = 1, rounds = {rounds}, deadline = "{deadline}" }}
 schedule = {{ round_deadline = "2m", check_in = "50ms" }}
 """
 
@@ -38,6 +38,7 @@ def write_task(
     goal: int = 1,
     rounds: int = 0,
     epochs: int = 1,
+    deadline: str = "2m",
 ) -> Path:
     """A task file beside its model; check-ins are paced as fast as a schedule allows."""
     write_model(model, folder)
@@ -51,6 +52,7 @@ def write_task(
             goal=goal,
             rounds=rounds,
             epochs=epochs,
+            deadline=deadline,
         )
     )
     return path

@@ -263,11 +263,24 @@ def export_command(
 
 @app.command("devices")
 def devices_command(
-    state: State, url: Url = None, token_file: TokenFile = None, ca_file: CaFile = None
+    state: State,
+    remove: Annotated[
+        str | None, typer.Option(help="Forget this device, as if it had left.", metavar="ID")
+    ] = None,
+    url: Url = None,
+    token_file: TokenFile = None,
+    ca_file: CaFile = None,
 ) -> None:
-    """List the enrolled devices and when each was last seen."""
+    """List the enrolled devices and when each was last seen; or remove one."""
 
     async def work(client: AdminClient) -> None:
+        if remove is not None:
+            left = await client.remove(remove)
+            out.print(
+                f"{_plain(remove)} is forgotten; of its updates {left.dropped} were dropped, "
+                f"{left.published} are part of published models"
+            )
+            return
         table = Table("device", "name", "labels", "machine", "agent", "runtime", "last seen")
         for d in await client.devices():
             labels = " ".join(f"{k}={v}" for k, v in d.labels.items())

@@ -6,6 +6,7 @@ never an exception.
 """
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -17,9 +18,13 @@ import msgspec
 
 from edge_agent.job import Job, Outcome, Report
 
+log = logging.getLogger(__name__)
+
 COMMAND = (sys.executable, "-P", "-m", "edge_agent.worker")
 """The worker; `-P`, so that it imports nothing from the folder that the agent was started in."""
 
+_REAP_SECONDS = 10.0  # for a process to go that was killed
+_REPORT_LIMIT = 1 << 20  # bytes
 _HINTS = {
     "SIGKILL": ": out of memory?",
     "SIGABRT": ": out of memory?",  # C++ ends so where it cannot tell
@@ -47,7 +52,11 @@ class Child:
 
     async def report(self) -> Report:
         """Wait for the end and say how it went. Cancelling the wait loses nothing."""
-        output, code = await asyncio.shield(self._reported), await self._process.wait()
+        await asyncio.wait({self._reported})
+        if self._reported.cancelled():
+            why = "it could not be killed: a disk that does not answer?"
+            return Report(outcome=Outcome.CRASHED, detail=why)
+        output, code = self._reported.result(), await self._process.wait()
         if self._stopped is None:
             return _read(output, code)
         if code in _STOPS:
@@ -69,7 +78,18 @@ class Child:
                 await self._process.wait()
         except TimeoutError:
             self._signal(signal.SIGKILL)
-            await self._process.wait()
+        await self.reaped()
+
+    async def reaped(self) -> None:
+        """Wait until nothing is left of it, for a bounded time: who waits for a disk that does not
+        answer cannot be killed, and must not keep the agent."""
+        try:
+            async with asyncio.timeout(_REAP_SECONDS):
+                await asyncio.wait({self._reported})
+                await self._process.wait()
+        except TimeoutError:
+            log.error("process %d, the training child, cannot be killed", self._process.pid)
+            self._reported.cancel()
 
     def kill(self) -> None:
         """End it at once."""
@@ -108,13 +128,21 @@ async def start_child(
             await child.stop(Outcome.PREEMPTED)
         finally:
             child.kill()
-            await reported
-            await process.wait()
+            await child.reaped()
 
 
 async def _converse(process: asyncio.subprocess.Process, job: Job) -> bytes:
-    output, _ = await process.communicate(msgspec.json.encode(job))
-    return output
+    """Hand it the job; its report, or the beginning of what it says instead."""
+    assert process.stdin
+    assert process.stdout
+    with suppress(ConnectionError):
+        process.stdin.write(msgspec.json.encode(job))
+        await process.stdin.drain()
+    process.stdin.close()
+    output = bytearray()
+    while chunk := await process.stdout.read(_REPORT_LIMIT):
+        output += chunk[: _REPORT_LIMIT - len(output)]
+    return bytes(output)
 
 
 def _hurry(pid: int) -> None:

@@ -1,7 +1,8 @@
 """May the device work now? Pure: signals in, a verdict out.
 
 All signals must say yes for some time before work starts; one that says no ends it at once.
-Whatever is not known counts as no: a guest asks before it helps itself.
+What protects the owner (power, network, time, consent) counts as no when it is not known; what a
+machine may lack (a thermometer, pressure events) counts as yes.
 """
 
 import math

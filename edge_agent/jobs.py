@@ -117,7 +117,9 @@ class Jobs:
                 finally:
                     self._own_pids.clear()
         except OSError as error:
-            report = Report(outcome=Outcome.CRASHED, detail=f"it cannot be started: {error}")
+            report = Report(
+                outcome=Outcome.CRASHED, detail=f"it cannot be started: {error.strerror}"
+            )
         if report.outcome is Outcome.BAD_PLAN:
             # A file may have gone bad on the disk: everything is fetched anew, and proved.
             await asyncio.to_thread(self._cache.keep_only, set(), set())

@@ -279,7 +279,8 @@ def _write(
     except WireError as error:
         raise session.Diverged(error.detail) from None
     except OSError as error:
-        raise _Unwritable(f"the update cannot be written: {error}") from None
+        # Not the path: the reason is told to the coordinator.
+        raise _Unwritable(f"the update cannot be written: {error.strerror}") from None
 
 
 def _nothing(job: Job, report: Report) -> str:

@@ -19,6 +19,9 @@ from wire.messages import Identifier
 Percent = Annotated[float, Meta(ge=0, le=100)]
 
 
+_LONGEST_GRACE = 15.0
+
+
 def _key(text: str) -> Meta:
     """What a key means, in plain words."""
     return Meta(extra={"means": text})
@@ -145,15 +148,16 @@ class Models(Section, frozen=True, kw_only=True):
 
     every: Annotated[
         Duration, _key("local programs get one new model of a task in this time, at most")
-    ] = Duration(3600.0)
+    ] = Duration(6 * 3600.0)
 
 
 class Config(Section, frozen=True, kw_only=True):
     """The whole file."""
 
-    profile: Annotated[str, _key("where the defaults come from; the kind of device this is")] = (
-        "any"
-    )
+    profile: Annotated[
+        Literal["any", "raspberry-pi-4", "raspberry-pi-zero-2-w", "laptop"],
+        _key("where the defaults come from; the kind of device this is"),
+    ] = "any"
     schedule: Annotated[
         str | Schedule, _key(f"when the device may work: {', '.join(READY_MADE)}, or a table")
     ] = "continuous"
@@ -183,3 +187,6 @@ class Config(Section, frozen=True, kw_only=True):
             raise ValueError(f"poll = {self.poll}: at least 50 ms")
         if self.training.time_limit < 0.05:
             raise ValueError(f"training.time_limit = {self.training.time_limit}: at least 50 ms")
+        if self.training.grace > _LONGEST_GRACE:
+            longest = f"at most {_LONGEST_GRACE:.0f} s, since the service has 20 s to stop"
+            raise ValueError(f"training.grace = {self.training.grace}: {longest}")

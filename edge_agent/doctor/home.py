@@ -16,7 +16,6 @@ from edge_agent.errors import ConfigError, StateError
 from edge_agent.signals.system import System
 from edge_agent.state import Identity, StateFolder
 
-_STORES = {".npz", ".csv", ".parquet", ".sqlite", ".sqlite3", ".db"}
 _MOST_FILES = 10_000  # of a folder of examples, looked at
 _REACH_SECONDS = 15.0
 _AS_WHOM = "ask as the user that the agent runs as: with sudo for the service"
@@ -50,8 +49,8 @@ def _state(folder: Path, mountinfo: str) -> Iterator[Finding]:
         yield Finding.fail(f"{folder} is not a folder", f"sudo rm {folder}")
         return
     mode = stat.S_IMODE(folder.stat().st_mode)
-    if mode & 0o007:  # the group reads the models of local programs
-        yield Finding.warn(f"others may look into {folder} ({mode:o})", f"chmod o= {folder}")
+    if mode & 0o027:  # its group may look at the models, and is closed out of all else
+        yield Finding.warn(f"others may look into {folder} ({mode:o})", f"chmod 750 {folder}")
     yield _writable(folder)
     yield file_system(folder, *mount_of(folder.resolve(), mountinfo))
 
@@ -111,16 +110,18 @@ def examples(config: Config) -> Iterator[Finding]:
 
 
 def _examples(folder: Path) -> Finding:
+    from edge_agent.examples.formats import STORES  # and with it numpy, which a status needs not
+
     share = f"the agent's user must be able to read it: ls -ld {folder}"
     try:
-        found = sum(p.suffix in _STORES for p in islice(folder.iterdir(), _MOST_FILES))
+        found = sum(p.suffix in STORES for p in islice(folder.iterdir(), _MOST_FILES))
     except FileNotFoundError:
         return Finding.fail(f"no folder {folder}", f"mkdir {folder}, or name another one")
     except OSError as error:
         return Finding.fail(f"{folder} cannot be read: {error.strerror}", share)
     if not found:
         return Finding.warn(
-            f"no examples in {folder} yet", f"files that are known: {', '.join(sorted(_STORES))}"
+            f"no examples in {folder} yet", f"files that are known: {', '.join(sorted(STORES))}"
         )
     return Finding.ok(f"{found} files of examples in {folder}")
 

@@ -20,7 +20,7 @@ STORES: dict[str, Store] = {
 # What the formats and the libraries under them raise for files that are damaged, or are
 # something else; `Unreadable` is a ValueError.
 UNREADABLE = (
-    *(OSError, ValueError, EOFError, KeyError, MemoryError, NotImplementedError, RuntimeError),
+    *(OSError, ValueError, EOFError, KeyError, NotImplementedError, RuntimeError),
     *(SyntaxError, csv.Error, zipfile.BadZipFile, zlib.error, struct.error),
 )
 

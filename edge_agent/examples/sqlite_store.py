@@ -9,7 +9,7 @@ The examples are the rows of one table, `examples`:
   bool is a byte, 0 or 1).
 * other columns are left alone; `[data.columns]` may give the columns other names.
 
-`edge-agent examples create` makes such a file for a task. Made by hand, for an input `x` of two
+`edge-agent examples --create FILE` makes one for a task. Made by hand, for an input `x` of two
 float32 values and a label:
 
     PRAGMA journal_mode = WAL;

@@ -74,13 +74,17 @@ class Bus:
         self._storm = False
         self._work = asyncio.Event()
         self._settled = asyncio.Event()
+        self._broken: Exception | None = None
 
     def properties(self, path: str) -> Properties:
         """Properties of an object, a snapshot; none when its service is not there. Any thread."""
         return self._mirror.get(path, _NOTHING)
 
     async def refresh(self) -> None:
-        """Wait until the mirror shows all that is known now, for a bounded time."""
+        """Wait until the mirror shows all that is known now, for a bounded time. Raises
+        `RuntimeError` when it is broken: what is not watched must not count as free."""
+        if self._broken:
+            raise RuntimeError("the system's services are not watched any more") from self._broken
         now = asyncio.get_running_loop().time()
         if due := [service for service, at in self._due.items() if at <= now]:
             self._reread(*due)
@@ -90,6 +94,16 @@ class Bus:
 
     async def run(self) -> None:
         """Keep the mirror until cancelled."""
+        try:
+            await self._follow()
+        except Exception as error:
+            self._broken = error
+            raise
+        finally:
+            self._settled.set()  # nothing comes any more, so nobody need wait for it
+
+    async def _follow(self) -> None:
+        """One connection after the other."""
         loop = asyncio.get_running_loop()
         await asyncio.to_thread(importlib.import_module, "edge_agent.signals.connection")
         failures = 0
@@ -205,7 +219,7 @@ class Bus:
     def _lost(self) -> None:
         """Some signal was dropped, so nothing is certain."""
         self._storm = True
-        self._reread(*SERVICES)
+        self._reread(*self._services)
 
     def _said(self, said: "Said") -> None:
         """A signal came, from anybody: only a service's own count, and those of the bus."""

@@ -45,12 +45,13 @@ class LoadProbe:
     def look(self, system: System) -> Signal:
         """The load since the last look; a look too soon after it repeats its figure."""
         now = read(system, self._own_pids())
-        if now is not None:
-            if self._last is None or _starts_anew(self._last, now):
-                self._last = now
-            elif now.total - self._last.total >= _SHORTEST * now.processors:
-                self._busy = busy(self._last, now)
-                self._last = now
+        if now is None:
+            return Signal.yes(self.name, "the kernel does not tell the load")
+        if self._last is None or _starts_anew(self._last, now):
+            self._last = now
+        elif now.total - self._last.total >= _SHORTEST * now.processors:
+            self._busy = busy(self._last, now)
+            self._last = now
         return judge(self._busy, self._limit)
 
 

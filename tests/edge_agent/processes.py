@@ -26,6 +26,11 @@ def wait_handling_sigterm(pid: int) -> None:
     _wait(lambda: _handles_sigterm(pid) and psutil.Process(pid).status() == psutil.STATUS_SLEEPING)
 
 
+def wait_children(pid: int) -> None:
+    """Until it has started a child."""
+    _wait(lambda: bool(psutil.Process(pid).children()))
+
+
 def wait_training(pid: int) -> None:
     """Until a training child has loaded the runtime and worked for a while."""
     process = psutil.Process(pid)

@@ -16,7 +16,7 @@ import pytest
 from edge_agent.child import start_child
 from edge_agent.job import Outcome, Report
 from tests.edge_agent.plans import FLOWERS, endless, job_of
-from tests.edge_agent.processes import gone, wait_gone, wait_handling_sigterm, wait_training
+from tests.edge_agent.processes import gone, wait_children, wait_gone, wait_handling_sigterm, wait_training
 
 GRACE = 0.05
 
@@ -389,3 +389,21 @@ def test_a_child_whose_agent_is_gone_already_does_nothing(job):
     assert ended.returncode == 1
     assert b"the agent is gone" in ended.stderr
     assert not ended.stdout
+
+
+async def test_what_holds_the_childs_pipe_does_not_hold_the_agent(job, monkeypatch, caplog):
+    """As would a child that waits for a dead disk: it cannot be waited for."""
+    monkeypatch.setattr("edge_agent.child._REAP_SECONDS", 0.2)
+    program = (
+        "import signal, subprocess, sys\n"
+        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(20)'])\n"
+        "signal.pause()"
+    )
+    async with asyncio.timeout(15):
+        async with start_child(job, 1.0, stand_in(program)) as child:
+            await asyncio.to_thread(wait_children, child.pid)
+            await child.stop(Outcome.PREEMPTED)
+            report = await child.report()
+    assert report.outcome is Outcome.CRASHED
+    assert "could not be killed" in report.detail
+    assert "cannot be killed" in caplog.text

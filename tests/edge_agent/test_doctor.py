@@ -308,7 +308,7 @@ def test_a_state_folder_is_looked_at(tmp_path):
     folder.mkdir(mode=0o700)
     assert levels(home.state(folder, MOUNTS)) == ["ok", "ok"]
     assert list(folder.iterdir()) == []
-    folder.chmod(0o750)  # the service's: its group reads the models
+    folder.chmod(0o750)  # as the service's: its group may read the models in it
     assert levels(home.state(folder, MOUNTS)) == ["ok", "ok"]
     folder.chmod(0o755)
     found = list(home.state(folder, MOUNTS))

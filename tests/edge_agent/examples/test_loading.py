@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_agent.examples import loading
 from tests.edge_agent.examples.folders import read, reason, some
 from wire.plan import Input
 
@@ -343,3 +344,14 @@ def test_a_folder_that_is_not_there_is_a_reason(tmp_path):
 def test_a_file_in_place_of_a_folder_is_a_reason(tmp_path):
     (tmp_path / "file").write_text("")
     assert reason(read(tmp_path / "file")) == "Not a directory"
+
+
+def test_a_header_that_claims_more_than_the_file_holds_costs_no_memory(tmp_path):
+    stream = io.BytesIO()
+    header = {"descr": "<f4", "fortran_order": False, "shape": (1 << 40, 4)}
+    np.lib.format.write_array_header_1_0(stream, header)
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w") as archive:
+        archive.writestr("x.npy", stream.getvalue() + b"few bytes")
+    found = loading.load(tmp_path, (Input(name="x", dtype="float32", shape=(4,)),), {})
+    assert len(found) == 0
+    assert found.reasons == ["bomb.npz: 'x.npy' claims 17592186044416 bytes, it has 137"]
