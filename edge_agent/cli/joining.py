@@ -84,10 +84,15 @@ async def join(arguments: argparse.Namespace) -> int:
 
 async def _noticed(state: StateFolder) -> None:
     """Wait until the agent that runs, if one does, has seen that this device has joined: whoever
-    asks for its status next is told of its work."""
+    asks for its status next is told of its work. One that had an identity keeps it until its end."""
     waiting = not_enrolled().why
     status = await ask(state.socket)
     if status is None:
+        return
+    if status.why != waiting:
+        print(
+            "the agent that runs goes on as who it was: 'systemctl restart edge-agent', or its like"
+        )
         return
     try:
         async with asyncio.timeout(_NOTICED_SECONDS):
