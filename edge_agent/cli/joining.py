@@ -58,7 +58,8 @@ async def join(arguments: argparse.Namespace) -> int:
     config = config_of(arguments)
     state = state_of(arguments)
     state.create()
-    if (state.folder / "identity.json").exists() and not arguments.again:
+    before = (state.folder / "identity.json").exists()
+    if before and not arguments.again:
         raise ConfigError(
             f"this device has joined {state.identity().url}; say --again to join anew"
         )
@@ -77,22 +78,21 @@ async def join(arguments: argparse.Namespace) -> int:
             insecure_http=arguments.insecure_http,
         )
     )
-    await _noticed(state)
-    print(f"joined {url} as {joined.device}; now: edge-agent check")
+    now = "edge-agent check"
+    if not before:
+        await _noticed(state)
+    elif await ask(state.socket):  # it goes on as who it was until it ends
+        now = "systemctl restart edge-agent, or end 'edge-agent run' and start it again"
+    print(f"joined {url} as {joined.device}; now: {now}")
     return 0
 
 
 async def _noticed(state: StateFolder) -> None:
     """Wait until the agent that runs, if one does, has seen that this device has joined: whoever
-    asks for its status next is told of its work. One that had an identity keeps it until its end."""
+    asks for its status next is told of its work."""
     waiting = not_enrolled().why
     status = await ask(state.socket)
     if status is None:
-        return
-    if status.why != waiting:
-        print(
-            "the agent that runs goes on as who it was: 'systemctl restart edge-agent', or its like"
-        )
         return
     try:
         async with asyncio.timeout(_NOTICED_SECONDS):

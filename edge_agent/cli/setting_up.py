@@ -98,7 +98,8 @@ async def _install(arguments: argparse.Namespace) -> int:
         arguments.state = installer.AGENT_STATE
         return await _join(arguments)
     if not arguments.dry_run:
-        print("now: edge-agent enroll URL TOKEN; then: systemctl status edge-agent")
+        enroll = "" if _joined(installer.AGENT_STATE) else "edge-agent enroll URL TOKEN; then: "
+        print(f"now: {enroll}systemctl status edge-agent")
     return 0
 
 
