@@ -19,6 +19,7 @@ from coordinator.round import Arrival, Ending, Phase, Reason, Round
 from coordinator.store.records import AssignmentRecord, TaskRecord
 from coordinator.taskfile import TaskFile
 from schedules.backoff import Backoff
+from systemd.journal import fields
 from wire.digest import verify
 from wire.errors import Rule, WireError
 from wire.messages import Assignment, GiveUp, Published, UploadState, WaitReason
@@ -252,7 +253,11 @@ class RunningTask:
         return opened
 
     async def _refuse(self, assignment: str, rule: Rule, detail: str) -> None:
-        log.warning("task %s: update of %s refused: %s: %s", self.name, assignment, rule, detail)
+        log.warning(
+            "task %s: update of %s refused: %s: %s",
+            *(self.name, assignment, rule, detail),
+            extra=fields(TASK=self.name, ROUND=self.round.number, REASON=rule),
+        )
         await self._drop(assignment, "refused", str(rule), detail)
 
     async def _drop(self, assignment: str, state: str, reason: str, detail: str) -> None:
@@ -346,6 +351,7 @@ class RunningTask:
             "task %s: round %d %s (%s): %d updates, %d examples, model version %d",
             *(self.name, ended.number, ended.phase, ended.reason, ended.updates, ended.examples),
             self.model.version,
+            extra=fields(TASK=self.name, ROUND=ended.number, REASON=ended.reason),
         )
         if following is not None:
             self.round = following

@@ -38,6 +38,7 @@ from edge_agent.signals.signal import Signal
 from edge_agent.state import Identity, Served, StateFolder
 from edge_agent.status import Status
 from schedules.clock import Clock
+from systemd.journal import fields
 from wire import PROTOCOL_VERSIONS
 from wire.messages import Assignment, CheckIn, Evaluation, Published
 
@@ -185,7 +186,8 @@ class Agent:
         signals = (*await self._owners_signals(), *await self._observer.look())
         verdict = self._settling.judge(signals, self._now())
         if [s.code for s in verdict.signals] != [s.code for s in self._verdict.signals]:
-            log.info("eligibility: %s", verdict.why())
+            codes = tuple(s.code for s in verdict.refusals)
+            log.info("eligibility: %s", verdict.why(), extra=fields(REASON=codes or "eligible"))
         self._verdict = verdict
         return verdict
 
@@ -271,7 +273,8 @@ class Agent:
         self._history.evaluations = self._history.evaluations[len(evaluations) :]
         self._life.checked_in(reply, came, self._random.random())
         if work := reply.assignment:
-            log.info("assigned: %s round %d", work.task, work.round)
+            about = fields(TASK=work.task, ROUND=work.round)
+            log.info("assigned: %s round %d", work.task, work.round, extra=about)
             self._fetched(unfetched)
         await self._forget_all_but(reply.assignment, reply.published)
 
@@ -365,9 +368,10 @@ class Agent:
             log.error("%s", error)
             self._life.not_uploaded(error, self._now(), self._random.random())
             return
-        log.info("update of %s: %s", assignment, outcome)
         self._life.uploaded(assignment, self._now())
-        self._history.settle(assignment, outcome, detail, sent, self._today())
+        served = self._history.settle(assignment, outcome, detail, sent, self._today())
+        about = fields(TASK=served.task, ROUND=served.round, REASON=outcome)
+        log.info("update of %s: %s", assignment, outcome, extra=about)
         await self._save()
 
     async def _give_up(self, assignment: str, reason: str, detail: str) -> None:

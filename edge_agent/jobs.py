@@ -15,6 +15,7 @@ from edge_agent.job import Job, Outcome, Report
 from edge_agent.keeping import Offer
 from edge_agent.state import StateFolder
 from schedules.clock import Clock
+from systemd.journal import fields
 from wire.messages import Assignment, Published
 
 log = logging.getLogger(__name__)
@@ -70,12 +71,13 @@ class Jobs:
             checkpoint=str(self._state.checkpoint_path(work.id)),
             checkpoint_every=float(self._config.training.checkpoint_every),
         )
-        return await self._run(job, seconds, refused)
+        about = {"TASK": work.task, "ROUND": work.round}
+        return await self._run(job, seconds, refused, about)
 
     async def evaluate(self, published: Published, seconds: float, refused: Refused) -> Report:
         """Evaluate a published model within `seconds`."""
         job = await asyncio.to_thread(self._job, published, evaluate=True)
-        return await self._run(job, seconds, refused)
+        return await self._run(job, seconds, refused, {"TASK": published.task})
 
     def _job(self, work: Assignment | Published, evaluate: bool) -> Job:
         data, training = self._config.data, self._config.training
@@ -104,8 +106,10 @@ class Jobs:
             every=float(self._config.models.every),
         )
 
-    async def _run(self, job: Job, seconds: float, refused: Refused) -> Report:
-        """The report of a job that ends in time, by itself or not."""
+    async def _run(
+        self, job: Job, seconds: float, refused: Refused, about: dict[str, object]
+    ) -> Report:
+        """The report of a job that ends in time, by itself or not. `about`: fields of the log."""
         limit = self._clock.monotonic() + min(seconds, self._config.training.time_limit)
         try:
             async with self._start(job, self._config.training.grace) as child:
@@ -126,8 +130,12 @@ class Jobs:
                 log.warning("%s", error)
         detail = f": {report.detail}" if report.detail else ""
         if report.decision:
-            log.info("the model for local programs: %s", report.decision.detail)
-        log.info("%s: %s%s", "training" if job.assignment else "evaluation", report.outcome, detail)
+            log.info(
+                "the model for local programs: %s", report.decision.detail, extra=fields(**about)
+            )
+        doing = "training" if job.assignment else "evaluation"
+        about = {**about, "REASON": report.outcome}
+        log.info("%s: %s%s", doing, report.outcome, detail, extra=fields(**about))
         return report
 
     async def _watched(self, child: RunningJob, limit: float, refused: Refused) -> Report:

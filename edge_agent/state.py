@@ -73,16 +73,18 @@ class History(msgspec.Struct, kw_only=True):
         """Remember one more assignment, forget the oldest."""
         self.served = [*self.served, served][-_HISTORY:]
 
-    def settle(self, assignment: str, outcome: str, detail: str, bytes_up: int, ended: str) -> None:
-        """What became of an update that waited."""
+    def settle(
+        self, assignment: str, outcome: str, detail: str, bytes_up: int, ended: str
+    ) -> Served:
+        """What became of an update that waited; returns it as it is remembered."""
         unknown = Served(assignment=assignment, task=assignment)
         found = next((s for s in self.served if s.assignment == assignment), unknown)
         self.served = [s for s in self.served if s is not found]
-        self.add(
-            msgspec.structs.replace(
-                found, outcome=outcome, detail=detail, bytes_up=bytes_up, ended=ended
-            )
+        settled = msgspec.structs.replace(
+            found, outcome=outcome, detail=detail, bytes_up=bytes_up, ended=ended
         )
+        self.add(settled)
+        return settled
 
 
 class StateFolder:

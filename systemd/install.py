@@ -14,7 +14,6 @@ from pathlib import Path
 from systemd.errors import InstallError
 from systemd.machine import Machine
 from systemd.steps import (
-    Agreement,
     Enabled,
     File,
     Folder,
@@ -48,15 +47,6 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Consent:
-    """How the owner's agreement is given: `arguments` to the agent's own command, run as the
-    service's user; `given` says whether it is there already."""
-
-    arguments: tuple[str, ...]
-    given: Callable[[], bool]
-
-
-@dataclass(frozen=True)
 class Tls:
     """A certificate chain and its key, PEM. Root reads them; the service gets copies."""
 
@@ -78,7 +68,7 @@ def scripts() -> Path:
     return Path(sysconfig.get_path("scripts"))
 
 
-def agent(bin_folder: Path | None = None, consent: Consent | None = None) -> Service:
+def agent(bin_folder: Path | None = None) -> Service:
     """The agent's service, run from `bin_folder`, by default that of the running environment."""
     bin_folder = bin_folder or scripts()
     name = "edge-agent.service"
@@ -89,7 +79,7 @@ def agent(bin_folder: Path | None = None, consent: Consent | None = None) -> Ser
     declared = File(
         _SYSUSERS / "lamplighter.conf", _shipped("edge-agent.sysusers.conf"), "declaration of user"
     )
-    steps: list[Step] = [
+    steps = (
         declared,
         User(user, AGENT_STATE, declared.path, (AGENT_STATE, AGENT_EXAMPLES)),
         Folder(AGENT_STATE, 0o750, user, "state folder"),
@@ -98,12 +88,10 @@ def agent(bin_folder: Path | None = None, consent: Consent | None = None) -> Ser
         Shared(CONFIGURATION),
         config,
         unit,
-    ]
-    if consent:
-        command = (str(bin_folder / "edge-agent"), *consent.arguments)
-        steps.append(Agreement(user, command, consent.given))
-    steps += [Enabled(name), Running(name, (unit.path, config.path))]
-    return Service(bin_folder / "edge-agent", unit.text, tuple(steps))
+        Enabled(name),
+        Running(name, (unit.path, config.path)),
+    )
+    return Service(bin_folder / "edge-agent", unit.text, steps)
 
 
 def coordinator(

@@ -13,7 +13,7 @@ import re
 import socket
 import struct
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 JOURNAL_SOCKET = Path("/run/systemd/journal/socket")
@@ -22,8 +22,13 @@ _CUT = 8192  # characters left of each value when an entry does not fit in one d
 _NAME = re.compile(r"[^A-Z0-9_]")
 
 
+Entry = Sequence[tuple[str, str]]
+"""Names and values. A name may come more than once: the journal finds each of its values."""
+
+
 def fields(**values: object) -> dict[str, dict[str, object]]:
-    """For a log call's `extra`: the entry carries these fields. `None` leaves one out."""
+    """For a log call's `extra`: the entry carries these fields. `None` leaves one out; a tuple is
+    one field with several values."""
     return {"fields": {name: value for name, value in values.items() if value is not None}}
 
 
@@ -82,8 +87,8 @@ class JournalHandler(logging.Handler):
         self._socket.close()
         super().close()
 
-    def _entry(self, record: logging.LogRecord) -> dict[str, str]:
-        entry = {
+    def _entry(self, record: logging.LogRecord) -> Entry:
+        own = {
             "MESSAGE": self.format(record),
             "PRIORITY": str(priority(record.levelno)),
             "LOGGER": record.name,
@@ -92,14 +97,13 @@ class JournalHandler(logging.Handler):
             "CODE_LINE": str(record.lineno),
             "CODE_FUNC": record.funcName,
         }
-        given = getattr(record, "fields", None)
-        if isinstance(given, Mapping):
-            entry = {field_name(str(n)): str(v) for n, v in given.items()} | entry
         if self._lost:
-            entry["LOST"] = str(self._lost)
-        return entry
+            own["LOST"] = str(self._lost)
+        given = getattr(record, "fields", None)
+        theirs = _several(given) if isinstance(given, Mapping) else ()
+        return [*((name, value) for name, value in theirs if name not in own), *own.items()]
 
-    def _send(self, entry: Mapping[str, str]) -> None:
+    def _send(self, entry: Entry) -> None:
         """Raises `OSError` when the journal does not take it."""
         try:
             self._socket.sendto(encode(entry), self._journal)
@@ -109,9 +113,16 @@ class JournalHandler(logging.Handler):
             self._socket.sendto(encode(_cut(entry)), self._journal)
 
 
-def encode(entry: Mapping[str, str]) -> bytes:
+def _several(given: Mapping[object, object]) -> Iterator[tuple[str, str]]:
+    """The fields of a log call, one by one."""
+    for name, value in given.items():
+        for each in value if isinstance(value, tuple) else (value,):
+            yield field_name(str(name)), str(each)
+
+
+def encode(entry: Entry) -> bytes:
     """One entry as a datagram."""
-    return b"".join(_encode(name, value) for name, value in entry.items())
+    return b"".join(_encode(name, value) for name, value in entry)
 
 
 def _encode(name: str, value: str) -> bytes:
@@ -121,12 +132,12 @@ def _encode(name: str, value: str) -> bytes:
     return name.encode() + b"=" + data + b"\n"
 
 
-def _cut(entry: Mapping[str, str]) -> dict[str, str]:
+def _cut(entry: Entry) -> Entry:
     """An entry that fits: every value cut, and the message says so."""
-    return {
-        name: value if len(value) <= _CUT else f"{value[:_CUT]} [cut: {len(value)} characters]"
-        for name, value in entry.items()
-    }
+    return [
+        (name, value if len(value) <= _CUT else f"{value[:_CUT]} [cut: {len(value)} characters]")
+        for name, value in entry
+    ]
 
 
 def field_name(name: str) -> str:

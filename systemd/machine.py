@@ -48,20 +48,6 @@ class Machine:
         """What a command prints, stripped; whatever its exit status."""
         return self._run(*command).stdout.strip()
 
-    def run_as(self, user: str, *command: str) -> None:
-        """Run a command with a user's rights and with our terminal. Raises `InstallError`."""
-        uid, gid = self.uid(user), self.gid(user)
-        if uid is None or gid is None:
-            raise InstallError(f"there is no user {user}")
-        try:
-            done = subprocess.run(  # noqa: S603 - our own command
-                command, user=uid, group=gid, extra_groups=[], check=False, cwd="/"
-            )
-        except OSError as error:
-            raise InstallError(f"{' '.join(command)}: {error}") from None
-        if done.returncode:
-            raise InstallError(f"{' '.join(command)}: exit status {done.returncode}")
-
     def _run(self, *command: str) -> subprocess.CompletedProcess[str]:
         try:
             return subprocess.run(  # noqa: S603 - system commands, found as root's PATH says

@@ -8,7 +8,6 @@ import os
 import shutil
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -322,31 +321,6 @@ class Running(Step):
 
     def _state(self, machine: Machine) -> str:
         return machine.ask("systemctl", "is-active", self.unit)
-
-
-@dataclass(frozen=True)
-class Agreement(Step):
-    """The owner's consent: `given` says whether it is there, `command` gives it, run as `user`."""
-
-    user: str
-    command: tuple[str, ...]
-    given: Callable[[], bool]
-
-    @property
-    def what(self) -> str:
-        return "the owner's consent"
-
-    def done(self, machine: Machine) -> bool:
-        return self.given()
-
-    def do(self, machine: Machine) -> None:
-        machine.run_as(self.user, *self.command)
-
-    def gone(self, machine: Machine) -> bool:
-        return not self.given()
-
-    def undo(self, machine: Machine) -> None:
-        """It goes with the state."""
 
 
 def _read(path: Path) -> str | None:

@@ -38,13 +38,15 @@ def command(commands: Commands, name: str, work: Work, text: str) -> argparse.Ar
 
 
 def default_state() -> Path:
-    """systemd's state folder within the service; the service's for root; else the user's own."""
+    """systemd's state folder within the service. Else the service's, for root, and for a user who
+    has none of their own; else the user's own."""
     if folder := os.environ.get("STATE_DIRECTORY"):
         return Path(folder.split(":")[0])
-    if os.geteuid() == 0 and SERVICE_STATE.exists():
-        return SERVICE_STATE
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(base) / "lamplighter" / "agent"
+    own = Path(base) / "lamplighter" / "agent"
+    if SERVICE_STATE.exists() and (os.geteuid() == 0 or not own.exists()):
+        return SERVICE_STATE
+    return own
 
 
 def default_volatile() -> Path | None:
@@ -70,12 +72,16 @@ def config_of(arguments: argparse.Namespace) -> configuration.Config:
 
 
 def state_of(arguments: argparse.Namespace) -> StateFolder:
-    """The state folder. Root becomes its owner for good: what is written must be the service's."""
+    """The state folder. Root becomes its owner for good: what is written must be the service's.
+    Raises `StateError`, also for another user than its owner."""
     from systemd.machine import become_owner
 
     folder: Path = arguments.state
     try:
         become_owner(folder)
+        foreign = folder.exists() and os.geteuid() not in (0, folder.stat().st_uid)
     except OSError as error:
         raise StateError(f"cannot act as the owner of {folder}: {error}") from None
+    if foreign:
+        raise StateError(f"{folder} belongs to another user, as the service's does: say sudo")
     return StateFolder(folder)

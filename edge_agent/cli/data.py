@@ -1,6 +1,7 @@
 """Commands over what lives here: examples, and the models of local programs."""
 
 import argparse
+import os
 import time
 from pathlib import Path
 
@@ -130,7 +131,9 @@ def _tell_problems(problems: list[str]) -> int:
 
 
 async def _model(arguments: argparse.Namespace) -> int:
-    state = state_of(arguments)
+    state = StateFolder(arguments.state)
+    if arguments.rollback or not os.access(state.models, os.R_OK):  # its group may read them, too
+        state = state_of(arguments)
     if arguments.rollback is None:
         print(tell(state.models))
         return 0

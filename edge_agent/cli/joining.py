@@ -1,6 +1,7 @@
 """Commands of membership: enroll, consent, leave."""
 
 import argparse
+import asyncio
 import getpass
 import platform
 import signal
@@ -14,11 +15,12 @@ from edge_agent.errors import ConfigError
 from edge_agent.leave import leave
 from edge_agent.platform import facts
 from edge_agent.state import Identity, StateFolder
+from edge_agent.status import ask, not_enrolled
 from edge_agent.transport import Transport, ca_text, check_url
 from schedules.clock import SystemClock
 from wire.messages import Enroll
 
-_HOW = "say --consent, or answer on a terminal"
+_NOTICED_SECONDS = 10.0  # an agent that waits to join looks more often
 
 
 def add_commands(commands: Commands) -> None:
@@ -57,12 +59,13 @@ async def join(arguments: argparse.Namespace) -> int:
     config = config_of(arguments)
     state = state_of(arguments)
     state.create()
-    if (state.folder / "identity.json").exists() and not arguments.again:
+    before = (state.folder / "identity.json").exists()
+    if before and not arguments.again:
         raise ConfigError(
             f"this device has joined {state.identity().url}; say --again to join anew"
         )
     token = sys.stdin.readline().strip() if arguments.token == "-" else arguments.token  # noqa: S105
-    agree(state, url, config, arguments.consent)
+    agree(state, url, config, arguments.consent, "--consent")
     async with Transport(url, token, ca, arguments.insecure_http) as transport:
         joined = await transport.enroll(
             Enroll(name=arguments.name[:100] or "unnamed", labels=labels, facts=facts())
@@ -76,8 +79,29 @@ async def join(arguments: argparse.Namespace) -> int:
             insecure_http=arguments.insecure_http,
         )
     )
-    print(f"joined {url} as {joined.device}; now: edge-agent check")
+    now = "edge-agent check"
+    if not before:
+        await _noticed(state)
+    elif await ask(state.socket):  # it goes on as who it was until it ends
+        now = "systemctl restart edge-agent, or end 'edge-agent run' and start it again"
+    print(f"joined {url} as {joined.device}; now: {now}")
     return 0
+
+
+async def _noticed(state: StateFolder) -> None:
+    """Wait until the agent that runs, if one does, has seen that this device has joined: whoever
+    asks for its status next is told of its work."""
+    waiting = not_enrolled().why
+    status = await ask(state.socket)
+    if status is None:
+        return
+    try:
+        async with asyncio.timeout(_NOTICED_SECONDS):
+            while status is None or status.why == waiting:
+                await asyncio.sleep(0.1)
+                status = await ask(state.socket)
+    except TimeoutError:
+        pass  # it will
 
 
 async def _consent(arguments: argparse.Namespace) -> int:
@@ -87,7 +111,7 @@ async def _consent(arguments: argparse.Namespace) -> int:
         print("consent is withdrawn: nothing is trained or sent" if there else "there was none")
         return 0
     identity = state.identity()
-    agree(state, identity.url, config, arguments.yes, asked=True)
+    agree(state, identity.url, config, arguments.yes, "--yes", asked=True)
     return 0
 
 
@@ -97,15 +121,21 @@ async def _leave(arguments: argparse.Namespace) -> int:
     return 0 if farewell.complete else EXIT_FAILED
 
 
-def agree(state: StateFolder, url: str, config: Config, yes: bool, asked: bool = False) -> None:
-    """Have the owner's consent, asking for it unless `yes`; also anew, when `asked` for. Raises
+def agree(
+    state: StateFolder, url: str, config: Config, yes: bool, option: str, asked: bool = False
+) -> None:
+    """Have the owner's consent, asking for it unless `yes`, which `option` says; also anew, when
+    `asked` for. Raises
     `ConfigError` without it."""
     if consent.given(state.folder, url).ok and not asked:
         return
     if not yes:
         print(consent.summary(url, config), end="\n\n")
         if not sys.stdin.isatty():
-            raise ConfigError(f"nothing is sent before the owner has agreed: {_HOW}")
+            raise ConfigError(
+                f"nothing is sent before the owner has agreed: say {option}, "
+                "or answer on a terminal"
+            )
         if _answer("Do you agree? [y/N] ").strip().lower() not in ("y", "yes"):
             raise ConfigError("not agreed: nothing was sent")
     consent.give(state.folder, url, _who(), SystemClock().now())

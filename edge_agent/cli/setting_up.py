@@ -94,10 +94,12 @@ async def _install(arguments: argparse.Namespace) -> int:
     except InstallError as error:
         raise StateError(str(error)) from None
     if arguments.dry_run:
+        if arguments.join and not joined:
+            print(f"would do:   join {arguments.join[0]}")
         return 0
     arguments.state = state.folder
     if joined and arguments.consent and (not arguments.join or _same(joined, arguments.join[0])):
-        joining.agree(state_of(arguments), joined.url, config_of(arguments), yes=True)
+        joining.agree(state_of(arguments), joined.url, config_of(arguments), True, "--consent")
         print(f"already so: joined {joined.url} as {joined.device}")
     elif arguments.join:
         arguments.url, arguments.token = arguments.join

@@ -104,7 +104,7 @@ async def _enrolled(
         notifier.ready()
         notifier.status(f"{waiting.doing}: {waiting.why}")
         while True:
-            await asyncio.sleep(min(config.poll, 5.0))
+            await asyncio.sleep(min(config.poll, 2.0))
             with suppress(NotEnrolled):
                 return await asyncio.to_thread(state.identity)
 
@@ -165,6 +165,10 @@ async def _status(arguments: argparse.Namespace) -> int:
     state = state_of(arguments)
     status = await ask(state.socket) or at_rest(state.history())
     print(status.text())
+    with suppress(NotEnrolled):
+        agreed = consent.given(state.folder, state.identity().url)
+        if not agreed.ok and agreed.code not in status.why:  # an agent at rest does not look
+            print(f"{agreed.code}: {agreed.observed}")
     return 0
 
 

@@ -16,7 +16,13 @@ import pytest
 from edge_agent.child import start_child
 from edge_agent.job import Outcome, Report
 from tests.edge_agent.plans import FLOWERS, endless, job_of
-from tests.edge_agent.processes import gone, wait_children, wait_gone, wait_handling_sigterm, wait_training
+from tests.edge_agent.processes import (
+    gone,
+    wait_children,
+    wait_gone,
+    wait_handling_sigterm,
+    wait_training,
+)
 
 GRACE = 0.05
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from systemd.errors import InstallError
-from systemd.install import Consent, Service, Tls, agent, coordinator, install, remove, unfit
+from systemd.install import Service, Tls, agent, coordinator, install, remove, unfit
 from systemd.machine import Machine
 from systemd.steps import Keep
 
@@ -56,8 +56,8 @@ class Here:
         for table in ("passwd", "group"):
             (self.root / "etc" / table).write_text("root:x:0:0\nodd line\n")
 
-    def agent(self, consent: Consent | None = None) -> Service:
-        return agent(self.bin, consent)
+    def agent(self) -> Service:
+        return agent(self.bin)
 
     def install(self, service: Service, preview: bool = False) -> list[str]:
         self.said = []
@@ -235,26 +235,6 @@ def test_a_service_that_does_not_start_is_one_line_and_the_next_run_goes_on(here
         here.install(here.agent())
     (here.folder / "broken").unlink()
     assert here.install(here.agent()).count("done") == 1
-
-
-def test_the_owners_consent_is_given_once_by_the_services_own_user(here: Here):
-    """By a command with the user's rights: root writes nothing where the user could plant links."""
-    if os.geteuid() != 0:
-        pytest.skip("only root may become another user")
-    note = here.folder / "consent"
-    fake_bin = here.folder / "venv"
-    fake_bin.mkdir()
-    command = fake_bin / "edge-agent"
-    command.write_text(f'#!/bin/sh\necho "$(id -u) $@" > {note}\n')
-    command.chmod(0o755)
-    consent = Consent(("consent", "--yes"), note.exists)
-    here.install(agent(fake_bin, consent))
-    assert note.read_text() == f"{os.getuid()} consent --yes\n"
-    note.write_text("given")
-    assert "already so: the owner's consent" in (
-        here.install(agent(fake_bin, consent)) and here.said
-    )
-    assert note.read_text() == "given"
 
 
 def test_the_coordinator_with_tls_is_installed_and_removed(here: Here):

@@ -79,6 +79,11 @@ def test_fields_of_the_call_are_the_entrys(log: logging.Logger, journal: socket.
     assert "REASON" not in entry
 
 
+def test_a_field_may_have_several_values(log: logging.Logger, journal: socket.socket):
+    log.info("x", extra=fields(REASON=("busy", "metered")))
+    assert b"REASON=busy\nREASON=metered\n" in journal.recv(65536)
+
+
 def test_lines_in_a_value_cannot_forge_a_field(log: logging.Logger, journal: socket.socket):
     log.info("two\nPRIORITY=0\n\nlines", extra=fields(TASK="a\nROUND=9", REASON="\udcff"))
     entry = decode(journal.recv(65536))
