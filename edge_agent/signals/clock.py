@@ -27,7 +27,7 @@ class Timekeeping(NamedTuple):
     synchronized: bool | None
 
 
-class WallClock:
+class ClockProbe:
     """Whether the wall clock is set. `now` reads it."""
 
     name: ClassVar[str] = "clock"

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import ClassVar, NamedTuple
 
 from edge_agent.config import Config
-from edge_agent.signals.own import OwnPids, no_children
+from edge_agent.signals.ours import OwnPids, no_children
 from edge_agent.signals.signal import Signal
 from edge_agent.signals.system import System
 

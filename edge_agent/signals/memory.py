@@ -10,7 +10,7 @@ from resource import getpagesize
 from typing import ClassVar
 
 from edge_agent.config import Config
-from edge_agent.signals.own import OwnPids, cgroups, no_children
+from edge_agent.signals.ours import OwnPids, cgroups, no_children
 from edge_agent.signals.signal import Signal
 from edge_agent.signals.system import System
 from edge_agent.sizes import human_size

@@ -47,7 +47,7 @@ class Link(NamedTuple):
     trouble: Connectivity | None = None
 
 
-class Network:
+class NetworkProbe:
     """Whether the network may be used."""
 
     name: ClassVar[str] = "network"

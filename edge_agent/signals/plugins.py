@@ -44,7 +44,7 @@ CODES: Mapping[str, str] = {FAILED: "an own probe cannot be loaded, or fails: th
 log = logging.getLogger(__name__)
 
 
-class OwnProbe:
+class ExternalProbe:
     """A probe of somebody else: whatever it does, a signal comes of it."""
 
     def __init__(self, name: str, probe: Probe | None, why: str = "") -> None:
@@ -75,7 +75,7 @@ class OwnProbe:
         return Signal.no(self.name, FAILED, why[:500])
 
 
-def load(config: Config, taken: Collection[str]) -> list[OwnProbe]:
+def load(config: Config, taken: Collection[str]) -> list[ExternalProbe]:
     """Every installed own probe; names in `taken` are those of our own probes."""
     names = set(taken)
     found = []
@@ -86,7 +86,7 @@ def load(config: Config, taken: Collection[str]) -> list[OwnProbe]:
     return found
 
 
-def _load(entry: EntryPoint, config: Config, names: Collection[str]) -> OwnProbe:
+def _load(entry: EntryPoint, config: Config, names: Collection[str]) -> ExternalProbe:
     broken = f"plugin:{entry.name}"  # no probe of ours has such a name
     try:
         probe = entry.load()(config)
@@ -96,8 +96,8 @@ def _load(entry: EntryPoint, config: Config, names: Collection[str]) -> OwnProbe
     if probe is None or why:
         why = f"{entry.value}: {why or 'it gives no probe'}"
         log.error("the probe %s cannot be used: %s", entry.name, why)
-        return OwnProbe(broken, None, why[:500])
-    return OwnProbe(probe.name, probe)
+        return ExternalProbe(broken, None, why[:500])
+    return ExternalProbe(probe.name, probe)
 
 
 def _unfit(probe: object, names: Collection[str]) -> str:

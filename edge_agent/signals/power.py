@@ -27,7 +27,7 @@ class Supplied(NamedTuple):
     battery: float | None
 
 
-class Power:
+class PowerProbe:
     """Whether the machine may spend power."""
 
     name: ClassVar[str] = "power"

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import ClassVar
 
 from edge_agent.config import Config
-from edge_agent.signals.own import OwnPids, alone, cgroups, no_children
+from edge_agent.signals.ours import OwnPids, alone, cgroups, no_children
 from edge_agent.signals.signal import Signal
 from edge_agent.signals.system import System
 

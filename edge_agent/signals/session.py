@@ -9,7 +9,7 @@ from edge_agent.signals.signal import Signal
 from edge_agent.signals.system import Properties, System
 
 
-class Session:
+class SessionProbe:
     """Whether nobody uses the machine."""
 
     name: ClassVar[str] = "session"

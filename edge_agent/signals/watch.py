@@ -15,16 +15,16 @@ from typing import Self
 from edge_agent.config import Config
 from edge_agent.signals import plugins
 from edge_agent.signals.bus import Bus, mirrored
-from edge_agent.signals.clock import WallClock, keeps_time
+from edge_agent.signals.clock import ClockProbe, keeps_time
 from edge_agent.signals.disk import DiskProbe
 from edge_agent.signals.gpu import GpuProbe
 from edge_agent.signals.load import LoadProbe
 from edge_agent.signals.memory import MemoryProbe
-from edge_agent.signals.network import Network
-from edge_agent.signals.power import Power
+from edge_agent.signals.network import NetworkProbe
+from edge_agent.signals.power import PowerProbe
 from edge_agent.signals.pressure import PressureProbe
 from edge_agent.signals.psi import psi_events
-from edge_agent.signals.session import Session
+from edge_agent.signals.session import SessionProbe
 from edge_agent.signals.signal import Probe, Signal
 from edge_agent.signals.supply import SupplyProbe
 from edge_agent.signals.system import System
@@ -45,15 +45,15 @@ _LONGEST = 200  # characters of what is observed
 def default_probes(config: Config, clock: Clock, own_pids: Collection[int]) -> tuple[Probe, ...]:
     """One of each, in the order in which people read them; then the owner's."""
     ours: tuple[Probe, ...] = (
-        Power(config),
+        PowerProbe(config),
         SupplyProbe(config),
         TemperatureProbe(config),
         LoadProbe(config, lambda: own_pids),
         PressureProbe(config, lambda: own_pids),
         GpuProbe(config),
-        Session(config),
-        Network(config),
-        WallClock(config, clock.now),
+        SessionProbe(config),
+        NetworkProbe(config),
+        ClockProbe(config, clock.now),
         MemoryProbe(config, lambda: own_pids),
         DiskProbe(config),
     )

@@ -16,8 +16,8 @@ from edge_agent.agent import Agent
 from edge_agent.config import parse
 from edge_agent.job import Job, Outcome, Report
 from edge_agent.lifecycle import Rest
-from edge_agent.signals.network import Network
-from edge_agent.signals.power import Power
+from edge_agent.signals.network import NetworkProbe
+from edge_agent.signals.power import PowerProbe
 from edge_agent.signals.watch import Watch
 from edge_agent.state import Identity, Served, StateFolder
 from fleet.clients import header
@@ -156,7 +156,7 @@ class Home:
     def _agent(self, **changes: Any) -> Agent:
         config, clock = parse(self.text), self.served.clock
         # Nobody else uses this machine's processor.
-        probes = (Power(config), Network(config))
+        probes = (PowerProbe(config), NetworkProbe(config))
         observer = Watch(config, self.state.folder, clock, probes)
         given: dict[str, Any] = {"observer": observer, "start_job": self.trainer} | changes
         return Agent(config, self.state, self.state.identity(), clock, **given)

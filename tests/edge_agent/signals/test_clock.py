@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from edge_agent.config import parse
-from edge_agent.signals.clock import FLOOR, WallClock
+from edge_agent.signals.clock import FLOOR, ClockProbe
 from edge_agent.signals.system import System
 from tests.edge_agent.signals.dbus import TIME
 from tests.edge_agent.signals.watching import comes, config, watch
@@ -15,7 +15,7 @@ NOW = datetime(2026, 7, 1, tzinfo=UTC)
 
 
 def look(machine, now=NOW):
-    probe = WallClock(parse(""), lambda: now)
+    probe = ClockProbe(parse(""), lambda: now)
     signal = probe.look(System(machine.root, machine.root))
     assert signal.ok or signal.code == "clock_not_set"
     return signal
@@ -52,14 +52,14 @@ async def test_timedated_is_believed_over_files(bus, machine):
     await asyncio.to_thread(bus.mock, "timedated")
     try:
         await asyncio.to_thread(bus.update, TIME, NTP=("b", True), NTPSynchronized=("b", False))
-        async with watch(machine_waits, WallClock(machine_waits, lambda: NOW)) as watched:
+        async with watch(machine_waits, ClockProbe(machine_waits, lambda: NOW)) as watched:
             await comes(watched, "clock_not_set", "no time has come over the network yet")
         await asyncio.to_thread(bus.update, TIME, NTPSynchronized=("b", True))
-        async with watch(machine_waits, WallClock(machine_waits, lambda: NOW)) as watched:
+        async with watch(machine_waits, ClockProbe(machine_waits, lambda: NOW)) as watched:
             await comes(watched, "ok")
         # Nobody would ever set it: the owner has switched that off.
         await asyncio.to_thread(bus.update, TIME, NTP=("b", False), NTPSynchronized=("b", False))
-        async with watch(machine_waits, WallClock(machine_waits, lambda: NOW)) as watched:
+        async with watch(machine_waits, ClockProbe(machine_waits, lambda: NOW)) as watched:
             await comes(watched, "ok")
     finally:
         await asyncio.to_thread(bus.unmock, "timedated")

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from edge_agent.config import parse
-from edge_agent.signals.network import Network
+from edge_agent.signals.network import NetworkProbe
 from edge_agent.signals.system import System
 from tests.edge_agent.signals.dbus import NETWORK
 from tests.edge_agent.signals.watching import comes, config, watch
@@ -22,7 +22,7 @@ def manager(desktop):
 
 
 def look(machine, more=""):
-    signal = Network(config(machine.root, more=more)).look(System(machine.root, machine.root))
+    signal = NetworkProbe(config(machine.root, more=more)).look(System(machine.root, machine.root))
     return signal.code, signal.observed
 
 
@@ -32,7 +32,7 @@ def look(machine, more=""):
 async def test_networkmanager_tells_whether_a_network_is_metered_as_it_changes(manager, machine):
     await asyncio.to_thread(machine.route, "br0")
     wanted = config(machine.root, manager.address)
-    async with watch(wanted, Network(wanted)) as watched:
+    async with watch(wanted, NetworkProbe(wanted)) as watched:
         await comes(watched, "metered", "br0 is of unknown kind, taken as metered")
         for told, code in ((NO, "ok"), (YES, "metered"), (GUESS_NO, "ok"), (GUESS_YES, "metered")):
             await asyncio.to_thread(manager.update, NETWORK, Metered=("u", told))
@@ -48,14 +48,14 @@ async def test_its_guess_does_not_outdo_a_tethered_phone_but_its_knowledge_does(
     await asyncio.to_thread(machine.interface, "enp0s20u1", bus="usb", driver="ipheth")
     await asyncio.to_thread(manager.update, NETWORK, Metered=("u", told))
     wanted = config(machine.root, manager.address)
-    async with watch(wanted, Network(wanted)) as watched:
+    async with watch(wanted, NetworkProbe(wanted)) as watched:
         await comes(watched, code)
 
 
 async def test_networkmanager_tells_of_a_captive_portal_and_of_no_way_on(manager, machine):
     await asyncio.to_thread(machine.route, "wlan0")
     wanted = config(machine.root, manager.address)
-    async with watch(wanted, Network(wanted)) as watched:
+    async with watch(wanted, NetworkProbe(wanted)) as watched:
         await comes(watched, "ok", "wlan0 is unmetered")
         for told, code in ((PORTAL, "captive_portal"), (LIMITED, "unreachable")):
             await asyncio.to_thread(manager.update, NETWORK, Connectivity=("u", told))
@@ -69,7 +69,7 @@ async def test_networkmanager_tells_of_a_captive_portal_and_of_no_way_on(manager
 @pytest.mark.parametrize(("told", "code"), [(PORTAL, "captive_portal"), (LIMITED, "unreachable")])
 async def test_any_network_will_do_but_one_that_leads_nowhere(manager, machine, told, code):
     wanted = config(machine.root, manager.address, 'network = "any"')
-    async with watch(wanted, Network(wanted)) as watched:
+    async with watch(wanted, NetworkProbe(wanted)) as watched:
         await comes(watched, "ok")
         await asyncio.to_thread(manager.update, NETWORK, Connectivity=("u", told))
         await comes(watched, code)
@@ -85,21 +85,21 @@ async def test_a_connection_that_others_made_is_not_for_networkmanager_to_judge(
         State=("u", DISCONNECTED),
     )
     wanted = config(machine.root, manager.address)
-    async with watch(wanted, Network(wanted)) as watched:
+    async with watch(wanted, NetworkProbe(wanted)) as watched:
         await comes(watched, "ok", "eth0 is unmetered")
 
 
 async def test_networkmanager_knows_of_a_default_route_that_the_files_do_not_show(manager, machine):
     await asyncio.to_thread(manager.update, NETWORK, State=("u", SITE), Metered=("u", NO))
     wanted = config(machine.root, manager.address)
-    async with watch(wanted, Network(wanted)) as watched:
+    async with watch(wanted, NetworkProbe(wanted)) as watched:
         await comes(watched, "ok", "the network is unmetered")
 
 
 async def test_what_networkmanager_tells_in_another_type_or_number_is_not_told(manager, machine):
     await asyncio.to_thread(machine.route, "eth0")
     wanted = config(machine.root, manager.address)
-    async with watch(wanted, Network(wanted)) as watched:
+    async with watch(wanted, NetworkProbe(wanted)) as watched:
         await comes(watched, "ok")
         await asyncio.to_thread(manager.update, NETWORK, Metered=("u", YES))
         await comes(watched, "metered")
@@ -213,7 +213,7 @@ def test_no_default_route_is_offline(machine):
 
 
 def test_no_procfs_is_offline(tmp_path):
-    assert Network(parse("")).look(System(tmp_path, tmp_path)).code == "offline"
+    assert NetworkProbe(parse("")).look(System(tmp_path, tmp_path)).code == "offline"
 
 
 def test_the_default_route_with_the_lowest_metric_counts(machine):

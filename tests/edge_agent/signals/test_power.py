@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from edge_agent.config import parse
-from edge_agent.signals.power import Power, Supplied, from_psutil, judge
+from edge_agent.signals.power import PowerProbe, Supplied, from_psutil, judge
 from edge_agent.signals.system import System
 from tests.edge_agent.signals.dbus import BATTERY, UPOWER
 from tests.edge_agent.signals.watching import comes, config, watch
@@ -20,13 +20,13 @@ def upower(desktop):
 
 
 def look(machine, more="min_battery = 0"):
-    return Power(config(machine.root, more=more)).look(System(machine.root, machine.root))
+    return PowerProbe(config(machine.root, more=more)).look(System(machine.root, machine.root))
 
 
 def told(machine):
     """Code and text, without a threshold."""
     signal = look(machine)
-    assert signal.code == "ok" or signal.code in Power.codes
+    assert signal.code == "ok" or signal.code in PowerProbe.codes
     return signal.code, signal.observed
 
 
@@ -35,7 +35,7 @@ def told(machine):
 
 async def test_upower_tells_of_mains_and_battery_as_they_change(upower, machine):
     wanted = config(machine.root, upower.address)
-    async with watch(wanted, Power(wanted)) as watched:
+    async with watch(wanted, PowerProbe(wanted)) as watched:
         await comes(watched, "ok", "on mains, no battery")
         await asyncio.to_thread(upower.update, UPOWER, OnBattery=("b", True))
         await comes(watched, "on_battery")
@@ -52,14 +52,14 @@ async def test_upower_tells_of_mains_and_battery_as_they_change(upower, machine)
 async def test_upower_is_believed_over_sysfs(upower, machine):
     await asyncio.to_thread(machine.supply, "AC", type="Mains", online=0)
     wanted = config(machine.root, upower.address)
-    async with watch(wanted, Power(wanted)) as watched:
+    async with watch(wanted, PowerProbe(wanted)) as watched:
         await comes(watched, "ok", "on mains, no battery")
 
 
 async def test_what_upower_tells_in_another_type_is_not_told(upower, machine):
     await asyncio.to_thread(machine.supply, "AC", type="Mains", online=0)
     wanted = config(machine.root, upower.address)
-    async with watch(wanted, Power(wanted)) as watched:
+    async with watch(wanted, PowerProbe(wanted)) as watched:
         await comes(watched, "ok", "on mains")
         await asyncio.to_thread(upower.update, UPOWER, OnBattery=("s", "no"))
         await comes(watched, "on_battery", "no battery")  # as sysfs has it
@@ -71,7 +71,7 @@ async def test_what_upower_tells_in_another_type_is_not_told(upower, machine):
 async def test_a_battery_without_a_sane_charge_counts_as_empty(upower, machine):
     wanted = config(machine.root, upower.address)
     nan = float("nan")
-    async with watch(wanted, Power(wanted)) as watched:
+    async with watch(wanted, PowerProbe(wanted)) as watched:
         await asyncio.to_thread(
             upower.update, BATTERY, IsPresent=("b", True), Percentage=("d", nan)
         )
@@ -80,7 +80,7 @@ async def test_a_battery_without_a_sane_charge_counts_as_empty(upower, machine):
 
 async def test_on_a_battery_that_upower_shows_none_of_it_counts_as_empty(upower, machine):
     wanted = config(machine.root, upower.address, 'power = "any"')
-    async with watch(wanted, Power(wanted)) as watched:
+    async with watch(wanted, PowerProbe(wanted)) as watched:
         await asyncio.to_thread(upower.update, UPOWER, OnBattery=("b", True))
         await comes(watched, "battery_low", "battery at 0 %")
 
@@ -93,7 +93,7 @@ def test_a_machine_without_any_supply_runs_on_mains(machine):
 
 
 def test_a_machine_without_sysfs_runs_on_mains(tmp_path):
-    signal = Power(parse("")).look(System(tmp_path, tmp_path))
+    signal = PowerProbe(parse("")).look(System(tmp_path, tmp_path))
     assert signal == ("power", True, "ok", "on mains, no battery")
 
 

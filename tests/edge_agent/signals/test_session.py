@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from edge_agent.config import parse
-from edge_agent.signals.session import Session, judge
+from edge_agent.signals.session import SessionProbe, judge
 from edge_agent.signals.system import System
 from tests.edge_agent.signals.dbus import LOGIN, session
 from tests.edge_agent.signals.watching import comes, config, watch
@@ -24,7 +24,7 @@ def wanted(login, machine):
 
 
 async def test_a_session_is_seen_to_come_and_to_go(login, wanted):
-    async with watch(wanted, Session(wanted)) as watched:
+    async with watch(wanted, SessionProbe(wanted)) as watched:
         await comes(watched, "ok", "nobody is using a session")
         await asyncio.to_thread(login.sessions, anna="seat0")
         await comes(watched, "in_use", "anna at seat0")
@@ -46,7 +46,7 @@ async def test_a_session_is_seen_to_come_and_to_go(login, wanted):
 )
 async def test_a_session_that_nobody_uses_is_no_use(login, wanted, changes):
     await asyncio.to_thread(login.sessions, anna="seat0")
-    async with watch(wanted, Session(wanted)) as watched:
+    async with watch(wanted, SessionProbe(wanted)) as watched:
         await comes(watched, "in_use")
         await asyncio.to_thread(login.update, session("anna"), **changes)
         await comes(watched, "ok")
@@ -55,7 +55,7 @@ async def test_a_session_that_nobody_uses_is_no_use(login, wanted, changes):
 async def test_a_session_that_is_unlocked_is_in_use_again(login, wanted):
     await asyncio.to_thread(login.sessions, anna="seat0")
     await asyncio.to_thread(login.update, session("anna"), LockedHint=("b", True))
-    async with watch(wanted, Session(wanted)) as watched:
+    async with watch(wanted, SessionProbe(wanted)) as watched:
         await comes(watched, "ok")
         await asyncio.to_thread(login.update, session("anna"), LockedHint=("b", False))
         await comes(watched, "in_use")
@@ -63,7 +63,7 @@ async def test_a_session_that_is_unlocked_is_in_use_again(login, wanted):
 
 async def test_all_idle_is_idle_whatever_the_sessions_say(login, wanted):
     await asyncio.to_thread(login.sessions, anna="seat0")
-    async with watch(wanted, Session(wanted)) as watched:
+    async with watch(wanted, SessionProbe(wanted)) as watched:
         await comes(watched, "in_use")
         await asyncio.to_thread(login.update, LOGIN, IdleHint=("b", True))
         await comes(watched, "ok", "all sessions are idle")
@@ -73,7 +73,7 @@ async def test_all_idle_is_idle_whatever_the_sessions_say(login, wanted):
 
 async def test_it_says_who_is_where(login, wanted):
     await asyncio.to_thread(login.sessions, anna="seat0", ben="seat1")
-    async with watch(wanted, Session(wanted)) as watched:
+    async with watch(wanted, SessionProbe(wanted)) as watched:
         await asyncio.to_thread(login.update, session("anna"), TTY=("s", "tty2"))
         await asyncio.to_thread(login.update, session("ben"), Remote=("b", True))
         await comes(watched, "in_use", "anna at seat0 tty2, ben from afar")
@@ -82,7 +82,7 @@ async def test_it_says_who_is_where(login, wanted):
 async def test_a_session_whose_properties_are_rubbish_counts_as_use(login, wanted):
     await asyncio.to_thread(login.sessions, anna="seat0")
     rubbish = {"Class": ("u", 7), "LockedHint": ("s", "yes"), "State": ("b", True)}
-    async with watch(wanted, Session(wanted)) as watched:
+    async with watch(wanted, SessionProbe(wanted)) as watched:
         await comes(watched, "in_use", "anna")
         await asyncio.to_thread(login.update, session("anna"), **rubbish, Name=("s", ""))
         await comes(watched, "in_use", "somebody at seat0")
@@ -91,18 +91,18 @@ async def test_a_session_whose_properties_are_rubbish_counts_as_use(login, wante
 async def test_people_may_use_the_machine_when_the_owner_says_so(login, machine):
     await asyncio.to_thread(login.sessions, anna="seat0")
     wanted = config(machine.root, login.address, 'sessions = "any"')
-    async with watch(wanted, Session(wanted)) as watched:
+    async with watch(wanted, SessionProbe(wanted)) as watched:
         await comes(watched, "ok", "people may be using this machine")
 
 
 def test_without_a_login_service_nobody_is_known_to_be_there(tmp_path):
-    signal = Session(parse("")).look(System(tmp_path, tmp_path))
+    signal = SessionProbe(parse("")).look(System(tmp_path, tmp_path))
     assert signal == ("session", True, "ok", "no login service runs here")
 
 
 def test_a_list_of_sessions_that_is_none_counts_as_empty(tmp_path):
     system = System(tmp_path, tmp_path, lambda path: {"IdleHint": 1, "Sessions": 3})
-    assert Session(parse("")).look(system).observed == "nobody is using a session"
+    assert SessionProbe(parse("")).look(system).observed == "nobody is using a session"
 
 
 def test_three_people_are_named_at_most():

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import pytest
 
-from edge_agent.signals.power import Power
+from edge_agent.signals.power import PowerProbe
 from edge_agent.signals.signal import Signal
 from edge_agent.signals.watch import CODES, Watch, default_probes
 from schedules.clock import SystemClock
@@ -157,7 +157,7 @@ async def test_a_wait_without_an_event_takes_its_time(quiet):
 async def test_an_event_ends_a_wait(desktop, machine):
     wanted = config(machine.root, desktop.address)
     await asyncio.to_thread(desktop.update, UPOWER, OnBattery=("b", False))
-    async with watch(wanted, Power(wanted)) as watched:
+    async with watch(wanted, PowerProbe(wanted)) as watched:
         await comes(watched, "ok")
         waiting = asyncio.create_task(watched.wait(20.0))
         await asyncio.sleep(0)
@@ -180,7 +180,7 @@ async def test_a_storm_of_events_wakes_it_a_few_times_a_second(desktop, machine)
         desktop.update(UPOWER, OnBattery=("b", True))
         over.set()
 
-    async with watch(wanted, Power(wanted)) as watched:
+    async with watch(wanted, PowerProbe(wanted)) as watched:
         await comes(watched, "ok")
         raging = asyncio.create_task(asyncio.to_thread(storm))
         wakes, began = 0, time.monotonic()
