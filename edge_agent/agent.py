@@ -9,9 +9,11 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import NamedTuple, Protocol
 
-from edge_agent import consent
+from edge_agent import budget, consent
 from edge_agent.cache import Cache
 from edge_agent.child import start_child
 from edge_agent.config import Config
@@ -22,6 +24,7 @@ from edge_agent.errors import AgentError, Rejected, StateError, TransportError
 from edge_agent.job import Outcome, Report
 from edge_agent.jobs import Jobs, StartJob
 from edge_agent.keeping import Why
+from edge_agent.heap import give_back
 from edge_agent.lifecycle import (
     Action,
     CheckInNow,
@@ -45,6 +48,7 @@ from wire.messages import Assignment, CheckIn, Evaluation, Published
 log = logging.getLogger(__name__)
 
 _WATCH_SECONDS = 0.5  # between two looks at the signals while training, at most
+_SAVE_SECONDS = 300.0  # of training between two times that its costs are written
 _LONGEST_SLEEP = 300.0  # a machine that slept through its rest is late by no more
 
 _TELLABLE = (Outcome.CRASHED, Outcome.DIVERGED, Outcome.OUT_OF_MEMORY)
@@ -103,10 +107,16 @@ class Agent:
         self._observer = observer
         self._tell = tell
         self._cache = Cache(state)
-        self._history = state.history()
+        self._history = state.history_of(identity.device)
         self._facts = facts()
         self._errands = Errands(
-            identity, state, self._cache, self._history, clock, self._network_refused
+            identity,
+            state,
+            self._cache,
+            self._history,
+            clock,
+            self._network_refused,
+            lambda: budget.traffic_left(self._costs.count(), config.budget),
         )
         self._costs = Costs(self._history, clock, lambda: self._errands.moving)
         self._jobs = Jobs(config, state, self._cache, clock, start_job, observer.own_pids)
@@ -147,6 +157,7 @@ class Agent:
             self._now_doing("waiting", action.why)
             return action
         await self._act(action)
+        await asyncio.to_thread(give_back)
         return None
 
     async def once(self) -> Errand:
@@ -222,12 +233,16 @@ class Agent:
 
     async def _job_refused(self, limit: float) -> Outcome:
         """Wait until a job must end, at `limit` on the monotonic clock at the latest."""
+        saved = self._now()
         while True:
             await self._observer.wait(min(_WATCH_SECONDS, self._config.poll))
             if self._now() >= limit:
                 return Outcome.OUT_OF_TIME
             if not (await self.look()).eligible:
                 return Outcome.PREEMPTED
+            if self._now() >= saved + _SAVE_SECONDS:  # a power cut must not give the day anew
+                await self._save()
+                saved = self._now()
 
     async def _network_refused(self) -> str:
         """Wait until the network may not be used; returns why."""
@@ -264,7 +279,7 @@ class Agent:
             evaluations=evaluations,
         )
         try:
-            reply, came, unfetched = await self._errands.check_in(message)
+            reply, came, unfetched, date = await self._errands.check_in(message)
         except TransportError as error:
             log.warning("check-in: %s", error)
             self._life.not_reached(error, self._now(), self._random.random())
@@ -272,11 +287,24 @@ class Agent:
         log.debug("check-in: %s", reply)
         self._history.evaluations = self._history.evaluations[len(evaluations) :]
         self._life.checked_in(reply, came, self._random.random())
+        self._jobs.clock_agrees = same_day(date, self._clock.now())
         if work := reply.assignment:
             about = fields(TASK=work.task, ROUND=work.round)
             log.info("assigned: %s round %d", work.task, work.round, extra=about)
             self._fetched(unfetched)
         await self._forget_all_but(reply.assignment, reply.published)
+
+    async def _have(self, work: Assignment | Published) -> bool:
+        """Have what work needs: what was fetched may have been kept in memory, and be gone."""
+        try:
+            if not await asyncio.to_thread(self._cache.has, work.plan, work.model):
+                self._now_doing("fetching", f"{work.task} version {work.version}")
+                await self._errands.fetch(work)
+        except AgentError as error:
+            self._fetched(error)
+            return False
+        self._fetched(None)
+        return True
 
     def _fetched(self, error: AgentError | None) -> None:
         """A plan and a model are here, or else their work is put off."""
@@ -306,13 +334,17 @@ class Agent:
             log.warning("%s", error)
 
     async def _train(self, work: Assignment, seconds: float) -> None:
+        if not await self._have(work):
+            return
         self._now_doing("training", f"{work.task} round {work.round}")
         evaluate = work.version > self._life.evaluated.get(work.task, -1)
         self._costs.begin_training()
+        seconds = min(seconds, self._life.deadline - self._now())
         report = await self._jobs.train(work, seconds, evaluate, self._job_refused)
         self._costs.end_training()
         self._remember(work.task, work.version, report)
-        self._life.worked(report.outcome, self._now(), self._random.random())
+        fruitless = report.steps <= report.resumed_at
+        self._life.worked(report.outcome, self._now(), self._random.random(), fruitless)
         if report.outcome is Outcome.PREEMPTED:
             await self._save()  # what it cost counts, whatever happens to this agent
             return
@@ -333,20 +365,17 @@ class Agent:
         await self._give_up(work.id, str(report.outcome), detail)
 
     async def _evaluate(self, published: Published) -> None:
-        self._now_doing("evaluating", f"{published.task} version {published.version}")
-        try:
-            await self._errands.fetch(published)
-        except AgentError as error:
-            self._fetched(error)
+        if not await self._have(published):
             return
-        self._fetched(None)
+        self._now_doing("evaluating", f"{published.task} version {published.version}")
         limit = self._config.training.time_limit
         report = await self._jobs.evaluate(published, limit, self._job_refused)
+        now, fraction = self._now(), self._random.random()
         if report.outcome is not Outcome.PREEMPTED:
             # Also when it failed: this version will not do better the next time.
-            self._life.measured(
-                published.task, published.version, self._now(), self._random.random()
-            )
+            self._life.measured(published.task, published.version, now, fraction)
+        if report.outcome not in (Outcome.DONE, Outcome.PREEMPTED, Outcome.NO_EXAMPLES):
+            self._life.evaluation_failed(report.outcome, now, fraction)
         self._remember(published.task, published.version, report)
         await self._save()
 
@@ -404,7 +433,7 @@ class Agent:
     def _remember(self, task: str, version: int, report: Report) -> None:
         """A version's metrics, once; and that it is to be offered to local programs again."""
         if report.decision and report.decision.why is Why.TOO_SOON:
-            self._life.offers[task] = self._now() + self._config.models.every
+            self._life.offers[task] = self._now() + report.decision.wait
         new = version > self._told.get(task, -1)
         if report.metrics is None or report.held_out == 0 or not new:
             return
@@ -438,6 +467,15 @@ class Agent:
 
     def _now(self) -> float:
         return self._clock.monotonic()
+
+
+def same_day(date: str, now: datetime) -> bool:
+    """Whether an HTTP date is within a day of `now` (aware)."""
+    try:
+        told = parsedate_to_datetime(date)
+        return abs((told - now).total_seconds()) < 86400.0
+    except (ValueError, TypeError):
+        return False
 
 
 def _code(why: str) -> str:

@@ -35,6 +35,10 @@ class Cache:
         volatile = self._state.volatile_models / _file_of(digest)
         return volatile if volatile.exists() else self._state.cached_models / _file_of(digest)
 
+    def has(self, plan: str, model: str) -> bool:
+        """Blocking: whether both are here."""
+        return (self.plan(plan) / MANIFEST_NAME).exists() and self.model(model).exists()
+
     async def fetch(self, transport: Transport, plan: str, model: str) -> None:
         """Have this plan and this model. Raises `TransportError`; `StateError` when the disk is
         full or broken."""

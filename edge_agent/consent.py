@@ -91,6 +91,8 @@ class Answer(NamedTuple):
 def given(folder: Path, url: str) -> Answer:
     """Whether the owner has agreed to what happens with the coordinator at `url`. Blocking."""
     try:
+        if (folder / CONSENT_FILE).exists() and not (folder / CONSENT_FILE).is_file():
+            return Answer(False, "no_consent", f"{CONSENT_FILE} is no file: give it again")
         consent = msgspec.json.decode((folder / CONSENT_FILE).read_bytes(), type=Consent)
     except FileNotFoundError:
         return Answer(False, "no_consent", "the owner has not agreed: run 'edge-agent consent'")

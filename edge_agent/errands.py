@@ -19,12 +19,13 @@ Refused = Callable[[], Awaitable[str]]
 
 
 class Answer(NamedTuple):
-    """A check-in's `reply`; when it came, on the monotonic clock: its times count from there; and
-    why the work in it could not be fetched, if so."""
+    """A check-in's `reply`; when it came, on the monotonic clock: its times count from there; why
+    the work in it could not be fetched, if so; and the server's clock as HTTP says it."""
 
     reply: CheckInReply
     came: float
     unfetched: AgentError | None
+    date: str
 
 
 class Errands:
@@ -38,13 +39,16 @@ class Errands:
         history: History,
         clock: Clock,
         refused: Refused,
+        allowance: Callable[[], int | None],
     ) -> None:
+        """`allowance`: bytes that the day's traffic still holds; `None` without a limit."""
         self._identity = identity
         self._state = state
         self._cache = cache
         self._history = history
         self._clock = clock
         self._refused = refused
+        self._allowance = allowance
         self._under_way: Transport | None = None
 
     @property
@@ -58,16 +62,16 @@ class Errands:
         """Ask for work, and fetch what it needs over the same connection."""
         async with self._connect() as transport:
             reply = await while_allowed(transport.check_in(message), self._refused)
-            came = self._clock.monotonic()
+            came, date = self._clock.monotonic(), transport.date
             try:
                 if reply.assignment:
                     await self._fetch(transport, reply.assignment)
             except AgentError as error:
-                return Answer(reply, came, error)
-        return Answer(reply, came, None)
+                return Answer(reply, came, error, date)
+        return Answer(reply, came, None, date)
 
-    async def fetch(self, work: Published) -> None:
-        """Have a published plan and model. Raises `StateError`, too."""
+    async def fetch(self, work: Assignment | Published) -> None:
+        """Have a plan and a model. Raises `StateError`, too."""
         async with self._connect() as transport:
             await self._fetch(transport, work)
 
@@ -92,6 +96,7 @@ class Errands:
     async def _connect(self) -> AsyncIterator[Transport]:
         """A connection for one errand; its bytes are counted, whether it succeeds or not."""
         self._under_way = transport = Transport.of(self._identity)
+        transport.allowance = self._allowance()
         try:
             async with transport:
                 yield transport

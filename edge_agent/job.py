@@ -59,7 +59,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What became of a job. `metrics` are over `held_out` examples.
 
     `steps` and `seconds` of training are those of all sittings; this one went on at `resumed_at`
-    steps. `restarted` is why a training that was kept could not be gone on with. `refused` are the
+    steps. `restarted` is why a training that was kept could not be gone on with;
+    `trimmed` counts the examples that were deleted. `refused` are the
     limits that the system would not let the child set itself.
     """
 
@@ -71,6 +72,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     steps: int = 0
     resumed_at: int = 0
     restarted: str = ""
+    trimmed: int = 0
     loss: float | None = None
     seconds: float = 0.0
     metrics: dict[str, float] | None = None

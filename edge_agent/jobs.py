@@ -11,6 +11,7 @@ import msgspec
 from edge_agent.cache import Cache
 from edge_agent.config import Config
 from edge_agent.errors import StateError
+from edge_agent.examples.retention import Retention
 from edge_agent.job import Job, Outcome, Report
 from edge_agent.keeping import Offer
 from edge_agent.state import StateFolder
@@ -59,6 +60,8 @@ class Jobs:
         self._clock = clock
         self._start = start
         self._own_pids = own_pids
+        self.clock_agrees = False
+        """Whether the coordinator's clock and ours told the same day at the last check-in."""
 
     async def train(
         self, work: Assignment, seconds: float, evaluate: bool, refused: Refused
@@ -88,11 +91,20 @@ class Jobs:
             columns=data.columns,
             hold_out=data.hold_out,
             threads=training.threads,
-            memory_limit=training.max_memory,
+            memory_limit=None if training.max_memory is None else int(training.max_memory),
             evaluate=evaluate,
-            retention=data.retain.limits(),
+            retention=self._retention(),
             offer=self._offer(work) if evaluate else None,
         )
+
+    def _retention(self) -> Retention:
+        """What examples are kept. None is deleted for its age while the clock may be wrong: one
+        that is ahead would make all of them old."""
+        limits = self._config.data.retain.limits()
+        if limits.age is None or self.clock_agrees:
+            return limits
+        log.warning("nothing is deleted for its age: the coordinator's clock tells another day")
+        return msgspec.structs.replace(limits, age=None)
 
     def _offer(self, work: Assignment | Published) -> Offer:
         """A model that local programs may want."""
@@ -133,6 +145,12 @@ class Jobs:
             log.info(
                 "the model for local programs: %s", report.decision.detail, extra=fields(**about)
             )
+        if report.trimmed:
+            log.info("deleted %d examples, as data.retain says", report.trimmed)
+        if report.restarted:
+            log.info("a training that was kept cannot be gone on with: %s", report.restarted)
+        if report.refused:
+            log.warning("the system refuses the training child: %s", "; ".join(report.refused))
         doing = "training" if job.assignment else "evaluation"
         about = {**about, "REASON": report.outcome}
         log.info("%s: %s%s", doing, report.outcome, detail, extra=fields(**about))

@@ -37,11 +37,13 @@ class Why(StrEnum):
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """What becomes of an offered model; `detail` is for people, with the figures."""
+    """What becomes of an offered model; `detail` is for people, with the figures. `wait`: seconds
+    until it is worth offering again."""
 
     keep: bool
     why: Why
     detail: str
+    wait: float = 0.0
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,7 +86,8 @@ def foregone(
     if before := next((r for r in refused if r.model == offer.model), None):
         return _no(Why.SET_ASIDE, f"{before.why} on {before.when}: {before.detail}")
     if kept and (left := _too_soon(kept, offer)):
-        return _no(Why.TOO_SOON, f"version {kept.version} came lately: {human(left)} to wait")
+        why = f"version {kept.version} came lately: {human(left)} to wait"
+        return Decision(keep=False, why=Why.TOO_SOON, detail=why, wait=left)
     if new is not None and not math.isfinite(new):
         return _no(Why.NOT_FINITE, f"its {manifest.metrics[0].name} is {new}")
     if kept is None:

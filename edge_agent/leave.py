@@ -115,6 +115,7 @@ async def leave(
     async with _alone(state):
         await asyncio.to_thread(consent.withdraw, state.folder)
         farewell = await _tell_as(state, connect, patience)
+        await asyncio.to_thread(state.forget_volatile)
         return farewell._replace(remains=await asyncio.to_thread(_delete, state.folder))
 
 

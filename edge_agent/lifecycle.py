@@ -95,6 +95,7 @@ class Life:
     interval: float
     check_in_at: float
     upload_at: float = 0.0
+    train_at: float = 0.0
     assignment: Assignment | None = None
     deadline: float = 0.0
     published: tuple[Published, ...] = ()
@@ -104,6 +105,7 @@ class Life:
     offers: dict[str, float] = field(default_factory=dict)
     _offline: int = 0
     _unfetched: int = 0
+    _fruitless: int = 0
     _without: dict[str, tuple[int, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -125,6 +127,8 @@ class Life:
             return Upload(outbox[0])
         if self.assignment and now >= self.deadline:
             late, self.assignment = self.assignment, None
+            # However little time a coordinator gives, it is not asked again at once.
+            self.check_in_at = max(self.check_in_at, now + self.interval / 2)
             return GiveBack(late)
         work = self._work(now)
         if isinstance(work, Rest):
@@ -142,6 +146,9 @@ class Life:
 
     def _work(self, now: float) -> Action:
         if self.assignment:
+            if now < self.train_at:
+                wait = min(self.train_at, self.deadline) - now
+                return Rest(wait, "preempted again and again, before a single step")
             return Train(self.assignment, self.deadline - now)
         for model in self.published:
             due = now >= self.offers.get(model.task, math.inf)
@@ -187,12 +194,19 @@ class Life:
         self.assignment = None  # the coordinator gives the same one again
         self.waiting_for = _reason(error)
 
-    def worked(self, outcome: Outcome, now: float, fraction: float) -> None:
-        """Training ended. A preempted assignment is kept, for the time that is left: its training
+    def worked(
+        self, outcome: Outcome, now: float, fraction: float, fruitless: bool = False
+    ) -> None:
+        """Training ended, `fruitless` without a step. A preempted assignment is kept, for the time that is left: its training
         goes on when the device is eligible again. A task without examples is not asked for, for
         some time; any other failure is a rest."""
         if outcome is Outcome.PREEMPTED:
+            # Loading the examples may be what turns a signal: that must not go on for ever.
+            self._fruitless = self._fruitless + 1 if fruitless else 0
+            if self._fruitless > 1:
+                self.train_at = now + _AFTER_FAILURE.delay(self._fruitless - 1, fraction)
             return
+        self._fruitless = 0
         work, self.assignment = self.assignment, None
         if work and outcome is not Outcome.NO_EXAMPLES:
             self._without.pop(work.task, None)
@@ -203,6 +217,13 @@ class Life:
             failures = self._without.get(work.task, (0, 0.0))[0] + 1
             self._without[work.task] = failures, now + _WITHOUT_EXAMPLES.delay(failures, fraction)
             return
+        self.failed += 1
+        self.published = ()
+        self.check_in_at = now + _AFTER_FAILURE.delay(self.failed, fraction)
+        self.waiting_for = f"rests after a failure: {outcome}"
+
+    def evaluation_failed(self, outcome: Outcome, now: float, fraction: float) -> None:
+        """A published version cannot be evaluated: rest, as after a training that failed."""
         self.failed += 1
         self.published = ()
         self.check_in_at = now + _AFTER_FAILURE.delay(self.failed, fraction)

@@ -127,6 +127,7 @@ class _Sitting:
         training, held_out = found.split(job.hold_out)
         found.arrays.clear()  # the two have copies
         self.tell(
+            trimmed=trimmed.examples,
             examples=len(training),
             held_out=len(held_out),
             skipped=found.skipped,

@@ -14,6 +14,7 @@ The models that it fetches to train from are kept in a folder in memory where th
 """
 
 import fcntl
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -27,6 +28,8 @@ from edge_agent.errors import NotEnrolled, StateError
 from edge_agent.shelf import FOLDER_MODE, make_folder, mend
 from wire.files import write_durably
 from wire.messages import Evaluation
+
+log = logging.getLogger(__name__)
 
 _HISTORY = 20
 
@@ -59,7 +62,7 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
 
 class History(msgspec.Struct, kw_only=True):
     """The device's memory of its work. `evaluated`: newest version evaluated, by task; `failed`:
-    trainings that failed in a row; `spent`: what today cost."""
+    trainings that failed in a row; `spent`: what today cost; `device`: who did all this."""
 
     served: list[Served] = []
     bytes_up: int = 0
@@ -68,6 +71,7 @@ class History(msgspec.Struct, kw_only=True):
     evaluations: list[Evaluation] = []
     failed: int = 0
     spent: Spent = Spent()
+    device: str = ""
 
     def add(self, served: Served) -> None:
         """Remember one more assignment, forget the oldest."""
@@ -135,6 +139,22 @@ class StateFolder:
         finally:
             os.close(descriptor)
 
+    def forget_volatile(self) -> None:
+        """The models in memory go."""
+        if self.volatile_models != self.cached_models:
+            shutil.rmtree(self.volatile_models, ignore_errors=True)
+
+    def forget_fleet(self) -> None:
+        """What was trained for, and remembered of, another fleet is none of the next one's. Raises
+        `StateError`."""
+        try:
+            for folder in (self.outbox, self.checkpoints):
+                for path in folder.iterdir():
+                    path.unlink()
+            (self.folder / "history.json").unlink(missing_ok=True)
+        except OSError as error:
+            raise StateError(f"what is left of another fleet cannot be removed: {error}") from None
+
     def tidy(self) -> None:
         """As the agent starts: what an earlier version kept elsewhere goes, and what a kill left
         half done among the models of local programs is put right."""
@@ -156,7 +176,8 @@ class StateFolder:
             return msgspec.json.decode(data, type=Identity)
         except msgspec.DecodeError as error:
             raise StateError(
-                f"{self.folder}/identity.json is damaged ({error}): enrol again"
+                f"{self.folder}/identity.json is damaged ({error}): run 'edge-agent enroll URL "
+                "TOKEN --again'"
             ) from None
 
     def save_identity(self, identity: Identity) -> None:
@@ -167,8 +188,21 @@ class StateFolder:
         """What was done before; empty when there is none or it cannot be read."""
         try:
             return msgspec.json.decode((self.folder / "history.json").read_bytes(), type=History)
-        except (OSError, msgspec.DecodeError):
+        except FileNotFoundError:
             return History()
+        except (OSError, msgspec.DecodeError, RecursionError) as error:
+            log.warning("what this device remembers of its work is lost: %s", error)
+            return History()
+
+    def history_of(self, device: str) -> History:
+        """What was done as this device. What is left of another fleet's goes, but for what today
+        cost. Raises `StateError`."""
+        history = self.history()
+        if history.device not in ("", device):
+            self.forget_fleet()
+            history = History(spent=history.spent)
+        history.device = device
+        return history
 
     def save_history(self, history: History) -> None:
         """Remember."""

@@ -8,9 +8,11 @@ import asyncio
 import base64
 import ipaddress
 import re
+import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +22,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import msgspec
 
-from edge_agent.errors import ConfigError, Offline, Rejected, TransportError
+from edge_agent.errors import ConfigError, Interrupted, Offline, Rejected, TransportError
 from edge_agent.state import Identity
 from wire import compression
 from wire.digest import hex_of, verify
@@ -96,8 +98,13 @@ class Transport:
         self._secret = secret
         self._ca = ca
         self._waits = waits
+        self._sockets: list[socket.socket] = []
         self.bytes_up = 0
         self.bytes_down = 0
+        self.allowance: int | None = None
+        """Bytes that may be sent and received in all; `None` without a limit."""
+        self.date = ""
+        """When the last answer was made by the server's clock, as HTTP says it; empty if not."""
 
     @classmethod
     def of(cls, identity: Identity) -> "Transport":
@@ -109,7 +116,7 @@ class Transport:
         if self._ca is not None:
             tls = await asyncio.to_thread(_trust, self._ca)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=tls, limit=2),
+            connector=aiohttp.TCPConnector(ssl=tls, limit=2, socket_factory=self._socket),
             headers={"Authorization": f"Bearer {self._secret}"},
             auto_decompress=False,
         )
@@ -121,7 +128,23 @@ class Transport:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if isinstance(error, asyncio.CancelledError):
+            self._cut()
         await self._session.close()
+
+    def _socket(self, address: aiohttp.AddrInfoType) -> socket.socket:
+        family, kind, protocol, _, _ = address
+        made = socket.socket(family, kind, protocol)
+        self._sockets = [*(s for s in self._sockets if s.fileno() >= 0), made]
+        return made
+
+    def _cut(self) -> None:
+        """Not a byte more: what waits in buffers, ours and the kernel's, is thrown away. A close
+        would send it first, also over a network that is metered by now, or without consent."""
+        for each in self._sockets:
+            with suppress(OSError):  # closed meanwhile
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                each.shutdown(socket.SHUT_RDWR)
 
     async def enroll(self, message: Enroll) -> Enrolled:
         """Join; the transport's secret is the enrolment token."""
@@ -148,6 +171,7 @@ class Transport:
         headers = {"Accept-Encoding": "zstd, identity"}
         path = f"/v1/blobs/{digest}"
         async with self._request("GET", path, headers=headers, read=limit) as answer:
+            self._spend(answer.content_length or 0)  # rather none of it than half
             # zstd's worst case is a little above the plain size.
             data = await self._read(answer, limit + limit // 128 + 1024)
             coded = answer.headers.get("Content-Encoding") == "zstd"
@@ -210,10 +234,17 @@ class Transport:
         for start in range(0, len(data), _CHUNK):
             bound.reschedule(loop.time() + self._waits.silence)
             chunk = bytes(data[start : start + _CHUNK])
+            self._spend(len(chunk))
             yield chunk
             self.bytes_up += len(chunk)
         # From here the server's answer is awaited, which has a bound of its own.
         bound.reschedule(None)
+
+    def _spend(self, more: int) -> None:
+        """Raises `Interrupted` when the allowance does not hold `more` bytes."""
+        moved = self.bytes_up + self.bytes_down
+        if self.allowance is not None and moved + more > self.allowance:
+            raise Interrupted("bytes_spent: the day's traffic does not hold it")
 
     async def _post(self, path: str, message: msgspec.Struct, kind: type[T]) -> T:
         body = msgspec.json.encode(message)
@@ -250,6 +281,7 @@ class Transport:
             ) as answer:
                 if answer.status >= HTTPStatus.MULTIPLE_CHOICES:
                     raise await self._rejection(answer)
+                self.date = answer.headers.get("Date", "")
                 yield answer
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             if isinstance(error, Offline):
@@ -277,10 +309,11 @@ class Transport:
     async def _read(self, answer: aiohttp.ClientResponse, limit: int) -> bytes:
         data = bytearray()
         async for chunk in answer.content.iter_any():
+            self.bytes_down += len(chunk)
+            self._spend(0)
             data += chunk
             if len(data) > limit:
                 raise Offline(f"{self._url} sends more than {limit} bytes")
-        self.bytes_down += len(data)
         return bytes(data)
 
 

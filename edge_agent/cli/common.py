@@ -3,6 +3,7 @@
 import argparse
 import os
 from collections.abc import Awaitable, Callable
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,26 +43,37 @@ def default_state() -> Path:
     has none of their own; else the user's own."""
     if folder := os.environ.get("STATE_DIRECTORY"):
         return Path(folder.split(":")[0])
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    base = os.environ.get("XDG_STATE_HOME") or _home() / ".local" / "state"
     own = Path(base) / "lamplighter" / "agent"
     if SERVICE_STATE.exists() and (os.geteuid() == 0 or not own.exists()):
         return SERVICE_STATE
     return own
 
 
-def default_volatile() -> Path | None:
-    """A folder in memory that systemd, or the login, gives us; `None` without one."""
+def _home() -> Path:
+    """The user's own folder; in a container there may be no such user."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path("/")
+
+
+def default_volatile(state: Path) -> Path | None:
+    """A folder in memory for the agent over `state`, in that which systemd or the login gives us;
+    `None` without one."""
     if folder := os.environ.get("RUNTIME_DIRECTORY"):
         return Path(folder.split(":")[0])
     login = Path(os.environ.get("XDG_RUNTIME_DIR", "/nowhere"))
     if login.is_dir() and login.stat().st_uid == os.geteuid():
-        return login / "lamplighter-agent"
+        # One for each state folder: two agents of one user must not forget each other's models.
+        name = blake2b(str(state.resolve()).encode(), digest_size=6).hexdigest()
+        return login / f"lamplighter-agent-{name}"
     return None
 
 
 def default_config() -> Path:
     """The machine's configuration where there is one, else the user's own."""
-    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    base = os.environ.get("XDG_CONFIG_HOME") or _home() / ".config"
     return SERVICE_CONFIG if SERVICE_CONFIG.exists() else Path(base) / "lamplighter" / "agent.toml"
 
 
@@ -80,8 +92,10 @@ def state_of(arguments: argparse.Namespace) -> StateFolder:
     try:
         become_owner(folder)
         foreign = folder.exists() and os.geteuid() not in (0, folder.stat().st_uid)
+    except PermissionError:
+        foreign = True
     except OSError as error:
         raise StateError(f"cannot act as the owner of {folder}: {error}") from None
     if foreign:
         raise StateError(f"{folder} belongs to another user, as the service's does: say sudo")
-    return StateFolder(folder)
+    return StateFolder(folder, default_volatile(folder))

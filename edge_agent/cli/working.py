@@ -52,7 +52,7 @@ async def _run(arguments: argparse.Namespace) -> int:
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload.set)
     try:
         with state.lock():
-            state.tidy()
+            await asyncio.to_thread(state.tidy)
             while True:
                 await _run_until(reload, config, state, notifier)
                 reload.clear()
@@ -124,7 +124,7 @@ async def _once(arguments: argparse.Namespace) -> int:
     setup_logging(arguments.verbose, "edge-agent")
     config, state = config_of(arguments), _prepared(arguments)
     with state.lock():
-        state.tidy()
+        await asyncio.to_thread(state.tidy)
         clock, identity = SystemClock(), state.identity()
         _stop_on_signals()
         async with Watch(config, state.folder, clock) as watch:
@@ -173,8 +173,8 @@ async def _status(arguments: argparse.Namespace) -> int:
 
 
 def _prepared(arguments: argparse.Namespace) -> StateFolder:
-    """The state folder of one that works: complete, and with a folder in memory."""
-    state = StateFolder(state_of(arguments).folder, default_volatile())
+    """The state folder of one that works: complete."""
+    state = state_of(arguments)
     state.create()
     return state
 

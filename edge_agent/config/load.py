@@ -85,7 +85,7 @@ def _value(text: str) -> Any:
     """A TOML value, or else the text itself, so that nobody needs to quote `10s` twice."""
     try:
         return msgspec.toml.decode(f"value = {text}")["value"]
-    except (msgspec.DecodeError, ValueError, KeyError):
+    except (msgspec.DecodeError, ValueError, KeyError, RecursionError):
         return text
 
 

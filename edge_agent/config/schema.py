@@ -52,7 +52,8 @@ class Retain(Section, frozen=True, kw_only=True):
     def limits(self) -> Retention:
         """As those who enforce it take it."""
         age = None if self.age is None else float(self.age)
-        return Retention(age=age, examples=self.examples, bytes=self.size)
+        size = None if self.size is None else int(self.size)
+        return Retention(age=age, examples=self.examples, bytes=size)
 
 
 class Data(Section, frozen=True, kw_only=True):

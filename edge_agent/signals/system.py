@@ -1,5 +1,6 @@
 """The machine, as probes see it: its files under a root, and its services on the system bus."""
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -56,6 +57,7 @@ def text(path: Path) -> str:
 def number(path: Path) -> float | None:
     """The one number in a small file; `None` when it holds something else."""
     try:
-        return float(text(path))
+        found = float(text(path))
     except ValueError:
         return None
+    return found if math.isfinite(found) else None

@@ -2,6 +2,7 @@
 time leaps, so that hours of rest take none."""
 
 import asyncio
+import errno
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -241,7 +242,7 @@ async def test_a_child_that_cannot_be_started_gives_the_assignment_back(
 ):
     @asynccontextmanager
     async def refuse(job: Job, grace: float) -> AsyncIterator[Any]:
-        raise OSError("no more processes")
+        raise OSError(errno.EAGAIN, "no more processes")
         yield
 
     await plan(goal=1).create(served.admin)
