@@ -46,18 +46,6 @@ def running(state: Path) -> Iterator[None]:
             agent.terminate()
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--join", URL, "t"], "--join sends this device's name and facts: say --consent"),
-        (["--consent"], "--consent is for one coordinator: say --join URL TOKEN"),
-    ],
-)
-def test_an_installation_agrees_for_one_coordinator_and_joins_none_without(words, said):
-    done = edge_agent("install", *words)
-    assert (done.returncode, said in done.stderr) == (2, True)
-
-
 def test_who_joins_and_then_asks_is_told_what_the_agent_does(tmp_path: Path):
     """As in the README: the next command after joining does not say `not_enrolled`."""
     state = tmp_path / "agent"
