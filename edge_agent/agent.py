@@ -21,10 +21,10 @@ from edge_agent.costs import Costs
 from edge_agent.eligibility import Settling, Verdict
 from edge_agent.errands import Errands
 from edge_agent.errors import AgentError, Rejected, StateError, TransportError
+from edge_agent.heap import give_back
 from edge_agent.job import Outcome, Report
 from edge_agent.jobs import Jobs, StartJob
 from edge_agent.keeping import Why
-from edge_agent.heap import give_back
 from edge_agent.lifecycle import (
     Action,
     CheckInNow,

@@ -197,9 +197,9 @@ class Life:
     def worked(
         self, outcome: Outcome, now: float, fraction: float, fruitless: bool = False
     ) -> None:
-        """Training ended, `fruitless` without a step. A preempted assignment is kept, for the time that is left: its training
-        goes on when the device is eligible again. A task without examples is not asked for, for
-        some time; any other failure is a rest."""
+        """Training ended; `fruitless`: without a step. A preempted assignment is kept, for the time
+        that is left: its training goes on when the device is eligible again. A task without
+        examples is not asked for, for some time; any other failure is a rest."""
         if outcome is Outcome.PREEMPTED:
             # Loading the examples may be what turns a signal: that must not go on for ever.
             self._fruitless = self._fruitless + 1 if fruitless else 0

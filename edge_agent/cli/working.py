@@ -18,7 +18,6 @@ from edge_agent.cli.common import (
     Commands,
     command,
     config_of,
-    default_volatile,
     state_of,
 )
 from edge_agent.eligibility import Verdict

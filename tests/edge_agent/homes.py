@@ -4,6 +4,8 @@ tests plug in and unplug. A stand-in trains; time leaps, so that hours of rest t
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +208,8 @@ class Between:
     def __init__(self) -> None:
         self.answer: Callable[[web.Request], web.Response | None] = lambda request: None
         self.after: Callable[[web.Request], Awaitable[None]] | None = None
+        self.date: Callable[[], datetime] | None = None
+        """The clock of the coordinator, as its answers tell it."""
 
     def wrap(self, app: web.Application) -> None:
         @web.middleware
@@ -213,6 +217,8 @@ class Between:
             if (instead := self.answer(request)) is not None:
                 return instead
             answer: web.StreamResponse = await handler(request)
+            if self.date:
+                answer.headers["Date"] = format_datetime(self.date().astimezone(UTC), usegmt=True)
             if self.after:
                 await self.after(request)
             return answer

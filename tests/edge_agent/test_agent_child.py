@@ -3,8 +3,10 @@ way, and its models on the way to local programs."""
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
@@ -14,6 +16,7 @@ from aiohttp import web
 
 from coordinator.export import complete_model
 from edge_agent.child import start_child
+from edge_agent.config import PROFILES
 from edge_agent.job import Job, Outcome
 from edge_agent.models import Info, open_model, read_info
 from fleet.digits import PLAN
@@ -215,3 +218,37 @@ async def test_local_programs_get_a_new_model_once_in_a_while_and_the_last_one_t
     await one.restart(start_job=start_child)  # it is not offered twice
     await one.until(lambda: len(one.rests) > count + 5)
     assert await adopted() == last
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        *(f'profile = "{name}"' for name in PROFILES),
+        'training.max_memory = "900 MB"',
+        'data.retain = {age = "30d", examples = 1000000, size = "10 MB"}',
+    ],
+)
+async def test_a_round_is_served_under_each_profile_and_limit(
+    served: Serving, one: Home, more: str
+):
+    await (await asyncio.to_thread(shipped, goal=1)).create(served.admin)
+    one.text = f"{more}\n{one.text}"
+    await one.restart(start_job=start_child)
+    await one.until(lambda: one.outcomes == ["accepted"])
+
+
+@pytest.mark.parametrize("days_ahead", [0, 3])
+async def test_old_examples_go_unless_the_clock_may_be_wrong(
+    served: Serving, one: Home, between: Between, days_ahead: int
+):
+    """A clock that is ahead makes every example look old."""
+    await (await asyncio.to_thread(shipped, goal=1)).create(served.admin)
+    old = one.examples / "old.npz"
+    await asyncio.to_thread(shutil.copy, one.examples / "drawn.npz", old)
+    await asyncio.to_thread(os.utime, old, (1e9, 1e9))
+    between.date = lambda: served.clock.now() - timedelta(days=days_ahead)
+    one.text += '\ndata.retain.age = "30d"'
+    await one.restart(start_job=start_child)
+    await one.until(lambda: one.outcomes == ["accepted"])
+    assert await asyncio.to_thread(old.exists) is (days_ahead > 0)
+    assert await asyncio.to_thread((one.examples / "drawn.npz").exists)

@@ -3,6 +3,7 @@
 The real coordinator over loopback; a stand-in trains; time leaps."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -213,18 +214,19 @@ async def test_time_spent_fetching_is_not_time_to_train(
 async def test_when_the_traffic_budget_is_spent_nothing_is_sent_until_the_next_day(
     served: Serving, home: Settle, between: Between
 ):
-    await plan(goal=1, deadline="2d").create(served.admin)
+    await plan(goal=1, over_selection=1.0, deadline="2d").create(served.admin)
     one = await home()
-    await one.configure('budget.traffic = "1 kB"')
-    await one.until(lambda: one.rests and "bytes_spent" in one.rests[-1].why)
+    await one.until(lambda: one.outcomes == ["accepted"])
+    status = one.agent.status()
+    await one.configure(f'budget.traffic = "{status.bytes_up + status.bytes_down} B"')
+    await one.until(lambda: one.rests and "used today" in one.rests[-1].why)
     asked = Requests(between)
     await one.until(lambda: len(one.rests) > 30)
     assert "bytes_spent: " in one.said()
-    assert " of 1 kB used today" in one.said()
     assert asked.seen == []
-    assert one.trainer.jobs == []
+    assert len(one.trainer.jobs) == 1
     served.clock.leap(DAY)
-    await one.until(lambda: one.outcomes == ["accepted"])
+    await one.until(lambda: one.outcomes == ["accepted", "accepted"])
 
 
 async def test_an_upload_is_cut_off_when_the_traffic_budget_is_spent(served: Serving, home: Settle):
@@ -431,3 +433,50 @@ async def test_the_status_tells_for_how_long_a_reason_holds_though_its_figures_c
     await one.agent.step()
     assert one.said().startswith("waiting for 10 min ")
     assert one.said().endswith(": on_battery: battery at 80 %")
+
+
+async def test_a_model_that_the_budget_does_not_hold_is_not_begun(
+    served: Serving, home: Settle, between: Between
+):
+    """A budget that was overdrawn before it was looked at is none."""
+    await plan(goal=1, parameters=BIG, deadline="3d").create(served.admin)
+    one = await home()
+    await one.configure('budget.traffic = "30 kB"')
+    await one.until(lambda: len(one.rests) > 25)
+    history = await asyncio.to_thread(one.state.history)
+    assert history.bytes_up + history.bytes_down <= 30_000
+    assert one.trainer.jobs == []
+
+
+# What may be gone
+
+
+async def test_a_model_that_is_gone_from_memory_is_fetched_again(served: Serving, home: Settle):
+    """A login's folder in memory goes with the logout."""
+    await plan(goal=1, deadline="10h").create(served.admin)
+    one = await home()
+
+    async def unplug() -> None:
+        await asyncio.to_thread(one.power, False)
+
+    one.trainer.meanwhile, one.trainer.stubborn = unplug, True
+    await one.until(lambda: one.rests and "on_battery" in one.rests[-1].why)
+    model = one.trainer.jobs[0].model
+    await asyncio.to_thread(os.unlink, model)
+    await asyncio.to_thread(one.power, True)
+    one.trainer.stubborn = False
+    await one.until(lambda: one.outcomes == ["accepted"])
+    assert one.trainer.jobs[-1].model == model
+    assert len(set(one.trainer.assignments)) == 1
+
+
+async def test_nothing_of_one_fleet_goes_to_the_next(served: Serving, home: Settle):
+    one = await home()
+    await asyncio.to_thread(one.state.update_path("digits-1").write_bytes, b"of another fleet")
+    history = await asyncio.to_thread(one.state.history)
+    history.device, history.evaluated = "another", {"digits": 11}
+    await asyncio.to_thread(one.state.save_history, history)
+    await one.restart()
+    assert await one.outbox() == []
+    found = await asyncio.to_thread(lambda: one.state.history_of(one.device))
+    assert (found.evaluated, found.served) == ({}, [])

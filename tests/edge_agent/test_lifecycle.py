@@ -141,7 +141,8 @@ def test_an_assignment_past_its_deadline_is_given_back_once(life):
     life.checked_in(assigned(), 0.0, 0.5)
     assert life.next(100.0, ELIGIBLE, []) == GiveBack(assignment())
     assert life.assignment is None
-    assert life.next(100.0, ELIGIBLE, []) == CheckInNow()
+    assert isinstance(life.next(100.0, ELIGIBLE, []), Rest)
+    assert life.next(100.0 + INTERVAL / 2, ELIGIBLE, []) == CheckInNow()
 
 
 def test_it_is_dropped_as_well_while_the_device_may_not_work(life):
@@ -475,3 +476,47 @@ class Lives(RuleBasedStateMachine):
 
 
 TestLives = Lives.TestCase
+
+
+# Work that comes to nothing
+
+
+def test_a_coordinator_that_leaves_no_time_is_not_asked_all_the_time(life):
+    for turn in range(5):
+        now = turn * INTERVAL
+        assert life.next(now, ELIGIBLE, []) == CheckInNow()
+        life.checked_in(assigned(assignment(deadline=0.0)), now, 0.5)
+        assert isinstance(life.next(now, ELIGIBLE, []), GiveBack)
+        rest = life.next(now, ELIGIBLE, [])
+        assert isinstance(rest, Rest)
+        assert rest.seconds >= INTERVAL / 2
+
+
+def test_work_that_is_preempted_before_its_first_step_is_tried_ever_more_rarely(life):
+    """Loading the examples takes the memory whose lack then ends it, say."""
+    life.checked_in(assigned(assignment(deadline=9e9)), 0.0, 0.5)
+    now, waits = 0.0, []
+    for _ in range(8):
+        assert isinstance(life.next(now, ELIGIBLE, []), Train)
+        life.worked(Outcome.PREEMPTED, now, 0.5, fruitless=True)
+        action = life.next(now, ELIGIBLE, [])
+        waits.append(action.seconds if isinstance(action, Rest) else 0.0)
+        now += waits[-1]
+    assert waits[0] == 0.0  # once is no reason
+    assert waits[1] >= 30.0
+    assert waits == sorted(waits)
+    life.worked(Outcome.PREEMPTED, now, 0.5)  # a step was made
+    life.worked(Outcome.PREEMPTED, now, 0.5, fruitless=True)
+    life.train_at = 0.0
+    assert isinstance(life.next(now, ELIGIBLE, []), Train)
+
+
+def test_versions_that_cannot_be_evaluated_are_not_tried_one_after_the_other(life):
+    life.checked_in(told_to_wait(0.0, 0.0, published(4), published(4, "other")), 0.0, 0.5)
+    assert isinstance(life.next(1.0, ELIGIBLE, []), Evaluate)
+    life.measured("digits", 4, 1.0, 0.5)
+    life.evaluation_failed(Outcome.BAD_PLAN, 1.0, 0.5)
+    rest = life.next(1.0, ELIGIBLE, [])
+    assert isinstance(rest, Rest)
+    assert rest.seconds >= 30.0
+    assert rest.why == "rests after a failure: bad_plan"

@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 import time
+from contextlib import suppress
 
 import msgspec
 import numpy as np
@@ -539,3 +540,36 @@ async def test_a_slow_network_is_waited_for(served):
         await slow.upload(assignment.id, data, digest_of(data))
     await served.round_ends(1)
     assert await served.states() == {device.id: "accepted"}
+
+
+async def test_what_is_cut_off_sends_not_a_byte_more():
+    """Bytes that wait in buffers, ours and the kernel's, would go out after the owner said no."""
+    data, arrived = bytes(8 << 20), []
+    begun, cut, over = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        arrived.append(len(await reader.read(1 << 16)))
+        begun.set()
+        await cut.wait()
+        with suppress(ConnectionResetError):
+            while chunk := await reader.read(1 << 16):
+                arrived.append(len(chunk))
+        over.set()
+
+    announced = replies(status="201 Created", Upload_Offset="0")
+    async with wire(announced, slow) as server:
+
+        async def send() -> None:
+            async with Transport(server.url, "s" * 24) as transport:
+                await transport.upload("a-1", data, digest_of(data))
+
+        sending = asyncio.create_task(send())
+        await begun.wait()
+        await asyncio.sleep(0.2)  # all buffers on the way are full
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        cut.set()
+        async with asyncio.timeout(5.0):
+            await over.wait()
+    assert sum(arrived) < len(data) // 2
