@@ -90,6 +90,8 @@ class Child:
         except TimeoutError:
             log.error("process %d, the training child, cannot be killed", self._process.pid)
             self._reported.cancel()
+            # asyncio closes its pipes only at the end of the process, which may never come.
+            self._process._transport.close()  # type: ignore[attr-defined]
 
     def kill(self) -> None:
         """End it at once."""

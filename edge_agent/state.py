@@ -176,8 +176,8 @@ class StateFolder:
             return msgspec.json.decode(data, type=Identity)
         except msgspec.DecodeError as error:
             raise StateError(
-                f"{self.folder}/identity.json is damaged ({error}): run 'edge-agent enroll URL "
-                "TOKEN --again'"
+                f"{self.folder}/identity.json is damaged ({error}): enrol again, with "
+                "'edge-agent enroll URL TOKEN --again'"
             ) from None
 
     def save_identity(self, identity: Identity) -> None:

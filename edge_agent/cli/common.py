@@ -93,9 +93,9 @@ def state_of(arguments: argparse.Namespace) -> StateFolder:
         become_owner(folder)
         foreign = folder.exists() and os.geteuid() not in (0, folder.stat().st_uid)
     except PermissionError:
-        foreign = True
+        foreign = True  # it cannot even be looked for
     except OSError as error:
         raise StateError(f"cannot act as the owner of {folder}: {error}") from None
     if foreign:
-        raise StateError(f"{folder} belongs to another user, as the service's does: say sudo")
+        raise StateError(f"{folder} belongs to another user: ask as that one, or as root (sudo)")
     return StateFolder(folder, default_volatile(folder))

@@ -172,7 +172,7 @@ def test_the_agent_of_another_user_does_not_tell(command):
                 if "check-in:" in line:
                     break
             result = command("status", nobody=True)
-            assert "belongs to another user, as the service's does: say sudo" in complaint(result)
+            assert "belongs to another user: ask as that one, or as root" in complaint(result)
             assert result.returncode == 1
             assert command("status").returncode == 0
         finally:

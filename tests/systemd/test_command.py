@@ -81,4 +81,4 @@ def test_another_user_than_the_services_is_told_to_say_sudo(tmp_path: Path):
     os.chown(tmp_path, 4321, 4321)
     command = [sys.executable, "-c", program, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    assert "belongs to another user, as the service's does: say sudo" in done.stderr
+    assert "belongs to another user: ask as that one, or as root (sudo)" in done.stderr
