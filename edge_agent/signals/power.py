@@ -62,8 +62,7 @@ def observe(system: System) -> Supplied:
     if (told := _from_upower(system)) is not None:
         return told
     if system.root == Path("/") and not (system.root / _SUPPLIES).is_dir():
-        sensors = getattr(psutil, "sensors_battery", None)  # not on every system
-        return from_psutil(sensors() if sensors else None)
+        return from_psutil(_sensors())
     return _from_sysfs(system)
 
 
@@ -77,6 +76,15 @@ def _from_upower(system: System) -> Supplied | None:
         return Supplied(not on_battery, real(battery, "Percentage") or 0.0)
     # On a battery that it does not tell of: it counts as empty.
     return Supplied(not on_battery, 0.0 if on_battery else None)
+
+
+def _sensors() -> object:
+    """What psutil knows of a battery; `None` when there is none, or no way to know."""
+    sensors = getattr(psutil, "sensors_battery", None)  # not on every system
+    try:
+        return sensors() if sensors else None
+    except OSError:  # a Linux without the class of power supplies
+        return None
 
 
 def from_psutil(battery: object) -> Supplied:

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,9 @@ def asked(command: Command, answer: str, *words: str) -> tuple[int, str]:
         if answer:
             os.write(ours, answer.encode())
         else:
-            process.send_signal(signal.SIGINT)
+            while process.poll() is None:  # one that comes just before it reads goes unseen
+                process.send_signal(signal.SIGINT)
+                time.sleep(0.2)
         try:
             while more := os.read(ours, 4096):
                 seen += more
