@@ -9,15 +9,12 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
-from datetime import datetime
-from email.utils import parsedate_to_datetime
 from typing import NamedTuple, Protocol
 
 from edge_agent import budget, consent
 from edge_agent.cache import Cache
 from edge_agent.child import start_child
 from edge_agent.config import Config
-from edge_agent.costs import Costs
 from edge_agent.eligibility import Settling, Verdict
 from edge_agent.errands import Errands
 from edge_agent.errors import AgentError, Rejected, StateError, TransportError
@@ -25,6 +22,7 @@ from edge_agent.heap import give_back
 from edge_agent.job import Outcome, Report
 from edge_agent.jobs import Jobs, StartJob
 from edge_agent.keeping import Why
+from edge_agent.ledger import Ledger
 from edge_agent.lifecycle import (
     Action,
     CheckInNow,
@@ -38,12 +36,12 @@ from edge_agent.lifecycle import (
 from edge_agent.platform import facts
 from edge_agent.signals import owner
 from edge_agent.signals.signal import Signal
-from edge_agent.state import Identity, Served, StateFolder
+from edge_agent.state import Identity, StateFolder
 from edge_agent.status import Status
-from schedules.clock import Clock
+from schedules.clock import Clock, same_day
 from systemd.journal import fields
 from wire import PROTOCOL_VERSIONS
-from wire.messages import Assignment, CheckIn, Evaluation, Published
+from wire.messages import Assignment, CheckIn, Published
 
 log = logging.getLogger(__name__)
 
@@ -116,9 +114,9 @@ class Agent:
             self._history,
             clock,
             self._network_refused,
-            lambda: budget.traffic_left(self._costs.count(), config.budget),
+            lambda: budget.traffic_left(self._ledger.spent(), config.budget),
         )
-        self._costs = Costs(self._history, clock, lambda: self._errands.moving)
+        self._ledger = Ledger(self._history, state, clock, lambda: self._errands.moving)
         self._jobs = Jobs(config, state, self._cache, clock, start_job, observer.own_pids)
         self._random = random.Random()  # noqa: S311 - spreads load, guards nothing
         spread = self._random.random() * min(30.0, config.timing.check_in / 2)
@@ -133,7 +131,6 @@ class Agent:
                 task: clock.monotonic() + config.models.every for task in self._history.evaluated
             },
         )
-        self._told = dict(self._history.evaluated)  # the newest metrics that were taken, by task
         self._settling = Settling(config.eligibility.settle)
         self._verdict = Verdict(())
         self._doing, self._why, self._since = "starting", "", clock.monotonic()
@@ -224,7 +221,7 @@ class Agent:
             "consent",
             *await asyncio.to_thread(consent.given, self._state.folder, self._identity.url),
         )
-        return owner.signals(self._config, agreed, self._costs.count(), self._clock.now())
+        return owner.signals(self._config, agreed, self._ledger.spent(), self._clock.now())
 
     async def _next(self) -> Action:
         verdict = await self.look()
@@ -338,10 +335,10 @@ class Agent:
             return
         self._now_doing("training", f"{work.task} round {work.round}")
         evaluate = work.version > self._life.evaluated.get(work.task, -1)
-        self._costs.begin_training()
+        self._ledger.costs.begin_training()
         seconds = min(seconds, self._life.deadline - self._now())
         report = await self._jobs.train(work, seconds, evaluate, self._job_refused)
-        self._costs.end_training()
+        self._ledger.costs.end_training()
         self._remember(work.task, work.version, report)
         fruitless = report.steps <= report.resumed_at
         self._life.worked(report.outcome, self._now(), self._random.random(), fruitless)
@@ -398,7 +395,7 @@ class Agent:
             self._life.not_uploaded(error, self._now(), self._random.random())
             return
         self._life.uploaded(assignment, self._now())
-        served = self._history.settle(assignment, outcome, detail, sent, self._today())
+        served = self._ledger.settled(assignment, outcome, detail, sent)
         about = fields(TASK=served.task, ROUND=served.round, REASON=outcome)
         log.info("update of %s: %s", assignment, outcome, extra=about)
         await self._save()
@@ -415,44 +412,18 @@ class Agent:
     # Remembering
 
     async def _served(self, work: Assignment, report: Report, outcome: str) -> None:
-        self._history.add(
-            Served(
-                assignment=work.id,
-                task=work.task,
-                round=work.round,
-                outcome=outcome,
-                detail="" if outcome == "waiting" else report.detail,
-                examples=report.examples,
-                loss=report.loss,
-                seconds=report.seconds,
-                ended=self._today(),
-            )
-        )
+        self._ledger.served(work, report, outcome)
         await self._save()
 
     def _remember(self, task: str, version: int, report: Report) -> None:
         """A version's metrics, once; and that it is to be offered to local programs again."""
         if report.decision and report.decision.why is Why.TOO_SOON:
             self._life.offers[task] = self._now() + report.decision.wait
-        new = version > self._told.get(task, -1)
-        if report.metrics is None or report.held_out == 0 or not new:
-            return
-        self._told[task] = version
-        self._life.evaluated[task] = version
-        self._history.evaluations.append(
-            Evaluation(task=task, version=version, examples=report.held_out, metrics=report.metrics)
-        )
-        del self._history.evaluations[:-100]
+        if self._ledger.measured(task, version, report):
+            self._life.evaluated[task] = version
 
     async def _save(self) -> None:
-        """Keep the history. Work goes on without: a full disk is not a reason to stop."""
-        self._costs.count()
-        self._history.evaluated = dict(self._life.evaluated)
-        self._history.failed = self._life.failed
-        try:
-            await asyncio.to_thread(self._state.save_history, self._history)
-        except StateError as error:
-            log.error("%s", error)
+        await self._ledger.save(self._life.evaluated, self._life.failed)
 
     def _now_doing(self, doing: str, why: str) -> None:
         if (doing, why) == (self._doing, self._why):
@@ -462,20 +433,8 @@ class Agent:
         self._doing, self._why = doing, why
         self._tell(f"{doing}: {why}")
 
-    def _today(self) -> str:
-        return self._clock.now().isoformat(timespec="seconds")
-
     def _now(self) -> float:
         return self._clock.monotonic()
-
-
-def same_day(date: str, now: datetime) -> bool:
-    """Whether an HTTP date is within a day of `now` (aware)."""
-    try:
-        told = parsedate_to_datetime(date)
-        return abs((told - now).total_seconds()) < 86400.0
-    except (ValueError, TypeError):
-        return False
 
 
 def _code(why: str) -> str:

@@ -7,6 +7,7 @@ suspended. The wall clock is for people, for windows, and for what must survive 
 import sys
 import time
 from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Protocol
 
 
@@ -30,3 +31,12 @@ class SystemClock:
 
     def now(self) -> datetime:
         return datetime.now().astimezone()
+
+
+def same_day(date: str, now: datetime) -> bool:
+    """Whether an HTTP date is within a day of `now` (aware)."""
+    try:
+        told = parsedate_to_datetime(date)
+        return abs((told - now).total_seconds()) < 86400.0
+    except (ValueError, TypeError, OverflowError):
+        return False
