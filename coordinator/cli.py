@@ -50,9 +50,10 @@ def own_state() -> Path:
 
 def served_state() -> Path:
     """Where the other commands look for the server: that of the service on this machine where they
-    may look into it, else as `own_state`."""
-    service = installer.COORDINATOR_STATE
-    return service if os.access(service, os.R_OK | os.X_OK) else own_state()
+    may look into it, or where there is no other; else as `own_state`."""
+    service, own = installer.COORDINATOR_STATE, own_state()
+    readable = os.access(service, os.R_OK | os.X_OK)
+    return service if readable or (service.exists() and not own.exists()) else own
 
 
 OwnState = Annotated[

@@ -57,7 +57,7 @@ class AdminClient:
                 "another with --url and --token-file"
             ) from None
         except (OSError, msgspec.DecodeError) as error:
-            raise ClientError(f"{error}: the coordinator's own user may read it") from None
+            raise ClientError(f"{error}: ask as the coordinator's own user, or with sudo") from None
         return cls(endpoint.url, token, endpoint.certificate, any_name=True)
 
     async def __aenter__(self) -> Self:

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from edge_agent.examples.retention import Retention
-from edge_agent.sizes import Size
+from edge_agent.sizes import Size, human_size
 from schedules.duration import Duration
 from schedules.schedule import READY_MADE, Schedule, ready_made
 from wire.messages import Identifier
@@ -21,6 +21,7 @@ Percent = Annotated[float, Meta(ge=0, le=100)]
 
 
 _LONGEST_GRACE = 15.0
+_LEAST_MEMORY = 40_000_000
 
 
 def _key(text: str) -> Meta:
@@ -125,7 +126,9 @@ class Budget(Section, frozen=True, kw_only=True):
     """What a day may cost, from midnight to midnight."""
 
     training: Annotated[Duration | None, _key("time spent training")] = None
-    traffic: Annotated[Size | None, _key("bytes sent and received")] = None
+    traffic: Annotated[
+        Size | None, _key("bytes sent and received, without what HTTP and TLS add (some percent)")
+    ] = None
 
 
 class Training(Section, frozen=True, kw_only=True):
@@ -146,7 +149,7 @@ class Training(Section, frozen=True, kw_only=True):
             "how much of a training a power cut may cost; each time writes the weights and the "
             "optimiser's state; `0s`: only when training stops"
         ),
-    ] = Duration(300.0)
+    ] = Duration(900.0)
     max_memory: Annotated[
         Size | None, _key("memory of the training process; it fails when it needs more")
     ] = None
@@ -195,6 +198,10 @@ class Config(Section, frozen=True, kw_only=True):
             raise ValueError(f"poll = {self.poll}: at least 50 ms")
         if self.training.time_limit < 0.05:
             raise ValueError(f"training.time_limit = {self.training.time_limit}: at least 50 ms")
+        memory = self.training.max_memory
+        if memory is not None and memory < _LEAST_MEMORY:
+            least = f"at least {human_size(_LEAST_MEMORY)}, which a small model needs"
+            raise ValueError(f"training.max_memory = {memory}: {least}")
         if self.training.grace > _LONGEST_GRACE:
             longest = f"at most {_LONGEST_GRACE:.0f} s, since the service has 20 s to stop"
             raise ValueError(f"training.grace = {self.training.grace}: {longest}")

@@ -73,6 +73,15 @@ BAD = {
     "a number for a duration": ("poll = 30", ["poll", "30", "'30s'"]),
     "a bad duration": ("poll = 'soon'", ["poll", "soon", "'30s'"]),
     "no time at all": ("poll = '0s'", ["poll", "0", "50 ms"]),
+    "a grace that outlasts the service": ("[training]\ngrace = '20s'", ["training.grace", "15 s"]),
+    "too little memory": (
+        "[training]\nmax_memory = '1 MB'",
+        ["training.max_memory", "1 MB", "40 MB"],
+    ),
+    "too little room for examples": (
+        "[data.retain]\nsize = '1 kB'",
+        ["data.retain.size", "100 kB"],
+    ),
     "a bad grace": ("[training]\ngrace = -1", ["training.grace", "-1", "'30s'"]),
     "no time to train": ("[training]\ntime_limit = '1ms'", ["training.time_limit", "50 ms"]),
     "an unknown schedule": ("schedule = 'weekly'", ["schedule", "weekly", "nightly", "hourly"]),
