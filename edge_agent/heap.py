@@ -3,13 +3,14 @@
 The C library keeps freed memory for the next time, and the next time may be tomorrow.
 """
 
-import ctypes
-import sys
+import gc
+
+import psutil
 
 
 def give_back() -> None:
-    """Blocking, for a millisecond. Without effect where the C library has no such call."""
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
+    """Blocking, for some milliseconds."""
+    gc.collect()  # tasks and their errors refer to each other, and to what was fetched
+    trim = getattr(psutil, "heap_trim", None)  # not in every C library
+    if trim is not None:
+        trim()
