@@ -38,7 +38,7 @@ from edge_agent.signals import owner
 from edge_agent.signals.signal import Signal
 from edge_agent.state import Identity, StateFolder
 from edge_agent.status import Status
-from schedules.clock import Clock, same_day
+from schedules.clock import Clock
 from systemd.journal import fields
 from wire import PROTOCOL_VERSIONS
 from wire.messages import Assignment, CheckIn, Published
@@ -284,7 +284,7 @@ class Agent:
         log.debug("check-in: %s", reply)
         self._history.evaluations = self._history.evaluations[len(evaluations) :]
         self._life.checked_in(reply, came, self._random.random())
-        self._jobs.clock_agrees = same_day(date, self._clock.now())
+        self._jobs.told = (date, came)
         if work := reply.assignment:
             about = fields(TASK=work.task, ROUND=work.round)
             log.info("assigned: %s round %d", work.task, work.round, extra=about)
@@ -368,7 +368,9 @@ class Agent:
         limit = self._config.training.time_limit
         report = await self._jobs.evaluate(published, limit, self._job_refused)
         now, fraction = self._now(), self._random.random()
-        if report.outcome is not Outcome.PREEMPTED:
+        if report.outcome is Outcome.PREEMPTED:
+            self._life.evaluation_preempted(now, fraction)
+        else:
             # Also when it failed: this version will not do better the next time.
             self._life.measured(published.task, published.version, now, fraction)
         if report.outcome not in (Outcome.DONE, Outcome.PREEMPTED, Outcome.NO_EXAMPLES):

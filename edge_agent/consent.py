@@ -118,6 +118,25 @@ def give(folder: Path, url: str, by: str, now: datetime) -> Consent:
     return consent
 
 
+def kept(folder: Path) -> bytes | None:
+    """The consent as it is on the disk, to be put back by `put_back`. Blocking."""
+    try:
+        return (folder / CONSENT_FILE).read_bytes()
+    except OSError:
+        return None
+
+
+def put_back(folder: Path, before: bytes | None) -> None:
+    """The consent as it was `before` another one was given in vain. Blocking. Raises
+    `StateError`."""
+    if before is None:
+        return
+    try:
+        write_durably(folder / CONSENT_FILE, before)
+    except OSError as error:
+        raise StateError(f"the consent cannot be kept: {error}") from None
+
+
 def withdraw(folder: Path) -> bool:
     """The owner agrees no more; durable on return. Whether there was a consent. Blocking. Raises
     `StateError`."""

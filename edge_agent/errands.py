@@ -1,19 +1,20 @@
 """Errands to the coordinator: one connection each, its bytes counted, cut when a signal turns."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from edge_agent.allowance import while_allowed
 from edge_agent.cache import Cache
-from edge_agent.errors import AgentError
+from edge_agent.errors import AgentError, Interrupted
 from edge_agent.state import History, Identity, StateFolder
 from edge_agent.transport import Transport
 from schedules.clock import Clock
 from wire.digest import digest_of
 from wire.messages import Assignment, CheckIn, CheckInReply, GiveUp, Published
 
+T = TypeVar("T")
 Refused = Callable[[], Awaitable[str]]
 """Returns why the network may not be used any more, once that is so."""
 
@@ -61,7 +62,7 @@ class Errands:
     async def check_in(self, message: CheckIn) -> Answer:
         """Ask for work, and fetch what it needs over the same connection."""
         async with self._connect() as transport:
-            reply = await while_allowed(transport.check_in(message), self._refused)
+            reply = await self._allowed(transport, transport.check_in(message))
             came, date = self._clock.monotonic(), transport.date
             try:
                 if reply.assignment:
@@ -80,17 +81,25 @@ class Errands:
         data = await asyncio.to_thread(self._state.update, assignment)
         async with self._connect() as transport:
             sending = transport.upload(assignment, data, digest_of(data))
-            await while_allowed(sending, self._refused)
+            await self._allowed(transport, sending)
         return len(data)
 
     async def give_up(self, assignment: str, reason: str, detail: str) -> None:
         """Tell the coordinator, so that it may ask another device."""
         async with self._connect() as transport:
             why = GiveUp(reason=reason, detail=detail[:500])
-            await while_allowed(transport.give_up(assignment, why), self._refused)
+            await self._allowed(transport, transport.give_up(assignment, why))
 
     async def _fetch(self, transport: Transport, work: Assignment | Published) -> None:
-        await while_allowed(self._cache.fetch(transport, work.plan, work.model), self._refused)
+        await self._allowed(transport, self._cache.fetch(transport, work.plan, work.model))
+
+    async def _allowed(self, transport: Transport, errand: Coroutine[Any, Any, T]) -> T:
+        """What an errand gives while the signals allow it; then not a byte more."""
+        try:
+            return await while_allowed(errand, self._refused)
+        except Interrupted:
+            transport.cut()
+            raise
 
     @asynccontextmanager
     async def _connect(self) -> AsyncIterator[Transport]:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
 from typing import Protocol
 
 import msgspec
@@ -15,11 +16,13 @@ from edge_agent.examples.retention import Retention
 from edge_agent.job import Job, Outcome, Report
 from edge_agent.keeping import Offer
 from edge_agent.state import StateFolder
-from schedules.clock import Clock
+from schedules.clock import Clock, skew
 from systemd.journal import fields
 from wire.messages import Assignment, Published
 
 log = logging.getLogger(__name__)
+
+_TOLERABLE_SKEW = 3600.0  # seconds that this device's clock may be wrong by
 
 
 class RunningJob(Protocol):
@@ -60,8 +63,9 @@ class Jobs:
         self._clock = clock
         self._start = start
         self._own_pids = own_pids
-        self.clock_agrees = False
-        """Whether the coordinator's clock and ours told the same day at the last check-in."""
+        self.told = ("", 0.0)
+        """The coordinator's clock at the last check-in, as HTTP says it, and when that was on the
+        monotonic clock."""
 
     async def train(
         self, work: Assignment, seconds: float, evaluate: bool, refused: Refused
@@ -101,9 +105,13 @@ class Jobs:
         """What examples are kept. None is deleted for its age while the clock may be wrong: one
         that is ahead would make all of them old."""
         limits = self._config.data.retain.limits()
-        if limits.age is None or self.clock_agrees:
+        if limits.age is None:
             return limits
-        log.warning("nothing is deleted for its age: the coordinator's clock tells another day")
+        date, came = self.told
+        then = self._clock.now() - timedelta(seconds=self._clock.monotonic() - came)
+        if skew(date, then) <= min(_TOLERABLE_SKEW, limits.age / 10):
+            return limits
+        log.warning("nothing is deleted for its age: the coordinator's clock tells another time")
         return msgspec.structs.replace(limits, age=None)
 
     def _offer(self, work: Assignment | Published) -> Offer:

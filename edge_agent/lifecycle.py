@@ -95,7 +95,7 @@ class Life:
     interval: float
     check_in_at: float
     upload_at: float = 0.0
-    train_at: float = 0.0
+    work_at: float = 0.0
     assignment: Assignment | None = None
     deadline: float = 0.0
     published: tuple[Published, ...] = ()
@@ -129,6 +129,7 @@ class Life:
             late, self.assignment = self.assignment, None
             # However little time a coordinator gives, it is not asked again at once.
             self.check_in_at = max(self.check_in_at, now + self.interval / 2)
+            self._fruitless, self.work_at = 0, 0.0
             return GiveBack(late)
         work = self._work(now)
         if isinstance(work, Rest):
@@ -146,11 +147,11 @@ class Life:
 
     def _work(self, now: float) -> Action:
         if self.assignment:
-            if now < self.train_at:
-                wait = min(self.train_at, self.deadline) - now
+            if now < self.work_at:
+                wait = min(self.work_at, self.deadline) - now
                 return Rest(wait, "preempted again and again, before a single step")
             return Train(self.assignment, self.deadline - now)
-        for model in self.published:
+        for model in self.published if now >= self.work_at else ():
             due = now >= self.offers.get(model.task, math.inf)
             if due or model.version > self.evaluated.get(model.task, -1):
                 return Evaluate(model)
@@ -165,6 +166,7 @@ class Life:
         self.assignment = reply.assignment
         if reply.assignment:
             self.deadline = now + reply.assignment.deadline
+            self._fruitless, self.work_at = 0, 0.0
             self.check_in_at = now + SHORTEST_WAIT
             return
         window = RetryWindow(self.interval / 2, self.interval * 1.5)
@@ -201,10 +203,7 @@ class Life:
         that is left: its training goes on when the device is eligible again. A task without
         examples is not asked for, for some time; any other failure is a rest."""
         if outcome is Outcome.PREEMPTED:
-            # Loading the examples may be what turns a signal: that must not go on for ever.
-            self._fruitless = self._fruitless + 1 if fruitless else 0
-            if self._fruitless > 1:
-                self.train_at = now + _AFTER_FAILURE.delay(self._fruitless - 1, fraction)
+            self._preempted(now, fraction, fruitless)
             return
         self._fruitless = 0
         work, self.assignment = self.assignment, None
@@ -222,6 +221,16 @@ class Life:
         self.check_in_at = now + _AFTER_FAILURE.delay(self.failed, fraction)
         self.waiting_for = f"rests after a failure: {outcome}"
 
+    def _preempted(self, now: float, fraction: float, fruitless: bool) -> None:
+        """Loading the examples may be what turns a signal: that must not go on for ever."""
+        self._fruitless = self._fruitless + 1 if fruitless else 0
+        if self._fruitless > 1:
+            self.work_at = now + _AFTER_FAILURE.delay(self._fruitless - 1, fraction)
+
+    def evaluation_preempted(self, now: float, fraction: float) -> None:
+        """A published version was not evaluated to the end; it is tried again."""
+        self._preempted(now, fraction, fruitless=True)
+
     def evaluation_failed(self, outcome: Outcome, now: float, fraction: float) -> None:
         """A published version cannot be evaluated: rest, as after a training that failed."""
         self.failed += 1
@@ -231,6 +240,7 @@ class Life:
 
     def measured(self, task: str, version: int, now: float, fraction: float) -> None:
         """A published version was evaluated: do so once, and tell at a check-in before long."""
+        self._fruitless = 0
         self.offers.pop(task, None)
         if version <= self.evaluated.get(task, -1):
             return

@@ -149,8 +149,8 @@ class StateFolder:
         `StateError`."""
         try:
             for folder in (self.outbox, self.checkpoints):
-                for path in folder.iterdir():
-                    path.unlink()
+                shutil.rmtree(folder)
+                folder.mkdir(mode=0o700)
             (self.folder / "history.json").unlink(missing_ok=True)
         except OSError as error:
             raise StateError(f"what is left of another fleet cannot be removed: {error}") from None

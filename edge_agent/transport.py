@@ -99,6 +99,7 @@ class Transport:
         self._ca = ca
         self._waits = waits
         self._sockets: list[socket.socket] = []
+        self._interrupted: Interrupted | None = None
         self.bytes_up = 0
         self.bytes_down = 0
         self.allowance: int | None = None
@@ -129,7 +130,7 @@ class Transport:
         trace: TracebackType | None,
     ) -> None:
         if isinstance(error, asyncio.CancelledError):
-            self._cut()
+            self.cut()
         await self._session.close()
 
     def _socket(self, address: aiohttp.AddrInfoType) -> socket.socket:
@@ -138,7 +139,7 @@ class Transport:
         self._sockets = [*(s for s in self._sockets if s.fileno() >= 0), made]
         return made
 
-    def _cut(self) -> None:
+    def cut(self) -> None:
         """Not a byte more: what waits in buffers, ours and the kernel's, is thrown away. A close
         would send it first, also over a network that is metered by now, or without consent."""
         for each in self._sockets:
@@ -244,7 +245,10 @@ class Transport:
         """Raises `Interrupted` when the allowance does not hold `more` bytes."""
         moved = self.bytes_up + self.bytes_down
         if self.allowance is not None and moved + more > self.allowance:
-            raise Interrupted("bytes_spent: the day's traffic does not hold it")
+            self.cut()
+            self._interrupted = Interrupted("bytes_spent: the day's traffic does not hold it")
+            self._interrupted.transient = False
+            raise self._interrupted
 
     async def _post(self, path: str, message: msgspec.Struct, kind: type[T]) -> T:
         body = msgspec.json.encode(message)
@@ -284,6 +288,8 @@ class Transport:
                 self.date = answer.headers.get("Date", "")
                 yield answer
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            if self._interrupted:
+                raise self._interrupted from None
             if isinstance(error, Offline):
                 raise
             reason = _line(str(error)) or type(error).__name__

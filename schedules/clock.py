@@ -4,6 +4,7 @@ Durations run on the monotonic clock, which never jumps and goes on while the ma
 suspended. The wall clock is for people, for windows, and for what must survive a restart.
 """
 
+import math
 import sys
 import time
 from datetime import datetime
@@ -33,10 +34,10 @@ class SystemClock:
         return datetime.now().astimezone()
 
 
-def same_day(date: str, now: datetime) -> bool:
-    """Whether an HTTP date is within a day of `now` (aware)."""
+def skew(date: str, now: datetime) -> float:
+    """Seconds between an HTTP date and `now` (aware), whichever is ahead; infinite when it is no
+    date."""
     try:
-        told = parsedate_to_datetime(date)
-        return abs((told - now).total_seconds()) < 86400.0
+        return abs((parsedate_to_datetime(date) - now).total_seconds())
     except (ValueError, TypeError, OverflowError):
-        return False
+        return math.inf

@@ -11,7 +11,7 @@ from pathlib import Path
 from edge_agent import consent
 from edge_agent.cli.common import EXIT_FAILED, Commands, command, config_of, state_of
 from edge_agent.config import Config
-from edge_agent.errors import ConfigError
+from edge_agent.errors import AgentError, ConfigError
 from edge_agent.leave import leave
 from edge_agent.platform import facts
 from edge_agent.state import Identity, StateFolder
@@ -65,11 +65,15 @@ async def join(arguments: argparse.Namespace) -> int:
             f"this device has joined {state.identity().url}; say --again to join anew"
         )
     token = sys.stdin.readline().strip() if arguments.token == "-" else arguments.token  # noqa: S105
+    agreed_before = consent.kept(state.folder)
     agree(state, url, config, arguments.consent, "--consent")
-    async with Transport(url, token, ca, arguments.insecure_http) as transport:
-        joined = await transport.enroll(
-            Enroll(name=arguments.name[:100] or "unnamed", labels=labels, facts=facts())
-        )
+    message = Enroll(name=arguments.name[:100] or "unnamed", labels=labels, facts=facts())
+    try:
+        async with Transport(url, token, ca, arguments.insecure_http) as transport:
+            joined = await transport.enroll(message)
+    except AgentError:
+        consent.put_back(state.folder, agreed_before)  # the old membership goes on
+        raise
     state.save_identity(
         Identity(
             url=url,

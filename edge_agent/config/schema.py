@@ -76,7 +76,7 @@ class Data(Section, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         for key, path in (("folder", self.folder), *self.tasks.items()):
-            if path is not None and not Path(path).is_absolute():
+            if path is not None and (not Path(path).is_absolute() or "\0" in path):
                 name = key if key == "folder" else "tasks"
                 raise ValueError(f"{name} = {path!r}: expected an absolute path")
 

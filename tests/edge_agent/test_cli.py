@@ -250,3 +250,11 @@ def test_run_tells_its_status_is_alone_and_ends_on_sigterm(command):
             agent.kill()
     assert not command.state.socket.exists()
     assert msgspec.json.decode((command.state.folder / "history.json").read_bytes())
+
+
+def test_joining_another_fleet_in_vain_leaves_the_old_membership_as_it_is(command):
+    command.joined("http://127.0.0.1:9")
+    result = command("enroll", "http://127.0.0.1:10", "t", "--again", "--consent")
+    assert result.returncode == 1
+    assert command.state.identity().url == "http://127.0.0.1:9"
+    assert consent.given(command.state.folder, "http://127.0.0.1:9").ok

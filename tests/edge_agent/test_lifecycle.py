@@ -507,7 +507,7 @@ def test_work_that_is_preempted_before_its_first_step_is_tried_ever_more_rarely(
     assert waits == sorted(waits)
     life.worked(Outcome.PREEMPTED, now, 0.5)  # a step was made
     life.worked(Outcome.PREEMPTED, now, 0.5, fruitless=True)
-    life.train_at = 0.0
+    life.work_at = 0.0
     assert isinstance(life.next(now, ELIGIBLE, []), Train)
 
 
@@ -520,3 +520,26 @@ def test_versions_that_cannot_be_evaluated_are_not_tried_one_after_the_other(lif
     assert isinstance(rest, Rest)
     assert rest.seconds >= 30.0
     assert rest.why == "rests after a failure: bad_plan"
+
+
+def test_an_evaluation_that_is_preempted_again_and_again_is_tried_ever_more_rarely(life):
+    life.checked_in(told_to_wait(9e5, 9e5, published(4)), 0.0, 0.5)
+    now, waits = 0.0, []
+    for _ in range(6):
+        assert isinstance(life.next(now, ELIGIBLE, []), Evaluate)
+        life.evaluation_preempted(now, 0.5)
+        waits.append(max(0.0, life.work_at - now))
+        now += waits[-1]
+    assert waits[0] == 0.0
+    assert waits[1] >= 30.0
+    assert waits == sorted(waits)
+
+
+def test_another_assignment_does_not_pay_for_the_one_before(life):
+    life.checked_in(assigned(assignment(deadline=1000.0)), 0.0, 0.5)
+    for _ in range(5):
+        life.worked(Outcome.PREEMPTED, 0.0, 0.5, fruitless=True)
+    assert isinstance(life.next(10.0, ELIGIBLE, []), Rest)
+    assert isinstance(life.next(1000.0, ELIGIBLE, []), GiveBack)
+    life.checked_in(assigned(assignment("a-2")), 1200.0, 0.5)
+    assert isinstance(life.next(1200.0, ELIGIBLE, []), Train)
