@@ -9,13 +9,13 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from edge_agent import budget, consent
+from edge_agent import budget
 from edge_agent.cache import Cache
 from edge_agent.child import start_child
 from edge_agent.config import Config
-from edge_agent.eligibility import Settling, Verdict
+from edge_agent.eligibility import Verdict
 from edge_agent.errands import Errands
 from edge_agent.errors import AgentError, Rejected, StateError, TransportError
 from edge_agent.heap import give_back
@@ -24,6 +24,7 @@ from edge_agent.jobs import Jobs, StartJob
 from edge_agent.keeping import Why
 from edge_agent.ledger import Ledger
 from edge_agent.lifecycle import (
+    MEASURING_SECONDS,
     Action,
     CheckInNow,
     Evaluate,
@@ -33,9 +34,8 @@ from edge_agent.lifecycle import (
     Train,
     Upload,
 )
+from edge_agent.lookout import Lookout, Observer
 from edge_agent.platform import facts
-from edge_agent.signals import owner
-from edge_agent.signals.signal import Signal
 from edge_agent.state import Identity, StateFolder
 from edge_agent.status import Status
 from schedules.clock import Clock
@@ -45,27 +45,11 @@ from wire.messages import Assignment, CheckIn, Published
 
 log = logging.getLogger(__name__)
 
-_WATCH_SECONDS = 0.5  # between two looks at the signals while training, at most
-_SAVE_SECONDS = 300.0  # of training between two times that its costs are written
 _LONGEST_SLEEP = 300.0  # a machine that slept through its rest is late by no more
 
 _TELLABLE = (Outcome.CRASHED, Outcome.DIVERGED, Outcome.OUT_OF_MEMORY)
 """Failures whose details are the software's. Others may name files, or quote a row: they stay here.
 """
-
-
-class Observer(Protocol):
-    """What reads the machine's signals: `edge_agent.signals.watch.Watch` does."""
-
-    async def look(self) -> tuple[Signal, ...]:
-        """All signals of the machine, now."""
-
-    async def wait(self, seconds: float) -> bool:
-        """Return after `seconds`, or, true then, as soon as a signal may have turned."""
-
-    @property
-    def own_pids(self) -> set[int]:
-        """The agent's children that run now: what they use is not others' use."""
 
 
 class Errand(NamedTuple):
@@ -113,10 +97,13 @@ class Agent:
             self._cache,
             self._history,
             clock,
-            self._network_refused,
+            lambda: self._lookout.network_refused(),
             lambda: budget.traffic_left(self._ledger.spent(), config.budget),
         )
         self._ledger = Ledger(self._history, state, clock, lambda: self._errands.moving)
+        self._lookout = Lookout(
+            config, state, identity, clock, observer, self._ledger.spent, self._save
+        )
         self._jobs = Jobs(config, state, self._cache, clock, start_job, observer.own_pids)
         self._random = random.Random()  # noqa: S311 - spreads load, guards nothing
         spread = self._random.random() * min(30.0, config.timing.check_in / 2)
@@ -131,8 +118,6 @@ class Agent:
                 task: clock.monotonic() + config.models.every for task in self._history.evaluated
             },
         )
-        self._settling = Settling(config.eligibility.settle)
-        self._verdict = Verdict(())
         self._doing, self._why, self._since = "starting", "", clock.monotonic()
 
     async def run(self) -> None:
@@ -159,11 +144,11 @@ class Agent:
 
     async def once(self) -> Errand:
         """Check in now and do what there is to do. Asked for by hand, it waits for no settling."""
-        self._settling = Settling(0.0)
-        verdict = await self.look()
+        self._lookout.settle_at_once()
+        verdict = await self._lookout.look()
         if verdict.measuring:
-            await asyncio.sleep(1.0)
-            verdict = await self.look()
+            await asyncio.sleep(MEASURING_SECONDS)
+            verdict = await self._lookout.look()
         self._life.check_in_at = self._now()
         served, evaluated = self._history.served, dict(self._life.evaluated)
         failures = self._life.failures
@@ -189,16 +174,6 @@ class Agent:
         failed = any(now > then for now, then in zip(self._life.failures, failures, strict=True))
         return Errand(verdict, tuple(did), why, failed)
 
-    async def look(self) -> Verdict:
-        """The verdict on this moment; a change of it is logged, once."""
-        signals = (*await self._owners_signals(), *await self._observer.look())
-        verdict = self._settling.judge(signals, self._now())
-        if [s.code for s in verdict.signals] != [s.code for s in self._verdict.signals]:
-            codes = tuple(s.code for s in verdict.refusals)
-            log.info("eligibility: %s", verdict.why(), extra=fields(REASON=codes or "eligible"))
-        self._verdict = verdict
-        return verdict
-
     def status(self) -> Status:
         """What it does now, and why."""
         now = self._now()
@@ -213,41 +188,10 @@ class Agent:
             bytes_down=self._history.bytes_down,
         )
 
-    # Facts
-
-    async def _owners_signals(self) -> tuple[Signal, ...]:
-        """What does not depend on the machine."""
-        agreed = Signal(
-            "consent",
-            *await asyncio.to_thread(consent.given, self._state.folder, self._identity.url),
-        )
-        return owner.signals(self._config, agreed, self._ledger.spent(), self._clock.now())
-
     async def _next(self) -> Action:
-        verdict = await self.look()
+        verdict = await self._lookout.look()
         outbox = await asyncio.to_thread(self._state.waiting)
         return self._life.next(self._now(), verdict, outbox)
-
-    async def _job_refused(self, limit: float) -> Outcome:
-        """Wait until a job must end, at `limit` on the monotonic clock at the latest."""
-        saved = self._now()
-        while True:
-            await self._observer.wait(min(_WATCH_SECONDS, self._config.poll))
-            if self._now() >= limit:
-                return Outcome.OUT_OF_TIME
-            if not (await self.look()).eligible:
-                return Outcome.PREEMPTED
-            if self._now() >= saved + _SAVE_SECONDS:  # a power cut must not give the day anew
-                await self._save()
-                saved = self._now()
-
-    async def _network_refused(self) -> str:
-        """Wait until the network may not be used; returns why."""
-        while True:
-            await self._observer.wait(min(_WATCH_SECONDS, self._config.poll))
-            verdict = await self.look()
-            if not verdict.may_send:
-                return verdict.why()
 
     # Acting
 
@@ -337,7 +281,7 @@ class Agent:
         evaluate = work.version > self._life.evaluated.get(work.task, -1)
         self._ledger.costs.begin_training()
         seconds = min(seconds, self._life.deadline - self._now())
-        report = await self._jobs.train(work, seconds, evaluate, self._job_refused)
+        report = await self._jobs.train(work, seconds, evaluate, self._lookout.job_refused)
         self._ledger.costs.end_training()
         self._remember(work.task, work.version, report)
         fruitless = report.steps <= report.resumed_at
@@ -366,7 +310,7 @@ class Agent:
             return
         self._now_doing("evaluating", f"{published.task} version {published.version}")
         limit = self._config.training.time_limit
-        report = await self._jobs.evaluate(published, limit, self._job_refused)
+        report = await self._jobs.evaluate(published, limit, self._lookout.job_refused)
         now, fraction = self._now(), self._random.random()
         if report.outcome is Outcome.PREEMPTED:
             self._life.evaluation_preempted(now, fraction)
@@ -404,7 +348,7 @@ class Agent:
 
     async def _give_up(self, assignment: str, reason: str, detail: str) -> None:
         """If the coordinator cannot be told, the deadline will tell it."""
-        if not (await self.look()).may_send:
+        if not (await self._lookout.look()).may_send:
             return
         try:
             await self._errands.give_up(assignment, reason, detail)
