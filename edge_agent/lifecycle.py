@@ -88,7 +88,8 @@ class Life:
     `poll` is the wait between two looks at the signals, `interval` the usual one between two
     check-ins, both in seconds. Three failures are counted, each in a row: to reach the coordinator,
     to fetch what it named, and to train (`failed`, which outlives a restart). `offers`: when a
-    task's newest model is offered to local programs once more.
+    task's newest model is offered to local programs once more. `work_at`: before this no job is
+    begun, since the last ones were preempted before they had done anything.
     """
 
     poll: float
@@ -149,7 +150,7 @@ class Life:
         if self.assignment:
             if now < self.work_at:
                 wait = min(self.work_at, self.deadline) - now
-                return Rest(wait, "preempted again and again, before a single step")
+                return Rest(wait, "preempted: again and again, before a single step")
             return Train(self.assignment, self.deadline - now)
         for model in self.published if now >= self.work_at else ():
             due = now >= self.offers.get(model.task, math.inf)

@@ -22,6 +22,7 @@ from edge_agent.cli.common import (
 )
 from edge_agent.eligibility import Verdict
 from edge_agent.errors import ConfigError, NotEnrolled
+from edge_agent.lifecycle import MEASURING_SECONDS
 from edge_agent.signals import owner
 from edge_agent.signals.signal import Signal
 from edge_agent.signals.watch import Watch
@@ -143,7 +144,7 @@ async def _check(arguments: argparse.Namespace) -> int:
     config, state = config_of(arguments), state_of(arguments)
     async with Watch(config, state.folder, SystemClock()) as watch:
         await watch.look()
-        await asyncio.sleep(1.0)  # the load is that between two looks
+        await asyncio.sleep(MEASURING_SECONDS)  # the load is that between two looks
         machine = await watch.look()
     verdict = Verdict((*_owners_signals(config, state), *machine))
     for s in verdict.signals:
