@@ -118,6 +118,7 @@ class Agent:
                 task: clock.monotonic() + config.models.every for task in self._history.evaluated
             },
         )
+        self._acted = False
         self._doing, self._why, self._since = "starting", "", clock.monotonic()
 
     async def run(self) -> None:
@@ -135,11 +136,14 @@ class Agent:
     async def step(self) -> Rest | None:
         """Do the next thing; returns the rest that is due when there is nothing to do."""
         action = await self._next()
+        if self._acted:  # not sooner: a connection is closed in the loop's next turns
+            self._acted = False
+            await asyncio.to_thread(give_back)
         if isinstance(action, Rest):
             self._now_doing("waiting", action.why)
             return action
         await self._act(action)
-        await asyncio.to_thread(give_back)
+        self._acted = True
         return None
 
     async def once(self) -> Errand:
