@@ -2,19 +2,35 @@
 
 Phases, in order:
 
-    selecting   devices that check in are assigned, until over_selection x goal of them work
+    selecting   devices that check in are assigned, until so many work as there are places
     reporting   enough devices work; their updates are awaited
-    closed      the goal was reached, or the deadline passed with the minimum: a new model
-    abandoned   the deadline passed with too few updates, or the task was stopped: same model
+    closing     the goal was reached, or the deadline passed with the minimum: nothing counts any
+                more; one process makes the new model
+    closed      the new model is published
+    abandoned   the deadline passed with too few updates, the task was stopped, or no model could
+                be made: the model stays as it was
 
-The deadline runs from the first assignment: a fleet that sleeps makes no empty rounds. A device
-that gives up frees its place. Nothing that arrives, or fails to, moves the deadline.
+The deadline runs from the first assignment, or from the first late update that counts in it: a
+fleet that sleeps makes no empty rounds. A device that gives up frees its place. Nothing that
+arrives, or fails to, moves the deadline.
 
-`now` is in seconds on the monotonic clock of the caller.
+A round is counts, not names: who holds which assignment is the store's. So each transition is one
+row of a table, several processes can share it, and it costs the same for ten devices or a million.
+
+What a late update is to a round is the task's to say:
+
+    refuse   it counts in the round it was made for, or not at all
+    fold     it counts in the round that is open when it arrives, with less weight the older the
+             model it was made from, down to `max_staleness` versions
+    buffer   the same, and rounds do not wait for devices: as many work at any time as there are
+             places, whichever round they started in, and every `goal` updates make a model
+             (FedBuff, Nguyen et al., 2022)
+
+`now` is in seconds on the store's clock.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -26,6 +42,7 @@ class Phase(StrEnum):
 
     SELECTING = "selecting"
     REPORTING = "reporting"
+    CLOSING = "closing"
     CLOSED = "closed"
     ABANDONED = "abandoned"
 
@@ -38,10 +55,19 @@ class Reason(StrEnum):
     TOO_FEW = "too_few"
     STOPPED = "stopped"
     NOT_FINITE = "not_finite"
+    NOT_COMBINED = "not_combined"
+
+
+class Late(StrEnum):
+    """What a late update is."""
+
+    REFUSE = "refuse"
+    FOLD = "fold"
+    BUFFER = "buffer"
 
 
 class Ending(NamedTuple):
-    """How a round ends: its last phase and why."""
+    """How a round ends: the phase it enters and why."""
 
     phase: Phase
     reason: Reason
@@ -53,7 +79,16 @@ class Arrival(StrEnum):
     COUNTS = "counts"
     DUPLICATE = "duplicate"
     LATE = "late"
-    UNKNOWN = "unknown"
+    WAIT = "wait"  # it counts in the round that opens once this one is closed
+
+
+class Held(NamedTuple):
+    """An assignment, as far as a round must know it: its state, the round in which it was given,
+    and the version of the model that it trains from."""
+
+    state: str
+    round: int
+    version: int
 
 
 @dataclass(frozen=True)
@@ -63,126 +98,150 @@ class RoundPolicy:
     goal: int
     minimum: int
     deadline: float
-    over_selection: float
+    late: Late = Late.REFUSE
+    max_staleness: int = 0
+
+    def places(self, over_selection: float) -> int:
+        """How many devices are asked, so that the goal is reached though some never answer."""
+        return math.ceil(self.goal * over_selection - 1e-9)
 
     @property
-    def places(self) -> int:
-        """How many devices are asked, so that the goal is reached though some never answer."""
-        return math.ceil(self.goal * self.over_selection - 1e-9)
+    def patience(self) -> float:
+        """For how long after its round's deadline an update may count at most, in seconds."""
+        return 0.0 if self.late is Late.REFUSE else self.max_staleness * self.deadline
 
 
-@dataclass
+@dataclass(frozen=True)
 class Round:
-    """One round of one task. `working`, `arrived` and `left` map assignment ids to devices."""
+    """One round of one task, at one moment.
+
+    `version` is that of the model it starts from; of its `places`, `working` devices are at work;
+    `arrived` updates count; `dropped` assignments came to nothing. `ending` is set from the phase
+    `closing` on, and `published` at the last.
+    """
 
     number: int
+    version: int
     policy: RoundPolicy
+    places: int
+    opened: float
+    working: int = 0
+    arrived: int = 0
+    dropped: int = 0
     started: float | None = None
+    ended: float | None = None
     ending: Ending | None = None
-    working: dict[str, str] = field(default_factory=dict)
-    arrived: dict[str, str] = field(default_factory=dict)
-    left: dict[str, str] = field(default_factory=dict)
-    _served: dict[str, str] = field(default_factory=dict)  # device to assignment
+    published: bool = False
 
-    def restore(self, assignment: str, device: str, state: str) -> None:
-        """Put back what the journal says of an assignment: `working`, `accepted`, or left."""
-        places = {"working": self.working, "accepted": self.arrived}.get(state, self.left)
-        places[assignment] = device
-        self._served[device] = assignment
+    # What is
 
     @property
     def phase(self) -> Phase:
         """The phase now."""
         if self.ending:
-            return self.ending.phase
-        return Phase.SELECTING if self._free_places > 0 else Phase.REPORTING
+            closing = self.ending.phase is Phase.CLOSED and not self.published
+            return Phase.CLOSING if closing else self.ending.phase
+        return Phase.SELECTING if self.free > 0 else Phase.REPORTING
+
+    @property
+    def free(self) -> int:
+        """Places that no device has."""
+        taken = self.working + (0 if self.policy.late is Late.BUFFER else self.arrived)
+        return max(0, self.places - taken)
 
     @property
     def deadline(self) -> float | None:
-        """When the round closes whatever happens; `None` before its first assignment."""
+        """When the round ends whatever happens; `None` before its first assignment."""
         return None if self.started is None else self.started + self.policy.deadline
-
-    @property
-    def _free_places(self) -> int:
-        return self.policy.places - len(self.working) - len(self.arrived)
 
     def remaining(self, now: float) -> float:
         """Seconds to the deadline."""
         return self.policy.deadline if self.deadline is None else max(0.0, self.deadline - now)
 
-    def held_by(self, device: str) -> str | None:
-        """The assignment that `device` works on, if any."""
-        assignment = self._served.get(device)
-        return assignment if assignment in self.working else None
+    # What to do
 
-    def device_of(self, assignment: str) -> str | None:
-        """Whose assignment it is; `None` when it is not of this round."""
-        for held in (self.working, self.arrived, self.left):
-            if assignment in held:
-                return held[assignment]
-        return None
-
-    def refusal(self, device: str, now: float) -> WaitReason | None:
-        """Why `device` gets no place in this round; `None` when it may have one."""
-        if device in self._served:
+    def refusal(self, served: bool, now: float) -> WaitReason | None:
+        """Why a device gets no place; `None` when it may have one. `served`: it has had one in this
+        round already."""
+        if served:
             return WaitReason.ALREADY_SERVED
-        if self.ending or self._free_places <= 0 or self.remaining(now) <= 0:
+        if self.ending or self.free <= 0 or self.remaining(now) <= 0:
             return WaitReason.ROUND_FULL
         return None
 
-    def assign(self, assignment: str, device: str, now: float) -> None:
-        """Give `device` a place. The first one starts the clock."""
-        if self.started is None:
-            self.started = now
-        self.restore(assignment, device, "working")
-
-    def arrival(self, assignment: str, now: float) -> Arrival:
-        """What an update for `assignment` would be, were it to arrive `now`."""
-        if assignment in self.arrived:
+    def arrival(self, held: Held, now: float) -> Arrival:
+        """What the update of an assignment would be, were it to arrive `now`."""
+        if held.state == "accepted":
             return Arrival.DUPLICATE
-        if assignment not in self.working:
-            return Arrival.LATE if assignment in self.left else Arrival.UNKNOWN
-        if self.ending or self.remaining(now) <= 0:
+        if held.state != "working":
             return Arrival.LATE
-        return Arrival.COUNTS
+        over = self.ending is not None or self.remaining(now) <= 0
+        if self.policy.late is Late.REFUSE:
+            return Arrival.LATE if over or held.round != self.number else Arrival.COUNTS
+        if self.staleness(held) > self.policy.max_staleness:
+            return Arrival.LATE
+        return Arrival.WAIT if over else Arrival.COUNTS
 
-    def count(self, assignment: str) -> None:
-        """An update whose `arrival` was COUNTS is now durable."""
-        self.arrived[assignment] = self.working.pop(assignment)
-
-    def leave(self, assignment: str) -> bool:
-        """The device gave up, or its update was refused for good. False when it held no place, or
-        the round has ended."""
-        if self.ending or assignment not in self.working:
-            return False
-        device = self.working.pop(assignment)
-        self.left[assignment] = device
-        return True
-
-    def forget(self, device: str) -> None:
-        """The device has left the fleet: as if it had never been in the round, but that the clock
-        goes on. Its place is free again."""
-        self._served.pop(device, None)
-        for places in (self.working, self.arrived, self.left):
-            for assignment in [a for a, holder in places.items() if holder == device]:
-                del places[assignment]
-
-    def lose(self, assignment: str) -> None:
-        """The disk no longer has an update that had arrived: it does not count."""
-        self.left[assignment] = self.arrived.pop(assignment)
+    def staleness(self, held: Held) -> int:
+        """How many versions ago the model of an assignment was the newest."""
+        return max(0, self.version - held.version)
 
     def due(self, now: float) -> Ending | None:
         """How the round must end now; `None` while it goes on."""
         if self.ending:
             return None
-        if len(self.arrived) >= self.policy.goal:
+        if self.arrived >= self.policy.goal:
             return Ending(Phase.CLOSED, Reason.GOAL)
         if self.started is None or self.remaining(now) > 0:
             return None
-        if len(self.arrived) >= self.policy.minimum:
+        if self.arrived >= self.policy.minimum:
             return Ending(Phase.CLOSED, Reason.DEADLINE)
         return Ending(Phase.ABANDONED, Reason.TOO_FEW)
 
-    def end(self, ending: Ending) -> None:
-        """End the round."""
-        self.ending = ending
+    # What happens
+
+    def assigned(self, now: float) -> "Round":
+        """A device has a place. The first one starts the clock."""
+        return replace(self, working=self.working + 1, started=self._started(now))
+
+    def counted(self, held: Held, now: float) -> "Round":
+        """An update whose `arrival` was COUNTS is durable."""
+        return replace(
+            self,
+            working=self.working - self._takes_place(held),
+            arrived=self.arrived + 1,
+            started=self._started(now),
+        )
+
+    def left(self, held: Held) -> "Round":
+        """A device at work will not deliver: it gave up, or its update was refused for good."""
+        takes = self._takes_place(held)
+        return replace(self, working=self.working - takes, dropped=self.dropped + takes)
+
+    def forgotten(self, held: Held, counted: bool) -> "Round":
+        """A device has left the fleet: as if it had never been in the round, but that the clock
+        goes on. `counted`: its update counted in this round."""
+        if counted:
+            return replace(self, arrived=self.arrived - 1)
+        takes = held.state == "working" and self._takes_place(held)
+        return replace(self, working=self.working - takes)
+
+    def lost(self, updates: int) -> "Round":
+        """The disk no longer has so many updates that had counted."""
+        return replace(self, arrived=self.arrived - updates)
+
+    def ends(self, ending: Ending, now: float) -> "Round":
+        """Nothing counts from now on."""
+        return replace(self, ending=ending, ended=now)
+
+    def following(self, version: int, places: int, now: float) -> "Round":
+        """The round after this one, from the newest model."""
+        carried = self.working if self.policy.late is Late.BUFFER else 0
+        return Round(self.number + 1, version, self.policy, places, now, working=carried)
+
+    def _started(self, now: float) -> float:
+        return now if self.started is None else self.started
+
+    def _takes_place(self, held: Held) -> bool:
+        """Whether an assignment has one of this round's places."""
+        return held.round == self.number or self.policy.late is Late.BUFFER

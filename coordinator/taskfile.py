@@ -94,14 +94,23 @@ class Round(Section, frozen=True, kw_only=True):
     """When a round closes: at `goal` updates, or `deadline` after its first assignment.
 
     Fewer than `minimum` updates leave the model as it was. `over_selection` times the goal are
-    asked, since some never answer. The task ends after `rounds` rounds; 0 runs until stopped.
+    asked, since some never answer: a first guess, which adapts to how many do, from 1 to
+    `over_selection_limit`. The task ends after `rounds` rounds; 0 runs until stopped.
+
+    `late` says what an update is that arrives after its round's end: refused; folded into the next
+    round; or, with `buffer`, as welcome as any, since rounds do not wait for devices. Then one made
+    from a model s versions ago weighs (1 + s)^-staleness_exponent as much, and is refused when s is
+    above `max_staleness`. See `coordinator.round`.
     """
 
     goal: Annotated[int, Meta(ge=1, le=1_000_000)]
     minimum: Annotated[int, Meta(ge=1)] = 1
     deadline: Duration | None = None
     over_selection: Annotated[float, Meta(ge=1, le=10)] = 1.3
-    late: Literal["refuse"] = "refuse"
+    over_selection_limit: Annotated[float, Meta(ge=1, le=10)] = 3.0
+    late: Literal["refuse", "fold", "buffer"] = "refuse"
+    max_staleness: Annotated[int, Meta(ge=1, le=1000)] = 5
+    staleness_exponent: NotNegative = 0.5
     rounds: Annotated[int, Meta(ge=0)] = 0
 
 

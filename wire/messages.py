@@ -130,6 +130,9 @@ class WaitReason(StrEnum):
     ROUND_FULL = "round_full"
     ALREADY_SERVED = "already_served"
     WINDOW_CLOSED = "window_closed"
+    NOT_SELECTED = "not_selected"
+    RESTING = "resting"
+    BUSY = "busy"
 
 
 class Wait(Message, frozen=True, kw_only=True):

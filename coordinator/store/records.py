@@ -1,4 +1,4 @@
-"""Rows of the store, typed. Times are seconds since the epoch on the server's wall clock."""
+"""Rows of the store, typed. Times are seconds since the epoch on the store's clock."""
 
 from typing import NamedTuple
 
@@ -18,27 +18,34 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A published model. Version 0 is the one the task was created with."""
+    """A published model. Version 0 is the one the task was created with. `state` is the digest of
+    what the server's optimiser remembers, if it does."""
 
     task: str
     version: int
     digest: str
+    state: str | None = None
     created: float
 
 
 class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A round. `version` is the model it trains from; `started` is its first assignment."""
+    """A round: see `coordinator.round.Round`. `phase` is `open` while it selects and reports;
+    `closer` is the node that makes its model; `examples` those of the updates in it."""
 
     task: str
     number: int
     version: int
     phase: str
     reason: str | None
+    places: int
+    working: int
+    arrived: int
     opened: float
     started: float | None
     ended: float | None
-    updates: int
+    closer: str | None
     examples: int
+    dropped: int
 
 
 class DeviceRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,29 +61,50 @@ class DeviceRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AssignmentRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One device's work in one round and what became of it."""
+    """One device's work and what became of it. `counted` is the round in which its update counts,
+    `node` the process that has summed it, `tag` a number of its id's hash."""
 
     id: str
     task: str
     round: int
+    version: int
     device: str
     seed: int
-    state: str
-    reason: str | None
-    detail: str | None
+    state: str = "working"
+    reason: str | None = None
+    detail: str | None = None
     assigned: float
-    ended: float | None
-    length: int | None
-    digest: str | None
-    examples: int | None
-    loss: float | None
+    ended: float | None = None
+    counted: int | None = None
+    node: str | None = None
+    tag: int | None = None
+    length: int | None = None
+    digest: str | None = None
+    examples: int | None = None
+    steps: int | None = None
+    loss: float | None = None
+
+
+class StandingRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a device in a task: see `coordinator.selection.Standing`. `round` is the
+    last in which it had a place."""
+
+    device: str
+    task: str
+    round: int
+    accepted: int = 0
+    failed: int = 0
+    streak: int = 0
+    failed_at: float | None = None
+    examples: int | None = None
+    seconds: float | None = None
 
 
 class Withdrawn(NamedTuple):
-    """What the journal held of a device that left. `assignments`: their ids, by task. `dropped`: of
-    its updates, those that no model is made from yet; `published`: those that one is made from."""
+    """What the journal held of a device that left. `assignments`: their ids. `dropped`: of its
+    updates, those that no model is made from yet; `published`: those that one is made from."""
 
-    assignments: dict[str, list[str]]
+    assignments: list[AssignmentRecord]
     dropped: int
     published: int
 
