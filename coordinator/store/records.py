@@ -101,10 +101,12 @@ class StandingRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Withdrawn(NamedTuple):
-    """What the journal held of a device that left. `assignments`: their ids. `dropped`: of its
-    updates, those that no model is made from yet; `published`: those that one is made from."""
+    """What the store held of a device that left. `kept`: its updates that counted in open rounds,
+    with their bytes. `dropped`: of its updates, those that no model is made from yet; `published`:
+    those that one is made from."""
 
     assignments: list[AssignmentRecord]
+    kept: list[tuple[AssignmentRecord, bytes | None]]
     dropped: int
     published: int
 

@@ -100,7 +100,8 @@ def _round(row: RoundRecord, policy: RoundPolicy) -> Round:
     )
 
 
-def _save(task: str, found: Round, closer: str | None = None) -> Steps[None]:
+def save(task: str, found: Round, closer: str | None = None) -> Steps[None]:
+    """Write a round down."""
     phase, reason = "open", None
     if found.ending is not None:
         phase, reason = str(found.phase), str(found.ending.reason)
@@ -198,7 +199,7 @@ def assign(
         *(device, terms.task, found.number),
     )
     after = found.assigned(now)
-    yield from _save(terms.task, after)
+    yield from save(terms.task, after)
     if found.started is None:
         yield Tell(ROUNDS)
     return row, after
@@ -244,7 +245,7 @@ def accept(terms: Terms, batch: Sequence[Arrived], node: str, now: float) -> Ste
             found = found.counted(held, now)
             examples += update.examples
     if examples:
-        yield from _save(terms.task, found)
+        yield from save(terms.task, found)
         yield from rows(
             "UPDATE rounds SET examples = examples + $3 WHERE task = $1 AND number = $2",
             *(terms.task, found.number, examples),
@@ -301,7 +302,7 @@ def drop(
     )
     if found.ending is None:
         held = Held(row["state"], row["round"], row["version"])
-        yield from _save(terms.task, found.left(held))
+        yield from save(terms.task, found.left(held))
     return True
 
 
@@ -343,7 +344,7 @@ def begin_close(
     if ending is None:
         return None
     ended = found.ends(ending, now)
-    yield from _save(terms.task, ended, node)
+    yield from save(terms.task, ended, node)
     if ending.phase is Phase.ABANDONED:
         yield from _conclude(terms, ended, found.version, now)
         return ended
@@ -409,7 +410,7 @@ def _conclude(terms: Terms, ended: Round, version: int, now: float) -> Steps[Non
     task = terms.task
     yield from rows("DELETE FROM partials WHERE task = $1 AND round <= $2", task, ended.number)
     ended = replace(ended, dropped=ended.dropped + dropped)
-    yield from _save(task, ended)
+    yield from save(task, ended)
     yield Discard(task, ended.number)
     yield Tell(ROUNDS)
     assert ended.ending is not None

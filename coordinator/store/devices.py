@@ -1,0 +1,103 @@
+"""Transactions of devices and enrolment tokens."""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from coordinator.round import Held
+from coordinator.store import rounds
+from coordinator.store.records import AssignmentRecord, DeviceRecord, Withdrawn
+from coordinator.store.rounds import Terms
+from coordinator.store.sql import Discard, Steps, Tell, insert, one, records, recall, rows
+from wire.messages import Facts
+
+DEVICES = "devices"
+"""What is told when a device has left."""
+
+
+def add_token(token: str, secret: str, uses: int, expires: float) -> Steps[None]:
+    """An enrolment token, good for so many devices until `expires`."""
+    yield from rows("INSERT INTO tokens VALUES ($1, $2, $3, $4)", token, secret, uses, expires)
+
+
+def token_secret(token: str, now: float) -> Steps[str | None]:
+    """The hashed secret of a token that is still good."""
+    row = yield from one(
+        "SELECT secret FROM tokens WHERE id = $1 AND uses > 0 AND expires > $2", token, now
+    )
+    return row["secret"] if row else None
+
+
+def enroll(device: DeviceRecord, token: str) -> Steps[bool]:
+    """Add a device and use the token once. False when the token has no use left."""
+    used = yield from rows(
+        "UPDATE tokens SET uses = uses - 1 WHERE id = $1 AND uses > 0 AND expires > $2"
+        " RETURNING id",
+        *(token, device.enrolled),
+    )
+    if not used:
+        return False
+    yield from insert("devices", device)
+    return True
+
+
+def device(identifier: str) -> Steps[DeviceRecord | None]:
+    """One device."""
+    found = yield from records(DeviceRecord, "SELECT * FROM devices WHERE id = $1", identifier)
+    return found[0] if found else None
+
+
+def devices(after: str, limit: int) -> Steps[list[DeviceRecord]]:
+    """Up to `limit` devices by id, from the one after `after` on."""
+    text = "SELECT * FROM devices WHERE id > $1 ORDER BY id LIMIT $2"
+    return (yield from records(DeviceRecord, text, after, limit))
+
+
+def population() -> Steps[int]:
+    """How many devices there are."""
+    row = yield from one("SELECT count(*) AS found FROM devices")
+    return int(row["found"]) if row else 0
+
+
+def saw(seen: Mapping[str, tuple[Facts, float]]) -> Steps[None]:
+    """When devices last checked in, and what they said of themselves."""
+    for identifier, (facts, now) in sorted(seen.items()):
+        yield from rows(
+            "UPDATE devices SET facts = $2, seen = $3 WHERE id = $1",
+            *(identifier, msgspec.json.encode(facts).decode(), now),
+        )
+
+
+def withdraw(identifier: str, tasks: Mapping[str, Terms]) -> Steps[Withdrawn | None]:
+    """Forget a device: its identity, its evaluations and its part in every round, also in those
+    that have ended; what they came to stays in the rounds' own numbers. `None` when there is no
+    such device (any more)."""
+    if not (yield from one("SELECT id FROM devices WHERE id = $1", identifier)):
+        return None
+    found = yield from records(
+        AssignmentRecord,
+        "SELECT * FROM assignments WHERE device = $1 ORDER BY task, id",
+        identifier,
+    )
+    dropped = published = 0
+    kept: list[tuple[AssignmentRecord, bytes | None]] = []
+    for name in sorted({row.task for row in found}):
+        terms = tasks[name]
+        newest = yield from rounds.load(terms, lock=True)
+        for row in (row for row in found if row.task == name):
+            here = row.state == "accepted" and row.counted == newest.number
+            if row.state == "accepted":
+                in_model = not here or newest.ending is not None
+                published, dropped = published + in_model, dropped + (not in_model)
+            if newest.ending is not None:
+                continue
+            if here:
+                kept.append((row, (yield from recall(row.id))))
+                yield Discard(name, newest.number, row.id)
+            newest = newest.forgotten(Held(row.state, row.round, row.version), here)
+        yield from rounds.save(name, newest)
+    for table in ("assignments", "standings", "evaluations"):
+        yield from rows(f"DELETE FROM {table} WHERE device = $1", identifier)
+    yield from rows("DELETE FROM devices WHERE id = $1", identifier)
+    yield Tell(DEVICES)
+    return Withdrawn(found, kept, dropped, published)

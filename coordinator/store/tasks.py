@@ -1,0 +1,107 @@
+"""Transactions of tasks, their models and evaluations, and of the processes over the store."""
+
+from coordinator.errors import unknown_device
+from coordinator.round import Round
+from coordinator.store.records import EvaluationRecord, ModelRecord, TaskRecord
+from coordinator.store.rounds import open_round
+from coordinator.store.sql import Row, Steps, Tell, insert, one, records, rows
+
+TASKS = "tasks"
+"""What is told when a task is made."""
+
+
+def create(task: TaskRecord, model: str, first: Round) -> Steps[bool]:
+    """A new task, its model of version 0 and its first round. False when the name is taken."""
+    if not (yield from insert("tasks", task, "ON CONFLICT DO NOTHING RETURNING name")):
+        return False
+    yield from insert(
+        "models", ModelRecord(task=task.name, version=0, digest=model, created=task.created)
+    )
+    yield from open_round(task.name, first)
+    yield Tell(TASKS)
+    return True
+
+
+def tasks() -> Steps[list[TaskRecord]]:
+    """Every task, oldest first."""
+    return (yield from records(TaskRecord, "SELECT * FROM tasks ORDER BY created, name"))
+
+
+# Evaluations
+
+
+def add_evaluations(evaluations: list[EvaluationRecord]) -> Steps[None]:
+    """Store metrics; a device's later word on a version replaces its earlier one. Raises `Denied`
+    when the device has left."""
+    for evaluation in evaluations:
+        if not (yield from one("SELECT 1 FROM devices WHERE id = $1", evaluation.device)):
+            raise unknown_device()
+        yield from insert(
+            "evaluations",
+            evaluation,
+            "ON CONFLICT (task, version, device) DO UPDATE"
+            " SET examples = excluded.examples, metrics = excluded.metrics",
+        )
+
+
+def evaluations(task: str, since: int) -> Steps[list[EvaluationRecord]]:
+    """Every evaluation of a task's models from version `since` on, by version."""
+    return (
+        yield from records(
+            EvaluationRecord,
+            "SELECT * FROM evaluations WHERE task = $1 AND version >= $2 ORDER BY version, device",
+            *(task, since),
+        )
+    )
+
+
+# The crowd
+
+
+def crowd(task: str) -> Steps[tuple[float | None, list[Row]]]:
+    """Of the devices that have had a place in a task: their mean number of examples, and how many
+    have how many accepted updates."""
+    mean = yield from one(
+        "SELECT avg(examples) AS mean FROM standings WHERE task = $1 AND examples IS NOT NULL", task
+    )
+    served = yield from rows(
+        "SELECT accepted, count(*) AS devices FROM standings WHERE task = $1 GROUP BY accepted",
+        task,
+    )
+    average = mean["mean"] if mean else None
+    return None if average is None else float(average), served
+
+
+# Nodes
+
+
+def alive(node: str, host: str, now: float, since: float) -> Steps[list[str]]:
+    """This node is there; which have said so `since` that time."""
+    yield from rows(
+        "INSERT INTO nodes (id, host, seen) VALUES ($1, $2, $3)"
+        " ON CONFLICT (id) DO UPDATE SET seen = excluded.seen",
+        *(node, host, now),
+    )
+    found = yield from rows("SELECT id FROM nodes WHERE seen >= $1", since)
+    return [row["id"] for row in found]
+
+
+def farewell(node: str) -> Steps[None]:
+    """This node ends: what it has summed is others' to sum."""
+    yield from rows("DELETE FROM nodes WHERE id = $1", node)
+    yield Tell(TASKS)
+
+
+def remember(key: str, value: str) -> Steps[None]:
+    """Keep a fact about the store."""
+    yield from rows(
+        "INSERT INTO meta (key, value) VALUES ($1, $2)"
+        " ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        *(key, value),
+    )
+
+
+def remembered(key: str) -> Steps[str | None]:
+    """A fact about the store."""
+    row = yield from one("SELECT value FROM meta WHERE key = $1", key)
+    return row["value"] if row else None
