@@ -1,42 +1,52 @@
 """A device leaves the fleet: what it brought and what is known of it goes, whatever is under way.
 
-All tasks stand still for it, so that it comes either before or after each of these: an assignment,
-the acceptance of an update, the end of a round. What comes after finds no device and is refused.
-In this order, and what a crash leaves behind:
+One transaction forgets it: its identity, its part in every round and its evaluations; the bytes of
+what it brought to open rounds are overwritten. What this process has summed of it is taken out of
+the sums, exactly, since they are integers. What another process has summed is found at the close:
+its sum is then not of the updates that the store means, and those are summed anew.
 
-1. Sums without the device are made; before the journal forgets it, nothing has happened.
-2. One transaction forgets it. From here on it has left: a restart knows nothing of it.
-3. Rounds and sums in memory follow.
-4. Its uploads are deleted, each after the request that writes to it has let go; a restart deletes
-   every file that belongs to no assignment.
+Nobody sums or hands over a sum meanwhile, so each does so wholly before or wholly after.
 """
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 
-from coordinator.ledger import Recount, Services
-from coordinator.running import RunningTask
-from coordinator.store.records import Withdrawn
+from coordinator import opening
+from coordinator.services import Services
+from coordinator.store import devices
+from coordinator.store.records import AssignmentRecord, Withdrawn
+from coordinator.tally import Summed
+from coordinator.task import Task
+from wire.errors import WireError
 
 
-async def withdraw(services: Services, tasks: Sequence[RunningTask], device: str) -> Withdrawn:
-    """Steps 1 to 3. `tasks` are all there are, and no other is created meanwhile."""
-
-    def journal() -> tuple[Withdrawn, list[Recount | None]]:
-        recounts = [task.recount_without(device) for task in tasks]
-        lost = {a: why for found in recounts if found for a, why in found.lost.items()}
-        return services.database.withdraw(device, lost), recounts
-
+async def withdraw(
+    services: Services, tasks: Mapping[str, Task], device: str
+) -> Withdrawn | None:
+    """Forget a device, durably. `None` when there is no such device (any more)."""
+    terms = {name: task.terms for name, task in tasks.items()}
     async with AsyncExitStack() as still:
-        for task in tasks:
-            await still.enter_async_context(task.still())
-        withdrawn, recounts = await services.worker.call(journal)
-        for task, recount in zip(tasks, recounts, strict=True):
-            task.forget(device, recount)
+        for name in sorted(tasks):
+            await still.enter_async_context(tasks[name].tally.lock)
+        withdrawn = await services.store.run(devices.withdraw, device, terms)
+        if withdrawn is None:
+            return None
+        for row, data in withdrawn.kept:
+            if row.node == services.node:
+                await asyncio.to_thread(_take_out, tasks[row.task], row, data)
+    for row in withdrawn.assignments:
+        await asyncio.to_thread(services.parts.drop, row.id)
+        tasks[row.task].told.set()
     return withdrawn
 
 
-async def sweep(tasks: Sequence[RunningTask], withdrawn: Withdrawn) -> None:
-    """Step 4."""
-    for task in tasks:
-        await task.sweep(withdrawn.assignments.get(task.name, []))
+def _take_out(task: Task, row: AssignmentRecord, data: bytes | None) -> None:
+    """Blocking: the sum without an update that is in it."""
+    assert row.counted is not None
+    try:
+        found = opening.contribution(task, task.round, row, data)
+    except WireError:
+        task.tally.spoil()  # it cannot be taken out: the others are summed anew at the close
+    else:
+        task.tally.remove(row.counted, Summed(row.id, found))

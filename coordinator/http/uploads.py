@@ -4,47 +4,39 @@
     HEAD  /v1/assignments/{id}/update   where to go on: Upload-Offset
     PATCH /v1/assignments/{id}/update   the bytes from Upload-Offset on. 200, Acknowledgement
 
+A POST with `Upload-Complete: ?1` brings all of the bytes with it, and is answered as a PATCH is.
 The upload's address is its assignment's, so announcing twice is harmless and an update that is
 sent twice counts once. What arrived before a cut stays. Only `accepted` lets the device forget.
 Draft: draft-ietf-httpbis-resumable-upload; digests: RFC 9530.
 """
 
-import asyncio
 import base64
 import binascii
 import re
-from typing import NamedTuple
 
 from aiohttp import web
 
-from coordinator.errors import NotFound, Refused, TooLarge
+from coordinator.errors import Conflict, Refused
 from coordinator.http.common import coordinator_of, for_device, json_answer, next_chunk
-from coordinator.running import RunningTask
-from coordinator.service import Coordinator
-from coordinator.store.records import DeviceRecord
+from coordinator.store.records import AssignmentRecord, DeviceRecord
+from coordinator.task import Task
+from coordinator.uploads import Incoming
 from wire.messages import Acknowledgement, UploadState
 
-_WRITE_BYTES = 64 << 10  # gathered before they go to disk; what one upload holds in memory
 _SHA256 = re.compile(r"sha-256=:([A-Za-z0-9+/=]{44}):")
 
 
-class _Upload(NamedTuple):
-    """An upload as it was announced."""
-
-    assignment: str
-    digest: str
-    length: int
-    accepted: bool
-
-
-async def announce(request: web.Request, device: DeviceRecord) -> web.StreamResponse:
-    """POST: the device says what it is about to send."""
-    assignment = request.match_info["assignment"]
+async def create(request: web.Request, device: DeviceRecord) -> web.StreamResponse:
+    """POST: the device says what it is about to send, or sends it."""
+    uploads = coordinator_of(request).uploads
+    row, task = await uploads.find(request.match_info["assignment"], device.id)
     length, digest = _whole_number(request, "Upload-Length"), _digest(request)
-    task = await coordinator_of(request).task_of(assignment, device.id)
-    if task is None or await task.announce(assignment, length, digest) is UploadState.ACCEPTED:
+    if row.state == "accepted":
         return _accepted(length)
-    offset = await _offset(coordinator_of(request), assignment)
+    await uploads.check_length(row, task, length)
+    if request.headers.get("Upload-Complete") == "?1":
+        return await _receive(request, row, task, length, digest)
+    offset = await uploads.announce(row.id, length, digest)
     return web.Response(
         status=201,
         headers={
@@ -58,16 +50,16 @@ async def announce(request: web.Request, device: DeviceRecord) -> web.StreamResp
 
 async def offset(request: web.Request, device: DeviceRecord) -> web.StreamResponse:
     """HEAD: how much has arrived."""
-    assignment = request.match_info["assignment"]
-    task = await coordinator_of(request).task_of(assignment, device.id)
-    upload = await _announced(coordinator_of(request), assignment)
-    accepted = task is None or upload.accepted
-    arrived = upload.length if accepted else await _offset(coordinator_of(request), assignment)
+    uploads = coordinator_of(request).uploads
+    row, _ = await uploads.find(request.match_info["assignment"], device.id)
+    accepted = row.state == "accepted"
+    length = (row.length or 0) if accepted else (await uploads.announced(row.id))[0]
+    arrived = length if accepted else await uploads.offset(row.id)
     return web.Response(
         status=204,
         headers={
             "Upload-Offset": str(arrived),
-            "Upload-Length": str(upload.length),
+            "Upload-Length": str(length),
             "Upload-Complete": "?1" if accepted else "?0",
             "Cache-Control": "no-store",
         },
@@ -76,58 +68,44 @@ async def offset(request: web.Request, device: DeviceRecord) -> web.StreamRespon
 
 async def append(request: web.Request, device: DeviceRecord) -> web.StreamResponse:
     """PATCH: the bytes from an offset on; the last ones are answered when they are durable."""
-    coordinator, assignment = coordinator_of(request), request.match_info["assignment"]
+    uploads = coordinator_of(request).uploads
+    row, task = await uploads.find(request.match_info["assignment"], device.id)
     start = _whole_number(request, "Upload-Offset")
-    task = await coordinator.task_of(assignment, device.id)
-    upload = await _announced(coordinator, assignment)
-    if task is None or upload.accepted:
-        return _accepted(upload.length)
+    if row.state == "accepted":
+        return _accepted(row.length or 0)
+    length, digest = await uploads.announced(row.id)
     # A wrong offset is told before the body is read.
-    await task.write(assignment, upload.digest, start, b"")
-    arrived = await _receive(request, task, upload, start)
-    if arrived < upload.length:
-        return json_answer(Acknowledgement(state=UploadState.INCOMPLETE, offset=arrived))
-    await task.submit(assignment, upload.digest)
-    return _accepted(upload.length)
+    if start > (held := await uploads.offset(row.id)):
+        detail = f"{held} bytes are here, not {start}"
+        raise Conflict("wrong_offset", detail, {"Upload-Offset": str(held)})
+    return await _receive(request, row, task, length, digest, start=start, announced=True)
 
 
-async def _receive(request: web.Request, task: RunningTask, upload: _Upload, start: int) -> int:
-    """Write the body to the spool; returns the offset reached. A cut keeps what came before it."""
-    pending, position = bytearray(), start
-    counter = coordinator_of(request).services.metrics.bytes_in
-
-    async def write() -> None:
-        nonlocal position
-        data = bytes(pending)
-        pending.clear()
-        position = await task.write(upload.assignment, upload.digest, position, data)
-        counter.inc(len(data))
-
-    try:
+async def _receive(
+    request: web.Request,
+    row: AssignmentRecord,
+    task: Task,
+    length: int,
+    digest: str,
+    *,
+    start: int = 0,
+    announced: bool = False,
+) -> web.StreamResponse:
+    """Take the body; when the upload is complete with it, answer once it counts."""
+    coordinator = coordinator_of(request)
+    async with Incoming(
+        *(coordinator.uploads, coordinator.services, row.id, length, digest),
+        start=start,
+        announced=announced,
+    ) as incoming:
         while chunk := await next_chunk(request):
-            pending += chunk
-            if position + len(pending) > upload.length:
-                detail = f"more than the {upload.length} bytes that were announced"
-                raise TooLarge("too_large", detail)
-            if len(pending) >= _WRITE_BYTES:
-                await write()
-    finally:
-        if pending and position + len(pending) <= upload.length:
-            await write()
-    return position
-
-
-async def _offset(coordinator: Coordinator, assignment: str) -> int:
-    return await asyncio.to_thread(coordinator.services.spool.size, assignment)
-
-
-async def _announced(coordinator: Coordinator, assignment: str) -> _Upload:
-    row = await coordinator.services.worker.call(
-        coordinator.services.database.assignment, assignment
-    )
-    if row is None or row.length is None or row.digest is None:
-        raise NotFound("not_announced", "announce the upload first, with POST")
-    return _Upload(assignment, row.digest, row.length, row.state == "accepted")
+            await incoming.take(chunk)
+        data = await incoming.whole()
+    if data is None and incoming.position < length:
+        reached = Acknowledgement(state=UploadState.INCOMPLETE, offset=incoming.position)
+        return json_answer(reached)
+    await coordinator.uploads.submit(row, task, length, digest, data)
+    return _accepted(length)
 
 
 def _accepted(length: int) -> web.Response:
@@ -158,7 +136,7 @@ def routes() -> list[web.RouteDef]:
     """This module's routes."""
     path = "/v1/assignments/{assignment}/update"
     return [
-        web.post(path, for_device(announce)),
+        web.post(path, for_device(create)),
         web.head(path, for_device(offset)),
         web.patch(path, for_device(append)),
     ]

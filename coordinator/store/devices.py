@@ -94,6 +94,10 @@ def withdraw(identifier: str, tasks: Mapping[str, Terms]) -> Steps[Withdrawn | N
             if here:
                 kept.append((row, (yield from recall(row.id))))
                 yield Discard(name, newest.number, row.id)
+                yield from rows(
+                    "UPDATE rounds SET examples = examples - $3 WHERE task = $1 AND number = $2",
+                    *(name, newest.number, row.examples),
+                )
             newest = newest.forgotten(Held(row.state, row.round, row.version), here)
         yield from rounds.save(name, newest)
     for table in ("assignments", "standings", "evaluations"):

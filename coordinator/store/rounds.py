@@ -373,12 +373,13 @@ def finish_close(
     node: str,
     closing: Round,
     made: ModelRecord | Reason,
+    examples: int,
     lost: dict[str, str],
     now: float,
 ) -> Steps[Round | None]:
     """The closer has made the model, durable already, or says why there is none. One transaction
     ends the round, publishes the model and opens the next. `lost` are the updates that the disk no
-    longer has, and why. `None` when another closer has taken over meanwhile."""
+    longer has, and why; `examples` those that weigh in the model. `None` when another closer has taken over meanwhile."""
     row = yield from one(
         "SELECT phase, closer FROM rounds WHERE task = $1 AND number = $2 FOR UPDATE",
         *(terms.task, closing.number),
@@ -393,6 +394,10 @@ def finish_close(
             *(identifier, why),
         )
     version = found.version
+    yield from rows(
+        "UPDATE rounds SET examples = $3 WHERE task = $1 AND number = $2",
+        *(terms.task, closing.number, examples),
+    )
     if isinstance(made, Reason):
         assert found.ended is not None
         found = found.ends(Ending(Phase.ABANDONED, made), found.ended)

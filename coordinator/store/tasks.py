@@ -1,10 +1,16 @@
 """Transactions of tasks, their models and evaluations, and of the processes over the store."""
 
+from collections.abc import Mapping
+
+import msgspec
+
 from coordinator.errors import unknown_device
 from coordinator.round import Round
 from coordinator.store.records import EvaluationRecord, ModelRecord, TaskRecord
 from coordinator.store.rounds import open_round
 from coordinator.store.sql import Row, Steps, Tell, insert, one, records, rows
+
+_PAGE = 1000
 
 TASKS = "tasks"
 """What is told when a task is made."""
@@ -72,7 +78,31 @@ def crowd(task: str) -> Steps[tuple[float | None, list[Row]]]:
     return None if average is None else float(average), served
 
 
+def labelled(labels: Mapping[str, str]) -> Steps[int]:
+    """How many devices carry all of these labels."""
+    if not labels:
+        row = yield from one("SELECT count(*) AS found FROM devices")
+        return int(row["found"]) if row else 0
+    found, last = 0, ""
+    while page := (
+        yield from rows(
+            "SELECT id, labels FROM devices WHERE id > $1 ORDER BY id LIMIT $2", last, _PAGE
+        )
+    ):
+        last = page[-1]["id"]
+        found += sum(
+            labels.items() <= msgspec.json.decode(row["labels"], type=dict[str, str]).items()
+            for row in page
+        )
+    return found
+
+
 # Nodes
+
+
+def alone(node: str) -> Steps[None]:
+    """No other process is over this store: whoever was is no more."""
+    yield from rows("DELETE FROM nodes WHERE id <> $1", node)
 
 
 def alive(node: str, host: str, now: float, since: float) -> Steps[list[str]]:

@@ -1,0 +1,219 @@
+"""Check-in: work for a device, or when it should come back, and why."""
+
+import secrets
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from coordinator.credentials import new_id
+from coordinator.devices import Devices
+from coordinator.errors import UpgradeNeeded
+from coordinator.given import Given
+from coordinator.intake import drop
+from coordinator.selection import Standing, admits, rests_until
+from coordinator.services import Services
+from coordinator.store import rounds, tasks
+from coordinator.store.records import (
+    AssignmentRecord,
+    DeviceRecord,
+    EvaluationRecord,
+    StandingRecord,
+)
+from coordinator.task import Task
+from schedules.pacing import RetryWindow, retry_window
+from wire import PROTOCOL_VERSIONS
+from wire.messages import Assignment, CheckIn, CheckInReply, Wait, WaitReason
+
+_IDLE_CHECK_IN = 300.0  # the usual wait of a device that has no task at all
+_LARGEST_METRIC = 3.5e38  # float32's range: a lie beyond it would spoil every mean
+_NOWHERE = StandingRecord(device="", task="", round=0)
+
+
+def common_protocol(spoken: tuple[int, ...]) -> int:
+    """The newest protocol version that both sides speak. Raises `UpgradeNeeded`."""
+    common = set(spoken) & set(PROTOCOL_VERSIONS)
+    if not common:
+        served = ", ".join(map(str, PROTOCOL_VERSIONS))
+        raise UpgradeNeeded(
+            "upgrade", f"this coordinator serves protocol {served}: upgrade the agent"
+        )
+    return max(common)
+
+
+class Refusal(NamedTuple):
+    """Why a task has no work for a device now, and for how many seconds surely not."""
+
+    reason: WaitReason
+    wait: float = 0.0
+
+
+class Desk:
+    """Where devices check in. `given` remembers what was assigned here, for the upload to come."""
+
+    def __init__(self, services: Services, devices: Devices, given: Given) -> None:
+        self._services = services
+        self._devices = devices
+        self._given = given
+
+    async def check_in(
+        self, device: DeviceRecord, message: CheckIn, every: Mapping[str, Task]
+    ) -> CheckInReply:
+        """Work for the device, or when to come back."""
+        protocol = common_protocol(message.protocols)
+        self._devices.saw(device.id, message.facts)
+        found = [task for task in every.values() if _may_serve(device, message, task)]
+        await self._store_evaluations(device, message, found)
+        held, standings = await self._services.store.read(rounds.at_work, device.id)
+        assignment = await self._again(held, every, found) if held is not None else None
+        refusals: list[tuple[Task, Refusal]] = []
+        if assignment is None:
+            where = {standing.task: standing for standing in standings}
+            # The task whose round has waited longest comes first, so that none starves.
+            for task in sorted(found, key=lambda task: task.round.opened):
+                offer = await self._offer(device, task, where.get(task.name, _NOWHERE))
+                if isinstance(offer, Assignment):
+                    assignment = offer
+                    break
+                refusals.append((task, offer))
+        wait = self._wait(refusals) if assignment is None else None
+        self._services.metrics.check_ins.labels(wait.reason if wait else "assignment").inc()
+        return CheckInReply(
+            protocol=protocol,
+            assignment=assignment,
+            wait=wait,
+            published=tuple(task.published for task in found),
+        )
+
+    async def _again(
+        self, held: AssignmentRecord, every: Mapping[str, Task], found: list[Task]
+    ) -> Assignment | None:
+        """What the device works on already: it lost the answer, or its memory, and may go on. It
+        serves one task at a time; one that it will not serve any more is taken from it."""
+        task = every.get(held.task)
+        if task is None or not task.running:
+            return None
+        if task not in found:
+            detail = "the device checked in for other tasks"
+            await drop(self._services, task, held.id, "given_up", "not_wanted", detail)
+            return None
+        return await self._assignment(task, held)
+
+    async def _offer(
+        self, device: DeviceRecord, task: Task, standing: StandingRecord
+    ) -> Assignment | Refusal:
+        """A place in the task's round, or why there is none."""
+        store = self._services.store
+        if refusal := self._refusal(device, task, standing):
+            return refusal
+        made = await store.run(
+            *(rounds.assign, task.terms, new_id(task.name[:40]), device.id),
+            *(secrets.randbits(62), store.now()),
+        )
+        if isinstance(made, WaitReason):
+            return Refusal(made)
+        row, after = made
+        first = task.round.started is None
+        task.saw(after)
+        if first:
+            task.told.set()
+        return await self._assignment(task, row)
+
+    def _refusal(
+        self, device: DeviceRecord, task: Task, standing: StandingRecord
+    ) -> Refusal | None:
+        """What can be said without asking the store again."""
+        if not task.running:
+            return Refusal(WaitReason.TASK_DONE)
+        now, local = self._services.store.now(), self._services.clock.now()
+        if not task.timing.open_at(local):
+            return Refusal(WaitReason.WINDOW_CLOSED, task.timing.seconds_to_opening(local))
+        known = _standing(standing)
+        if (until := rests_until(known)) is not None and until > now:
+            return Refusal(WaitReason.RESTING, until - now)
+        found = task.round
+        if refusal := found.refusal(standing.round == found.number, now):
+            return Refusal(refusal)
+        admitted = admits(
+            task.file.selection,
+            device=device.id,
+            task=task.name,
+            round_number=found.number,
+            standing=known,
+            crowd=task.crowd,
+            places=found.places,
+            waited=max(0.0, now - found.opened),
+            interval=float(task.timing.check_in),
+            remaining=found.remaining(now),
+        )
+        return None if admitted else Refusal(WaitReason.NOT_SELECTED)
+
+    async def _assignment(self, task: Task, row: AssignmentRecord) -> Assignment:
+        self._given.add(row)
+        model = await task.model_of(row.version, self._services.store)
+        return task.assignment(row, model, self._services.store.now())
+
+    def _wait(self, refusals: list[tuple[Task, Refusal]]) -> Wait:
+        """When to come back: as soon as the first of the device's tasks may have work."""
+        population = self._devices.population
+        windows = [
+            (
+                retry_window(refusal.wait, float(task.timing.check_in), population),
+                refusal.reason,
+            )
+            for task, refusal in refusals
+            if refusal.reason is not WaitReason.TASK_DONE
+        ]
+        nothing = WaitReason.TASK_DONE if refusals else WaitReason.NO_TASK
+        idle: tuple[RetryWindow, WaitReason] = (
+            retry_window(0.0, _IDLE_CHECK_IN, population),
+            nothing,
+        )
+        window, reason = min(windows, default=idle)
+        return Wait(reason=reason, after=window.after, before=window.before)
+
+    async def _store_evaluations(
+        self, device: DeviceRecord, message: CheckIn, found: list[Task]
+    ) -> None:
+        known = {task.name: task for task in found}
+        records = [
+            EvaluationRecord(
+                task=e.task,
+                version=e.version,
+                device=device.id,
+                # One device's word weighs no more here than in the model.
+                examples=min(e.examples, _most_examples(known[e.task])),
+                metrics=e.metrics,
+            )
+            for e in message.evaluations
+            if e.task in known
+            and e.version <= known[e.task].model.version
+            and e.metrics.keys() == {m.name for m in known[e.task].manifest.metrics}
+            and all(abs(value) <= _LARGEST_METRIC for value in e.metrics.values())
+        ]
+        if records:
+            await self._services.store.run(tasks.add_evaluations, records)
+
+
+def _may_serve(device: DeviceRecord, message: CheckIn, task: Task) -> bool:
+    """Whether the device may take part in the task, and wants to."""
+    return (
+        task.record.state != "stopped"
+        and (message.tasks is None or task.name in message.tasks)
+        and task.name not in message.without
+        and task.file.participants.labels.items() <= device.labels.items()
+    )
+
+
+def _most_examples(task: Task) -> int:
+    most: int = getattr(task.file.aggregation, "max_examples", 1)
+    return most
+
+
+def _standing(row: StandingRecord) -> Standing:
+    return Standing(
+        accepted=row.accepted,
+        failed=row.failed,
+        streak=row.streak,
+        failed_at=row.failed_at,
+        examples=row.examples,
+        seconds=row.seconds,
+    )

@@ -1,0 +1,156 @@
+"""The close of a round: the partial sums meet, the next model is made, durable and published.
+
+One process is the closer; the store sees to that. Each process that has summed updates of the round
+hands its sum over through the store. Where one does not in time, or its sum is not of the updates
+that the store means, the closer sums their bytes itself: so a process that dies takes nothing with
+it. The sums are integers: whoever sums what, in whatever order, the model is the same to the bit.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+
+from coordinator import opening
+from coordinator.aggregation import Contribution, Next, Sum
+from coordinator.round import Reason, Round
+from coordinator.services import Services
+from coordinator.store import rounds
+from coordinator.store.records import AssignmentRecord, ModelRecord
+from coordinator.store.rounds import Closing, Part
+from coordinator.task import Task
+from wire import checkpoint
+from wire.errors import Rule, WireError
+
+log = logging.getLogger(__name__)
+
+_PARTIAL_SECONDS = 5.0  # that a process which lives has to hand over its sum
+_LOOK_AGAIN = 0.02
+_AT_ONCE = 16  # updates read and summed at a time
+
+
+class Closer:
+    """Makes the model of one closing round."""
+
+    def __init__(self, services: Services, task: Task, closing: Closing, alive: set[str]) -> None:
+        self._services = services
+        self._task = task
+        self._round = closing.round
+        self._model = closing.model
+        self._alive = alive
+        self._lost: dict[str, str] = {}
+
+    async def close(self) -> Round | None:
+        """Make the model and publish it. `None` when another closer has taken over."""
+        made: ModelRecord | Reason
+        examples = 0
+        try:
+            new = await self._aggregate()
+            examples = new.examples
+            made = await self._keep(new)
+        except WireError as error:
+            log.error("task %s: round %d: %s", self._task.name, self._round.number, error)
+            finite = error.code is not Rule.NOT_FINITE
+            made = Reason.NOT_COMBINED if finite else Reason.NOT_FINITE
+        return await self._services.store.run(
+            *(rounds.finish_close, self._task.terms, self._services.node, self._round),
+            *(made, examples, self._lost, self._services.store.now()),
+        )
+
+    async def _keep(self, new: Next) -> ModelRecord:
+        """The model and the optimiser's state, durable."""
+        data = await asyncio.to_thread(checkpoint.write, new.weights)
+        blobs = self._services.blobs
+        return ModelRecord(
+            task=self._task.name,
+            version=self._model.version + 1,
+            digest=await blobs.put(data),
+            state=None if new.state is None else await blobs.put(new.state),
+            created=self._services.store.now(),
+        )
+
+    async def _aggregate(self) -> Next:
+        blobs, task = self._services.blobs, self._task
+        base = checkpoint.read(await blobs.get(self._model.digest), task.manifest.parameters)
+        state = None if self._model.state is None else await blobs.get(self._model.state)
+        if not task.aggregator.streams:
+            return await self._of_all(base, state)
+        total = await self._total()
+        return await asyncio.to_thread(task.aggregator.close, base, state, total)
+
+    # Streaming
+
+    async def _total(self) -> Sum:
+        task, number = self._task, self._round.number
+        total = task.aggregator.empty()
+        for part in await self._services.store.read(rounds.parts, task.name, number):
+            found = await self._part(part)
+            if found is None:
+                await self._sum_bytes(part, total)
+            else:
+                await asyncio.to_thread(total.merge, found)
+        return total
+
+    async def _part(self, part: Part) -> Sum | None:
+        """What a process has summed: this one's own, or what another hands over in time."""
+        task, number = self._task, self._round.number
+        if part.node == self._services.node:
+            async with task.tally.lock:
+                return task.tally.of(part, number)
+        if part.node not in self._alive:
+            return None
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _PARTIAL_SECONDS
+        while loop.time() < until:
+            data = await self._services.store.read(rounds.partial, task.name, number, part)
+            if data is not None:
+                return await asyncio.to_thread(task.aggregator.read, data)
+            await asyncio.sleep(_LOOK_AGAIN)
+        log.warning(
+            "task %s: round %d: %s has not handed over its sum; its updates are summed anew",
+            *(task.name, number, part.node),
+        )
+        return None
+
+    async def _sum_bytes(self, part: Part, total: Sum) -> None:
+        store = self._services.store
+        found = await store.read(
+            rounds.summed_by, self._task.name, self._round.number, part.node
+        )
+        for start in range(0, len(found), _AT_ONCE):
+            for row in found[start : start + _AT_ONCE]:
+                data = await store.read(rounds.kept, row.id)
+                contribution = await asyncio.to_thread(self._opened, row, data)
+                if contribution is not None:
+                    await asyncio.to_thread(total.add, contribution)
+
+    # What needs all updates
+
+    async def _of_all(self, base: checkpoint.Weights, state: bytes | None) -> Next:
+        store, task = self._services.store, self._task
+        found: list[AssignmentRecord] = []
+        for part in await store.read(rounds.parts, task.name, self._round.number):
+            found += await store.read(rounds.summed_by, task.name, self._round.number, part.node)
+        loop = asyncio.get_running_loop()
+
+        def updates() -> Iterator[tuple[str, Contribution]]:
+            """Blocking, in the thread that combines them: one at a time in memory."""
+            for row in sorted(found, key=lambda row: row.id):
+                reading = asyncio.run_coroutine_threadsafe(store.read(rounds.kept, row.id), loop)
+                contribution = self._opened(row, reading.result())
+                if contribution is not None:
+                    yield row.id, contribution
+
+        return await asyncio.to_thread(
+            *(task.aggregator.close_all, base, state, updates(), self._services.scratch)
+        )
+
+    def _opened(self, row: AssignmentRecord, data: bytes | None) -> Contribution | None:
+        """Blocking: an update that counts, from its bytes; `None` when they are gone: it is lost,
+        and the others are not to be lost with it."""
+        try:
+            return opening.contribution(self._task, self._round, row, data)
+        except WireError as error:
+            name = self._task.name
+            log.error("task %s: the accepted update %s is lost: %s", name, row.id, error)
+            self._lost[row.id] = str(error)
+            return None

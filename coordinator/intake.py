@@ -1,0 +1,257 @@
+"""Intake: complete updates are decoded, checked, made durable and summed, in batches.
+
+    queue -> decode and check -> one transaction for the batch -> sum -> acknowledge
+
+The queue is bounded, by number and by bytes. Two runners share it, so that one batch is decoded
+while the other's bytes go to the disk. Only what is durable is acknowledged; what is durable counts,
+acknowledged or not, and a device that asks again hears "accepted".
+"""
+
+import asyncio
+import logging
+from collections import deque
+from dataclasses import dataclass, field
+
+from coordinator.aggregation import Contribution
+from coordinator.errors import Conflict, CoordinatorError, Refused, Unavailable
+from coordinator.round import Arrival
+from coordinator.services import Services
+from coordinator.store import rounds
+from coordinator.store.records import AssignmentRecord
+from coordinator.store.rounds import Arrived
+from coordinator.tally import Summed
+from coordinator.task import Task
+from systemd.journal import fields
+from wire.digest import verify
+from wire.errors import Rule, WireError
+from wire.update import Update, read
+
+log = logging.getLogger(__name__)
+
+_WAITING = 256  # updates that wait, at most; whoever comes then waits to wait
+_BATCH = 32
+_DECODED_BYTES = 64 << 20  # of one batch, in memory at once; one update may be larger
+_RUNNERS = 2
+_PATIENCE = 30.0  # for the next round to open, when an update counts in that
+_LOOK_AGAIN = 0.05
+_FROM_THE_START = {"Upload-Offset": "0"}
+
+
+@dataclass(eq=False)
+class _Job:
+    """A complete upload. Its bytes are in memory, or in its part when `data` is `None`."""
+
+    row: AssignmentRecord
+    base: str
+    digest: str
+    data: bytes | None
+    done: asyncio.Future[Arrival]
+    update: Update | None = None
+    error: Exception | None = None
+    since: float = field(default_factory=lambda: asyncio.get_running_loop().time())
+
+
+class Intake:
+    """One task's. `run` is its work; `submit` waits for it."""
+
+    def __init__(self, services: Services, task: Task) -> None:
+        self._services = services
+        self._task = task
+        self._jobs: deque[_Job] = deque()
+        self._arrived = asyncio.Event()
+        self._room = asyncio.Semaphore(_WAITING)
+        decoded = 4 * max(1, task.manifest.weights)
+        self._most = max(1, min(_BATCH, _DECODED_BYTES // decoded))
+
+    async def submit(
+        self, row: AssignmentRecord, base: str, digest: str, data: bytes | None
+    ) -> None:
+        """The upload `digest` of an assignment whose model is `base` is complete. Returns when it
+        counts, durably.
+
+        Raises `Refused` for good when it breaks a rule; `Conflict` when it is late, or when the
+        bytes are not those that were announced; `Unavailable` when the disk does not take it.
+        """
+        async with self._room:
+            job = _Job(row, base, digest, data, asyncio.get_running_loop().create_future())
+            self._jobs.append(job)
+            self._arrived.set()
+            arrival = await job.done
+        if arrival is Arrival.LATE:
+            self._count("late")
+            raise Conflict("late", "the round has closed without this update")
+
+    @property
+    def waiting(self) -> int:
+        """Updates in the queue."""
+        return len(self._jobs)
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for number in range(_RUNNERS):
+                group.create_task(self._run(), name=f"intake {number} of {self._task.name}")
+
+    async def _run(self) -> None:
+        while True:
+            while not self._jobs:
+                self._arrived.clear()
+                await self._arrived.wait()
+            batch = [self._jobs.popleft() for _ in range(min(self._most, len(self._jobs)))]
+            try:
+                await self._take(batch)
+            except CoordinatorError as error:
+                _fail(batch, error)
+            except Exception as error:
+                # Whoever waits hears of it; the next batch may fare better.
+                log.exception("task %s: a batch of updates failed", self._task.name)
+                _fail(batch, error)
+            except BaseException:
+                _fail(batch, Unavailable("stopping", "the coordinator stops: try again"))
+                raise
+
+    async def _take(self, batch: list[_Job]) -> None:
+        await asyncio.to_thread(self._open, batch)
+        good = []
+        for job in batch:
+            if job.error is None:
+                good.append(job)
+            else:
+                await self._refuse(job)
+        if good:
+            await self._accept(good)
+
+    def _open(self, batch: list[_Job]) -> None:
+        """Blocking: decode and check each, or say what is wrong with it."""
+        task = self._task
+        for job in batch:
+            try:
+                if job.data is None:
+                    job.data = self._services.parts.read(job.row.id, job.digest)
+                else:
+                    verify(job.data, job.digest)
+                job.update = read(job.data, task.manifest.parameters, task.file.upload.codec)
+                header = job.update.header
+                if (header.assignment, header.plan, header.base) != (
+                    *(job.row.id, task.record.plan, job.base),
+                ):
+                    raise WireError(
+                        Rule.WRONG_BASE,
+                        "made for another assignment, from another plan or another model",
+                    )
+                task.aggregator.check(_contribution(job.update, 0))
+            except (WireError, CoordinatorError, OSError) as error:
+                job.error = error
+
+    async def _refuse(self, job: _Job) -> None:
+        error = job.error
+        if not isinstance(error, WireError):
+            assert error is not None
+            _settle(job, error)
+            return
+        if error.code is Rule.BAD_DIGEST:
+            await asyncio.to_thread(self._services.parts.drop, job.row.id)
+            _settle(job, Conflict("restart_upload", error.detail, _FROM_THE_START))
+            return
+        try:
+            await refuse(self._services, self._task, job.row.id, error)
+        except CoordinatorError as failure:
+            _settle(job, failure)
+        else:
+            _settle(job, Refused(str(error.code), error.detail))
+
+    async def _accept(self, jobs: list[_Job]) -> None:
+        task, services = self._task, self._services
+        arrived = [_arrived(job) for job in jobs]
+        async with task.tally.lock:
+            now = services.store.now()
+            accepted = await services.store.run(
+                rounds.accept, task.terms, arrived, services.node, now
+            )
+            counted = [
+                Summed(job.row.id, _contribution(job.update, staleness))
+                for job, (arrival, staleness) in zip(jobs, accepted.arrivals, strict=True)
+                if arrival is Arrival.COUNTS and job.update is not None
+            ]
+            if counted:
+                await self._sum(accepted.round.number, counted)
+        task.saw(accepted.round)
+        if accepted.round.due(now) or accepted.round.arrived == len(counted):
+            task.told.set()
+        self._count("accepted", len(counted))
+        for job, (arrival, _) in zip(jobs, accepted.arrivals, strict=True):
+            if arrival is Arrival.WAIT:
+                self._again(job)
+            else:
+                _settle(job, arrival)
+
+    async def _sum(self, number: int, counted: list[Summed]) -> None:
+        try:
+            await asyncio.to_thread(self._task.tally.add, number, counted)
+        except BaseException:
+            # They count, summed here or not: at the close their bytes are summed instead.
+            self._task.tally.spoil()
+            raise
+
+    def _again(self, job: _Job) -> None:
+        """The round is closing: this one counts in the next."""
+        loop = asyncio.get_running_loop()
+        if loop.time() - job.since > _PATIENCE:
+            _settle(job, Unavailable("closing", "the round is closing: try again in a minute"))
+            return
+
+        def back() -> None:
+            self._jobs.append(job)
+            self._arrived.set()
+
+        loop.call_later(_LOOK_AGAIN, back)
+
+    def _count(self, outcome: str, updates: int = 1) -> None:
+        self._services.metrics.updates.labels(self._task.name, outcome).inc(updates)
+
+
+async def refuse(services: Services, task: Task, assignment: str, error: WireError) -> None:
+    """An update breaks a rule: it is refused for good, its device's place is free again."""
+    log.warning(
+        "task %s: update of %s refused: %s: %s",
+        *(task.name, assignment, error.code, error.detail),
+        extra=fields(TASK=task.name, ROUND=task.round.number, REASON=error.code),
+    )
+    services.metrics.refusals.labels(task.name, str(error.code)).inc()
+    await drop(services, task, assignment, "refused", str(error.code), error.detail)
+
+
+async def drop(
+    services: Services, task: Task, assignment: str, state: str, reason: str, detail: str
+) -> None:
+    """A device at work will not deliver."""
+    now = services.store.now()
+    if await services.store.run(rounds.drop, task.terms, assignment, state, reason, detail, now):
+        services.metrics.updates.labels(task.name, state).inc()
+    await asyncio.to_thread(services.parts.drop, assignment)
+
+
+def _contribution(update: Update | None, staleness: int) -> Contribution:
+    assert update is not None
+    return Contribution(update.delta, update.header.examples, update.header.steps, staleness)
+
+
+def _arrived(job: _Job) -> Arrived:
+    assert job.update is not None
+    assert job.data is not None
+    header = job.update.header
+    return Arrived(job.row.id, job.data, job.digest, header.examples, header.steps, header.loss)
+
+
+def _settle(job: _Job, outcome: Arrival | Exception) -> None:
+    if job.done.done():  # the request was given up meanwhile
+        return
+    if isinstance(outcome, Exception):
+        job.done.set_exception(outcome)
+    else:
+        job.done.set_result(outcome)
+
+
+def _fail(batch: list[_Job], error: Exception) -> None:
+    for job in batch:
+        _settle(job, error)

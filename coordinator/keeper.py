@@ -1,0 +1,187 @@
+"""The keeper of a task's rounds: ends each at its goal or its deadline, in this process.
+
+Every process over the store keeps every task; the store lets one of them close a round. A round
+that is closing and whose closer is no more is taken over.
+"""
+
+import asyncio
+import logging
+
+from coordinator import opening
+from coordinator.closing import Closer
+from coordinator.errors import CoordinatorError
+from coordinator.round import Phase, Round
+from coordinator.services import Services
+from coordinator.store import rounds
+from coordinator.store.records import AssignmentRecord
+from coordinator.store.rounds import Closing
+from coordinator.store.sql import StoreUnavailable
+from coordinator.tally import Summed
+from coordinator.task import Task, standing_still
+from schedules.backoff import Backoff
+from systemd.journal import fields
+from wire.errors import WireError
+
+log = logging.getLogger(__name__)
+
+_STORE_BACKOFF = Backoff(first=1.0, limit=60.0)
+_LOOK_SECONDS = 5.0  # at the longest, to find what nobody told of
+_ADOPTED = 16  # updates taken over at a time
+
+
+class Nodes:
+    """The processes over the store that are alive, as last seen; this one among them."""
+
+    def __init__(self, own: str) -> None:
+        self.own = own
+        self.alive = {own}
+
+
+class Keeper:
+    """One task's, in this process."""
+
+    def __init__(self, services: Services, task: Task, nodes: Nodes) -> None:
+        self._services = services
+        self._task = task
+        self._nodes = nodes
+        self._handed = 0  # the round whose sum was handed over
+        self._failures = 0
+
+    async def run(self) -> None:
+        """Keep the rounds until the task has ended."""
+        while self._task.running:
+            try:
+                await self._step()
+                self._failures = 0
+            except (OSError, StoreUnavailable, CoordinatorError, WireError) as error:
+                # A full or broken disk: the round stays as it is, nothing acknowledged is lost.
+                self._failures += 1
+                wait = _STORE_BACKOFF.delay(self._failures, 1.0)
+                log.error(
+                    "task %s: round not closed, next try in %.0f s: %s",
+                    *(self._task.name, wait, error),
+                )
+                await asyncio.sleep(wait)
+
+    async def stop(self) -> None:
+        """End the task: its round is abandoned, its models stay."""
+        now = self._services.store.now()
+        while self._task.running:
+            ended = await self._services.store.run(
+                rounds.begin_close, self._task.terms, self._services.node, now, stopped=True
+            )
+            if isinstance(ended, Round):
+                await self._over(ended)
+            else:  # it closes at this moment; then the next one is stopped
+                await self._task_told(_LOOK_SECONDS)
+
+    async def refresh(self) -> None:
+        """Ask the store how the round stands."""
+        task = self._task
+        found, model = await self._services.store.read(standing_still, task.terms)
+        task.round, task.model = found, model
+
+    async def _step(self) -> None:
+        task, services = self._task, self._services
+        await self.refresh()
+        if task.round.phase is Phase.CLOSING:
+            await self._closing()
+        elif task.round.due(services.store.now()):
+            ended = await services.store.run(
+                rounds.begin_close, task.terms, services.node, services.store.now()
+            )
+            if isinstance(ended, Closing):
+                await self._close(ended)
+            elif ended is not None:
+                await self._over(ended)
+        elif not await self._adopt():
+            deadline = task.round.deadline
+            left = _LOOK_SECONDS if deadline is None else deadline - services.store.now()
+            await self._task_told(min(max(0.0, left), _LOOK_SECONDS))
+
+    async def _task_told(self, seconds: float) -> None:
+        """Until something may have changed, or so long."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._task.told.wait()
+        except TimeoutError:
+            pass
+        self._task.told.clear()
+
+    # Closing
+
+    async def _closing(self) -> None:
+        """Another process closes the round, or did: help, or take over."""
+        task, services = self._task, self._services
+        others = self._nodes.alive - {services.node}
+        taken = await services.store.run(rounds.take_over, task.terms, services.node, others)
+        if taken is not None:
+            await self._close(taken)
+            return
+        await self._hand_over()
+        await self._task_told(1.0)
+
+    async def _hand_over(self) -> None:
+        """This process's sum, for the closer."""
+        task, number = self._task, self._task.round.number
+        if self._handed == number:
+            return
+        async with task.tally.lock:
+            found = await asyncio.to_thread(task.tally.partial, number)
+        if found is not None:
+            await self._services.store.run(
+                rounds.put_partial, task.name, number, self._services.node, *found
+            )
+        self._handed = number
+
+    async def _close(self, closing: Closing) -> None:
+        ended = await Closer(self._services, self._task, closing, self._nodes.alive).close()
+        if ended is not None:
+            await self._over(ended)
+
+    async def _over(self, ended: Round) -> None:
+        """A round has ended and this process saw to it."""
+        task, metrics = self._task, self._services.metrics
+        await self.refresh()
+        assert ended.ending is not None
+        reason = str(ended.ending.reason)
+        metrics.ended(task.name, ended)
+        log.info(
+            "task %s: round %d %s (%s): %d updates, model version %d",
+            *(task.name, ended.number, ended.phase, reason, ended.arrived, task.model.version),
+            extra=fields(TASK=task.name, ROUND=ended.number, REASON=reason),
+        )
+        if task.round.number == ended.number:  # no other follows
+            state = "stopped" if reason == "stopped" else "done"
+            task.ended(state)
+
+    # Updates that a process which is no more has summed
+
+    async def _adopt(self) -> bool:
+        """Sum some of them here. False when there are none."""
+        task, services, number = self._task, self._services, self._task.round.number
+        if not task.aggregator.streams or not task.round.arrived:
+            return False
+        for part in await services.store.read(rounds.parts, task.name, number):
+            if part.node in self._nodes.alive:
+                continue
+            async with task.tally.lock:
+                taken = await services.store.run(
+                    *(rounds.adopt, task.name, number, services.node, part.node, _ADOPTED)
+                )
+                await self._sum(number, taken)
+            return bool(taken)
+        return False
+
+    async def _sum(self, number: int, taken: list[AssignmentRecord]) -> None:
+        task = self._task
+        for row in taken:
+            data = await self._services.store.read(rounds.kept, row.id)
+            try:
+                found = await asyncio.to_thread(
+                    opening.contribution, task, task.round, row, data
+                )
+            except WireError:
+                task.tally.spoil()  # the closer finds out which bytes are gone, and says so
+            else:
+                await asyncio.to_thread(task.tally.add, number, [Summed(row.id, found)])

@@ -1,0 +1,34 @@
+"""A task's plan: whole, and compiled from the task file that comes with it."""
+
+import asyncio
+
+from coordinator.store.blobs import Blobs
+from coordinator.taskfile import TaskFile
+from wire import checkpoint
+from wire.errors import Rule, WireError
+from wire.plan import Manifest, parse_manifest
+
+
+async def check_plan(blobs: Blobs, plan: str, model: str) -> Manifest:
+    """The manifest of a plan all of whose files are stored, as is its first model. Raises
+    `NotFound` or `WireError`."""
+    manifest = parse_manifest(await blobs.get(plan))
+    for name, file in manifest.files.items():
+        if len(await blobs.get(file.digest)) != file.bytes:
+            raise WireError(Rule.BAD_DIGEST, f"{name} is not of the size stated")
+    first = await blobs.get(model)
+    await asyncio.to_thread(checkpoint.read, first, manifest.parameters)
+    return manifest
+
+
+def contradictions(task: TaskFile, manifest: Manifest) -> list[str]:
+    """Where a plan says otherwise than the task file that comes with it."""
+    said = {
+        "name": (task.name, manifest.task),
+        "training.epochs": (task.training.epochs, manifest.epochs),
+        "training.batch": (task.training.batch, manifest.batch),
+        "training.metrics": (task.training.metrics, tuple(m.name for m in manifest.metrics)),
+        "keep.tolerance": (task.keep.tolerance, manifest.may_be_worse_by),
+        "optimizer.learning_rate": (task.optimizer.learning_rate, manifest.learning_rate),
+    }
+    return [f"{key} is {a} in the task, {b} in the plan" for key, (a, b) in said.items() if a != b]

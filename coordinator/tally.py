@@ -1,0 +1,72 @@
+"""What this process has summed of a task's open round, and what it adds up to for others.
+
+The store knows of each update that counts which process has summed it (`node`). So the sum of a
+process and the store can be held against each other at the close: by their number of updates and
+the sum of their tags. Where they differ, whatever the reason, the store's bytes are summed instead.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from coordinator.aggregation import Aggregator, Contribution, Sum
+from coordinator.store.rounds import Part, tag
+
+
+class Summed(NamedTuple):
+    """An update that counts, and what it contributes."""
+
+    assignment: str
+    contribution: Contribution
+
+
+class Tally:
+    """One task's. Hold `lock` from before an update is made durable until it is summed: who takes
+    it next finds both or neither."""
+
+    def __init__(self, aggregator: Aggregator) -> None:
+        self.lock = asyncio.Lock()
+        self._aggregator = aggregator
+        self._number = 0
+        self._sum: Sum | None = None
+        self._updates = 0
+        self._tags = 0
+
+    def add(self, number: int, updates: Iterable[Summed]) -> None:
+        """Blocking: sum updates that count in round `number`. The rounds before it are over."""
+        if number != self._number:
+            self._begin(number)
+        for update in updates:
+            if self._sum is not None:
+                self._sum.add(update.contribution)
+            self._updates += 1
+            self._tags += tag(update.assignment)
+
+    def remove(self, number: int, update: Summed) -> None:
+        """Blocking: as if this update had never been summed."""
+        if number != self._number:
+            return
+        if self._sum is not None:
+            self._sum.remove(update.contribution)
+        self._updates -= 1
+        self._tags -= tag(update.assignment)
+
+    def of(self, part: Part, number: int) -> Sum | None:
+        """The sum, when it is of the updates of round `number` that the store means."""
+        same = (number, part.updates, part.tags) == (self._number, self._updates, self._tags)
+        return self._sum if same else None
+
+    def partial(self, number: int) -> tuple[int, bytes] | None:
+        """Blocking: the sum for another process, and its tags; `None` when there is nothing."""
+        if self._sum is None or number != self._number or not self._updates:
+            return None
+        return self._tags, self._sum.to_bytes()
+
+    def spoil(self) -> None:
+        """Something went wrong half-way: nobody is to trust this sum."""
+        self._tags = -1
+
+    def _begin(self, number: int) -> None:
+        self._number = number
+        self._sum = self._aggregator.empty() if self._aggregator.streams else None
+        self._updates = self._tags = 0

@@ -1,0 +1,169 @@
+"""Uploads: bytes of updates on their way in, until they are complete.
+
+A small one that comes in one piece never touches the disk before it counts. Larger or slower ones,
+and what came of one before its connection was cut, go to a part, from where they are resumed.
+"""
+
+import asyncio
+
+import msgspec
+
+from coordinator.errors import Conflict, NotFound, TooLarge
+from coordinator.given import Given
+from coordinator.intake import Intake, drop, refuse
+from coordinator.round import Arrival, Held
+from coordinator.services import Services
+from coordinator.store.records import AssignmentRecord
+from coordinator.task import Task
+from wire.errors import Rule, WireError
+from wire.messages import GiveUp
+
+_IN_MEMORY = 64 << 10  # bytes of one upload, before they go to its part
+_IN_MEMORY_ALL = 32 << 20  # of all of them; above it, each keeps little
+_LITTLE = 2 << 10
+
+
+class Uploads:
+    """All uploads of this process. `intakes` has one for each task."""
+
+    def __init__(self, services: Services, given: Given) -> None:
+        self._services = services
+        self._given = given
+        self.tasks: dict[str, Task] = {}
+        self.intakes: dict[str, Intake] = {}
+        self.under_way = 0
+        self._in_memory = 0
+
+    async def find(self, assignment: str, device: str) -> tuple[AssignmentRecord, Task]:
+        """An assignment that is at work or accepted, and its task. Raises `NotFound` unless it is
+        the device's own, `Conflict` when it has ended or its update would come too late."""
+        row = await self._given.find(assignment, device)
+        task = self.tasks.get(row.task)
+        if task is None:
+            raise NotFound("unknown_assignment", f"assignment {assignment} is of no task here")
+        if row.state == "working":
+            await self._check_in_time(row, task)
+        return row, task
+
+    async def _check_in_time(self, row: AssignmentRecord, task: Task) -> None:
+        """Before its bytes are sent. What decides is asked again once they are here."""
+        held = Held(row.state, row.round, row.version)
+        if row.round <= task.round.number:
+            if task.round.arrival(held, self._services.store.now()) is Arrival.LATE:
+                self._given.forget(row.id)
+                self._services.metrics.updates.labels(task.name, "late").inc()
+                raise Conflict("late", "the round has closed without this update")
+
+    async def check_length(self, row: AssignmentRecord, task: Task, length: int) -> None:
+        """Raises `TooLarge`, for good, when an upload is announced that no update can be."""
+        if length > task.upload_limit:
+            detail = f"an update of {length} bytes; this task takes {task.upload_limit} at most"
+            await refuse(self._services, task, row.id, WireError(Rule.TOO_LARGE, detail))
+            raise TooLarge(str(Rule.TOO_LARGE), detail)
+
+    async def announce(self, assignment: str, length: int, digest: str) -> int:
+        """An upload is about to start, or to go on: returns from which offset."""
+        return await asyncio.to_thread(self._services.parts.announce, assignment, length, digest)
+
+    async def announced(self, assignment: str) -> tuple[int, str]:
+        """Length and digest as they were announced. Raises `NotFound`."""
+        found = await asyncio.to_thread(self._services.parts.announced, assignment)
+        if found is None:
+            raise NotFound("not_announced", "announce the upload first, with POST")
+        return found
+
+    async def offset(self, assignment: str) -> int:
+        """Bytes that are here."""
+        return await asyncio.to_thread(self._services.parts.size, assignment)
+
+    async def submit(
+        self, row: AssignmentRecord, task: Task, length: int, digest: str, data: bytes | None
+    ) -> None:
+        """An upload is complete. Returns when it counts: see `Intake.submit`."""
+        model = await task.model_of(row.version, self._services.store)
+        await self.intakes[task.name].submit(row, model.digest, digest, data)
+        self._given.add(msgspec.structs.replace(row, state="accepted", length=length))
+        if data is None:
+            await asyncio.to_thread(self._services.parts.drop, row.id)
+
+    async def give_up(self, row: AssignmentRecord, task: Task, why: GiveUp) -> None:
+        """The device will not deliver; its place is free again."""
+        self._given.forget(row.id)
+        await drop(self._services, task, row.id, "given_up", why.reason, why.detail)
+
+    # Memory
+
+    def hold(self, number: int) -> None:
+        """So many bytes more are in memory (or fewer)."""
+        self._in_memory += number
+
+    @property
+    def most_in_memory(self) -> int:
+        """Bytes that one upload may keep in memory now."""
+        return _IN_MEMORY if self._in_memory < _IN_MEMORY_ALL else _LITTLE
+
+
+class Incoming:
+    """`async with Incoming(...)`: one request's bytes of an upload, from `start` on. What is there
+    when the request is cut is kept."""
+
+    def __init__(
+        self, uploads: Uploads, services: Services, assignment: str, length: int, digest: str, *,
+        start: int = 0, announced: bool = False,
+    ) -> None:
+        self._uploads = uploads
+        self._services = services
+        self._assignment = assignment
+        self._length = length
+        self._digest = digest
+        self._announced = announced
+        self._pending = bytearray()
+        self.position = start
+
+    async def __aenter__(self) -> "Incoming":
+        self._uploads.under_way += 1
+        return self
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._uploads.under_way -= 1
+        try:
+            if error is not None and not isinstance(error, TooLarge):
+                await self._flush()
+        finally:
+            self._let_go()
+
+    async def take(self, chunk: bytes) -> None:
+        """Bytes that arrived. Raises `TooLarge` when there are more than were announced."""
+        if self.position + len(self._pending) + len(chunk) > self._length:
+            detail = f"more than the {self._length} bytes that were announced"
+            raise TooLarge("too_large", detail)
+        self._pending += chunk
+        self._uploads.hold(len(chunk))
+        self._services.metrics.bytes_in.inc(len(chunk))
+        if len(self._pending) >= self._uploads.most_in_memory:
+            await self._flush()
+
+    async def whole(self) -> bytes | None:
+        """All of the upload, when it is in memory; else `None`, and what is here is in the part."""
+        if not self._announced and len(self._pending) == self._length:
+            data = bytes(self._pending)
+            self._let_go()
+            return data
+        await self._flush()
+        return None
+
+    async def _flush(self) -> None:
+        if not self._pending:
+            return
+        if not self._announced:
+            await self._uploads.announce(self._assignment, self._length, self._digest)
+            self._announced = True
+        data = bytes(self._pending)
+        self._let_go()
+        self.position = await asyncio.to_thread(
+            *(self._services.parts.write, self._assignment, self._digest, self.position, data)
+        )
+
+    def _let_go(self) -> None:
+        self._uploads.hold(-len(self._pending))
+        self._pending.clear()
