@@ -94,7 +94,7 @@ def _fair(accepted: int, crowd: Crowd, places: int) -> float:
     left = float(places)
     for (level, number), weight in zip(counts, _weights(counts), strict=True):
         if left <= weight:
-            return min(1.0, left / weight * 2.0 ** min(level - accepted, 60))
+            return min(1.0, math.ldexp(left / weight, min(level - accepted, 60)))
         left -= number
     return 1.0
 
@@ -104,7 +104,7 @@ def _weights(counts: list[tuple[int, int]]) -> list[float]:
     weights: list[float] = []
     above, weight = 0, 0.0
     for level, number in reversed(counts):
-        weight = number + weight * 2.0 ** max(level - above, -1000)
+        weight = number + math.ldexp(weight, level - above)
         weights.append(weight)
         above = level
     return weights[::-1]

@@ -11,6 +11,10 @@ MEMORY = 0.9
 """What a round counts for, compared with the one after it: the last ten or so decide."""
 
 
+SPARE = 0.05
+"""Of those expected to come. The rounds that close early show too few of their drop-outs."""
+
+
 class EndedRound(NamedTuple):
     """How a round's assignments went.
 
@@ -44,14 +48,15 @@ def dropout(first: float, ended: Sequence[EndedRound]) -> float:
 def over_selection(first: float, limit: float, ended: Sequence[EndedRound]) -> float:
     """How many devices to ask for each update that is wanted: from 1 to `limit`.
 
-    1 / (1 - dropout) is enough half of the time. So one standard deviation of those who come is
-    taken off, as far as the rounds, not the first guess, say how many do.
+    1 / (1 - dropout) is enough half of the time. So `SPARE` and one standard deviation of those who
+    come are taken off, as far as the rounds, not the first guess, say how many do.
     """
     seen = _sum(ended)
     dropped = _dropout(first, seen)
     asked = max(1, ended[-1].assigned) if ended else 1
     sure = seen.known / (seen.known + PRIOR)
-    kept = 1 - dropped - sure * math.sqrt(dropped * (1 - dropped) / asked)
+    kept = 1 - dropped
+    kept -= sure * (SPARE * kept + math.sqrt(dropped * kept / asked))
     return max(1.0, min(limit, 1 / kept if kept > 0 else limit))
 
 
