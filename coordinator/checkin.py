@@ -2,14 +2,14 @@
 
 import secrets
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from coordinator.credentials import new_id
 from coordinator.devices import Devices
 from coordinator.errors import UpgradeNeeded
 from coordinator.given import Given
 from coordinator.intake import drop
-from coordinator.selection import Standing, admits, rests_until
+from coordinator.offer import Candidate, Refusal, refusal
+from coordinator.selection import Standing
 from coordinator.services import Services
 from coordinator.store import rounds, tasks
 from coordinator.store.records import (
@@ -37,13 +37,6 @@ def common_protocol(spoken: tuple[int, ...]) -> int:
             "upgrade", f"this coordinator serves protocol {served}: upgrade the agent"
         )
     return max(common)
-
-
-class Refusal(NamedTuple):
-    """Why a task has no work for a device now, and for how many seconds surely not."""
-
-    reason: WaitReason
-    wait: float = 0.0
 
 
 class Desk:
@@ -102,8 +95,8 @@ class Desk:
     ) -> Assignment | Refusal:
         """A place in the task's round, or why there is none."""
         store = self._services.store
-        if refusal := self._refusal(device, task, standing):
-            return refusal
+        if why := self._refusal(device, task, standing):
+            return why
         made = await store.run(
             *(rounds.assign, task.terms, new_id(task.name[:40]), device.id),
             *(secrets.randbits(62), store.now()),
@@ -124,27 +117,17 @@ class Desk:
         if not task.running:
             return Refusal(WaitReason.TASK_DONE)
         now, local = self._services.store.now(), self._services.clock.now()
-        if not task.timing.open_at(local):
-            return Refusal(WaitReason.WINDOW_CLOSED, task.timing.seconds_to_opening(local))
-        known = _standing(standing)
-        if (until := rests_until(known)) is not None and until > now:
-            return Refusal(WaitReason.RESTING, until - now)
-        found = task.round
-        if refusal := found.refusal(standing.round == found.number, now):
-            return Refusal(refusal)
-        admitted = admits(
+        return refusal(
+            Candidate(device.id, _standing(standing), standing.round),
+            task.name,
+            task.round,
             task.file.selection,
-            device=device.id,
-            task=task.name,
-            round_number=found.number,
-            standing=known,
-            crowd=task.crowd,
-            places=found.places,
-            waited=max(0.0, now - found.opened),
-            interval=float(task.timing.check_in),
-            remaining=found.remaining(now),
+            task.timing,
+            task.crowd,
+            now,
+            local,
+            task.joined(now, local),
         )
-        return None if admitted else Refusal(WaitReason.NOT_SELECTED)
 
     async def _assignment(self, task: Task, row: AssignmentRecord) -> Assignment:
         self._given.add(row)
@@ -153,18 +136,18 @@ class Desk:
 
     def _wait(self, refusals: list[tuple[Task, Refusal]]) -> Wait:
         """When to come back: as soon as the first of the device's tasks may have work."""
-        population = self._devices.population
+        population, now = self._devices.expected, self._services.store.now()
         windows = [
             (
-                retry_window(refusal.wait, float(task.timing.check_in), population),
-                refusal.reason,
+                retry_window(why.wait, float(task.timing.check_in), population, now),
+                why.reason,
             )
-            for task, refusal in refusals
-            if refusal.reason is not WaitReason.TASK_DONE
+            for task, why in refusals
+            if why.reason is not WaitReason.TASK_DONE
         ]
         nothing = WaitReason.TASK_DONE if refusals else WaitReason.NO_TASK
         idle: tuple[RetryWindow, WaitReason] = (
-            retry_window(0.0, _IDLE_CHECK_IN, population),
+            retry_window(0.0, _IDLE_CHECK_IN, population, now),
             nothing,
         )
         window, reason = min(windows, default=idle)

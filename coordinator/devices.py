@@ -14,6 +14,7 @@ from coordinator.services import Services
 from coordinator.store import devices as store
 from coordinator.store.records import DeviceRecord
 from coordinator.store.sql import StoreUnavailable
+from schedules.pacing import Hours
 from wire.messages import Enroll, Enrolled, Facts
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,12 @@ class Devices:
         self._known: OrderedDict[str, tuple[DeviceRecord, float]] = OrderedDict()
         self._seen: dict[str, tuple[Facts, float]] = {}
         self.population = 0
+        self.hours = Hours()
+
+    @property
+    def expected(self) -> int:
+        """How many devices to reckon with at this time of the day."""
+        return self.hours.population(self._services.store.now(), self.population)
 
     async def check(self, credential: str) -> DeviceRecord:
         """The device whose credential it is. Raises `Denied`."""
@@ -124,6 +131,14 @@ class Devices:
                 log.warning("devices are not counted: %s", error)
             await asyncio.sleep(_FLUSH_SECONDS)
             await self.flush()
+            await self._learn()
+
+    async def _learn(self) -> None:
+        """How many devices there are at this time of the day: the store knows of all processes."""
+        try:
+            self.hours = await self._services.store.run(store.learn, self._services.store.now())
+        except StoreUnavailable as error:
+            log.warning("the devices of this hour are not counted: %s", error)
 
     async def flush(self) -> None:
         """Write down when devices were last seen."""

@@ -1,6 +1,7 @@
 """A task as one process knows it: what never changes of it, and how its round stood last."""
 
 import asyncio
+from datetime import datetime
 import msgspec
 
 from coordinator.aggregation import Aggregator, aggregator
@@ -44,6 +45,7 @@ class Task:
         self.model = model
         self.crowd = Crowd(population=0)
         self.told = asyncio.Event()
+        self._shut = 0.0  # when the schedule's window was last seen closed
         self._models: dict[int, ModelRecord] = {}
 
     @property
@@ -70,6 +72,15 @@ class Task:
         """The task is `stopped` or `done`."""
         self.record = msgspec.structs.replace(self.record, state=state)
         self.told.set()
+
+    def joined(self, now: float, local: datetime) -> float:
+        """Since when the round could be joined, on the store's clock: it was open, and the
+        schedule's window, too. `local` is the moment `now` on the wall clock."""
+        if not self.timing.windows:
+            return self.round.opened
+        if not self.timing.open_at(local):
+            self._shut = now
+        return max(self.round.opened, self._shut)
 
     def saw(self, found: Round) -> None:
         """The round as some transaction left it."""

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from coordinator.selection.options import Selection, Uniform
 from schedules.duration import Duration
 from schedules.schedule import READY_MADE, Schedule, ready_made
 from wire.errors import WireError
@@ -161,6 +162,7 @@ class TaskFile(Section, frozen=True, kw_only=True):
     keep: Keep = Keep()
     schedule: str | Schedule = "continuous"
     participants: Participants = Participants()
+    selection: Selection = Uniform()
 
     @property
     def timing(self) -> Schedule:

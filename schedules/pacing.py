@@ -96,14 +96,20 @@ class Hours:
         """`devices` different ones checked in within the hour before `now` (seconds since the
         epoch). They belong to the hour of the day in which most of that time lies. Each hour is
         counted once: to tell more often, or from several processes, changes nothing."""
-        hour = int((now - 1800) // 3600)
-        if self.learned - _HOURS < hour <= self.learned:  # before that: the clock was put right
+        if not self.due(now):
             return self
+        hour = int((now - 1800) // 3600)
         known = self.counts[hour % _HOURS]
         share = 1.0 if known < 0 else _UP if devices > known else _DOWN
         counts = list(self.counts)
         counts[hour % _HOURS] = known + share * (devices - known)
         return Hours(tuple(counts), hour)
+
+    def due(self, now: float) -> bool:
+        """Whether the hour before `now` is not counted yet."""
+        hour = int((now - 1800) // 3600)
+        # Long before the newest one that is: the clock was put right.
+        return not self.learned - _HOURS < hour <= self.learned
 
     def population(self, now: float, known: int) -> int:
         """How many devices to reckon with at `now` (seconds since the epoch), of `known` in all:

@@ -9,6 +9,7 @@ from coordinator.store import rounds
 from coordinator.store.records import AssignmentRecord, DeviceRecord, Withdrawn
 from coordinator.store.rounds import Terms
 from coordinator.store.sql import Discard, Steps, Tell, insert, one, records, recall, rows
+from schedules.pacing import Hours
 from wire.messages import Facts
 
 DEVICES = "devices"
@@ -66,6 +67,23 @@ def saw(seen: Mapping[str, tuple[Facts, float]]) -> Steps[None]:
             "UPDATE devices SET facts = $2, seen = $3 WHERE id = $1",
             *(identifier, msgspec.json.encode(facts).decode(), now),
         )
+
+
+def learn(now: float) -> Steps[Hours]:
+    """What is known of how many devices check in at which hour, with the hour before `now` in it."""
+    key = "hours"
+    row = yield from one("SELECT value FROM meta WHERE key = $1", key)
+    known = Hours.load(msgspec.json.decode(row["value"], type=list[float]) if row else [])
+    if not known.due(now):
+        return known
+    seen = yield from one("SELECT count(*) AS found FROM devices WHERE seen > $1", now - 3600)
+    learned = known.learn(now, int(seen["found"]) if seen else 0)
+    yield from rows(
+        "INSERT INTO meta (key, value) VALUES ($1, $2)"
+        " ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        *(key, msgspec.json.encode(learned.dump()).decode()),
+    )
+    return learned
 
 
 def withdraw(identifier: str, tasks: Mapping[str, Terms]) -> Steps[Withdrawn | None]:

@@ -120,18 +120,3 @@ def farewell(node: str) -> Steps[None]:
     """This node ends: what it has summed is others' to sum."""
     yield from rows("DELETE FROM nodes WHERE id = $1", node)
     yield Tell(TASKS)
-
-
-def remember(key: str, value: str) -> Steps[None]:
-    """Keep a fact about the store."""
-    yield from rows(
-        "INSERT INTO meta (key, value) VALUES ($1, $2)"
-        " ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-        *(key, value),
-    )
-
-
-def remembered(key: str) -> Steps[str | None]:
-    """A fact about the store."""
-    row = yield from one("SELECT value FROM meta WHERE key = $1", key)
-    return row["value"] if row else None

@@ -1,0 +1,65 @@
+"""Whether a task has work for a device that checks in: a pure decision, from what is known."""
+
+from datetime import datetime
+from typing import NamedTuple
+
+from coordinator.round import Round
+from coordinator.selection import Crowd, Selection, Standing, admits, rests_until
+from schedules.pacing import CHECK_INS_PER_SECOND
+from schedules.schedule import Schedule
+from wire.messages import WaitReason
+
+
+class Refusal(NamedTuple):
+    """Why a task has no work for a device now, and for how many seconds surely not."""
+
+    reason: WaitReason
+    wait: float = 0.0
+
+
+class Candidate(NamedTuple):
+    """A device that asks for work of a task. `served` is the last round in which it had a place."""
+
+    device: str
+    standing: Standing
+    served: int
+
+
+def refusal(
+    candidate: Candidate,
+    task: str,
+    found: Round,
+    selection: Selection,
+    schedule: Schedule,
+    crowd: Crowd,
+    now: float,
+    local: datetime,
+    joined: float,
+) -> Refusal | None:
+    """Why the round has no place for a device; `None` when it is to have one.
+
+    `now` is on the store's clock, `local` the same moment on the coordinator's wall; `joined` since
+    when the round could be joined: it was open, and the schedule's window, too.
+    """
+    if not schedule.open_at(local):
+        return Refusal(WaitReason.WINDOW_CLOSED, schedule.seconds_to_opening(local))
+    if (until := rests_until(candidate.standing)) is not None and until > now:
+        return Refusal(WaitReason.RESTING, until - now)
+    if why := found.refusal(candidate.served == found.number, now):
+        return Refusal(why)
+    # A large fleet checks in less often than the schedule says: see `retry_window`.
+    interval = max(float(schedule.check_in), 2 * crowd.population / CHECK_INS_PER_SECOND)
+    admitted = admits(
+        selection,
+        device=candidate.device,
+        task=task,
+        round_number=found.number,
+        standing=candidate.standing,
+        crowd=crowd,
+        places=found.places,
+        waited=max(0.0, now - joined),
+        interval=interval,
+        remaining=found.remaining(now),
+        begun=found.started is not None,
+    )
+    return None if admitted else Refusal(WaitReason.NOT_SELECTED)
