@@ -197,7 +197,7 @@ def test_the_base_is_read_in_place_and_stays_as_it_is():
 def test_a_plan_that_takes_a_base_but_does_not_say_so_is_bad():
     plain = msgspec.structs.replace(manifest_of(PROXIMAL), proximal=msgspec.UNSET)
     trainer = Trainer(plain, PROXIMAL, weights_of(PROXIMAL), threads=1)
-    with pytest.raises(BadPlan, match="base/w1"):
+    with pytest.raises(BadPlan, match="base/"):
         trainer.step(flowers())
 
 
@@ -205,7 +205,7 @@ def test_a_plan_that_takes_a_base_but_does_not_say_so_is_bad():
 def test_the_loss_falls(plan, examples):
     once = trained(plan, examples, epochs=1)
     longer = trained(plan, examples, epochs=20)
-    assert longer.loss < (0.95 if plan == PROXIMAL else 0.7) * once.loss
+    assert longer.loss < 0.8 * once.loss
 
 
 def test_the_model_learns_what_the_examples_say():

@@ -75,10 +75,10 @@ goal = 1
 
 
 PROXIMAL_TASK = FLOWERS_TASK.replace("flowers", "proximal").replace(
-    "[training]", "[training]\nproximal = 2.0"
+    "[training]", "[training]\nproximal = 0.5"
 )
 PROXIMAL_ADAMW_TASK = ADAMW_TASK.replace("adamw", "proximal-adamw", 1).replace(
-    "[training]", "[training]\nproximal = 2.0"
+    "[training]", "[training]\nproximal = 0.5"
 )
 
 
