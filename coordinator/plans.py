@@ -28,6 +28,7 @@ def contradictions(task: TaskFile, manifest: Manifest) -> list[str]:
         "training.epochs": (task.training.epochs, manifest.epochs),
         "training.batch": (task.training.batch, manifest.batch),
         "training.metrics": (task.training.metrics, tuple(m.name for m in manifest.metrics)),
+        "training.proximal": (task.training.proximal, manifest.mu),
         "keep.tolerance": (task.keep.tolerance, manifest.may_be_worse_by),
         "optimizer.learning_rate": (task.optimizer.learning_rate, manifest.learning_rate),
     }

@@ -84,11 +84,16 @@ MetricName = Literal["loss", "accuracy", "rmse"]
 
 
 class Training(Section, frozen=True, kw_only=True):
-    """What one device does in one round: so many passes over its examples, in batches."""
+    """What one device does in one round: so many passes over its examples, in batches.
+
+    `proximal` is FedProx's mu (Li et al., 2020): the device minimises loss + mu / 2 |w - base|^2,
+    base being the model that the round started from. 0 is plain FedAvg.
+    """
 
     epochs: Annotated[int, Meta(ge=1, le=10_000)] = 1
     batch: Annotated[int, Meta(ge=1, le=65_536)] = 10
     metrics: Annotated[tuple[MetricName, ...], Meta(min_length=1)] = ("loss",)
+    proximal: NotNegative = 0.0
 
 
 class Round(Section, frozen=True, kw_only=True):
@@ -219,10 +224,28 @@ def _problems(task: TaskFile) -> list[str]:
         found.append("training.metrics: 'rmse' needs the loss 'mse'")
     if len(set(task.training.metrics)) != len(task.training.metrics):
         found.append("training.metrics: a metric is named twice")
-    for key, value in (*_floats("optimizer", task.optimizer), *_floats("keep", task.keep)):
-        if not math.isfinite(value):
-            found.append(f"{key} = {value}: must be finite")
-    return found
+    for name in ("optimizer", "training", "keep"):
+        for key, value in _floats(name, getattr(task, name)):
+            if not math.isfinite(value):
+                found.append(f"{key} = {value}: must be finite")
+    return found or _overshooting(task)
+
+
+def _overshooting(task: TaskFile) -> list[str]:
+    """A proximal term by which SGD diverges on any data.
+
+    A step leaves 1 - rate mu of the distance to the base, which grows when that is below -1 (with
+    momentum m, below -1 - 2 m). AdamW's steps are of one size, whatever the gradient's.
+    """
+    if not isinstance(task.optimizer, Sgd):
+        return []
+    most = 2 * (1 + task.optimizer.momentum) / task.optimizer.learning_rate
+    if task.training.proximal < most:
+        return []
+    return [
+        f"training.proximal = {task.training.proximal}: below {most:g} at this "
+        "optimizer.learning_rate, or each step overshoots by more than the one before it"
+    ]
 
 
 def _floats(name: str, section: Section) -> list[tuple[str, float]]:

@@ -86,8 +86,8 @@ def _explained(graph: str, error: Exception) -> Exception:
 class Trainer:
     """The plan's training graph with its weights and state; `step` runs one batch.
 
-    `weights` are the model's. A training that goes on brings its own, with its state, in `kept`,
-    and the `steps` that it has made.
+    `weights` are the model's: the base of a proximal term, and of the delta. A training that goes
+    on brings its own, with its state, in `kept`, and the `steps` that it has made.
     """
 
     def __init__(
@@ -113,6 +113,11 @@ class Trainer:
         self._loss = ort.OrtValue.ortvalue_from_numpy(np.zeros((), FLOAT32))
         rate = np.asarray(manifest.learning_rate, FLOAT32)
         self._rate = ort.OrtValue.ortvalue_from_numpy(rate)
+        # No step writes to these: they share the memory of `weights`.
+        self._bases = {
+            name: ort.OrtValue.ortvalue_from_numpy(weights[parameter])
+            for parameter, name in manifest.bases.items()
+        }
         first, second = self._sets
         self._bindings = (self._bind(first, second), self._bind(second, first))
         self.steps = steps
@@ -120,7 +125,7 @@ class Trainer:
     def _bind(self, read: dict[str, Any], write: dict[str, Any]) -> ort.IOBinding:
         binding = self._session.io_binding()
         taken = {i.name for i in self._session.get_inputs()}
-        for name, value in read.items():
+        for name, value in (read | self._bases).items():
             if name in taken:
                 binding.bind_ortvalue_input(name, value)
         if "learning_rate" in taken:

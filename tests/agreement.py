@@ -26,13 +26,18 @@ name = "{name}"
 model = {{ file = "{name}.onnx" }}
 loss = {{ kind = "cross_entropy" }}
 optimizer = {optimizer}
+training = {{ proximal = {proximal} }}
 round = {{ goal = 1 }}
 """
 _TASKS = {
-    "mlp-sgd": '{ kind = "sgd", learning_rate = 0.1 }',
-    "mlp-adamw": '{ kind = "adamw", learning_rate = 0.001 }',
-    "cnn-momentum": '{ kind = "sgd", learning_rate = 0.02, momentum = 0.9 }',
+    "mlp-sgd": ('{ kind = "sgd", learning_rate = 0.1 }', 0.0),
+    "mlp-sgd-proximal": ('{ kind = "sgd", learning_rate = 0.1 }', 1.0),
+    "mlp-adamw": ('{ kind = "adamw", learning_rate = 0.001 }', 0.0),
+    "mlp-adamw-proximal": ('{ kind = "adamw", learning_rate = 0.001 }', 0.1),
+    "cnn-momentum": ('{ kind = "sgd", learning_rate = 0.02, momentum = 0.9 }', 0.0),
+    "cnn-momentum-proximal": ('{ kind = "sgd", learning_rate = 0.02, momentum = 0.9 }', 1.0),
 }
+"""By name: the optimiser and the weight of the proximal term."""
 
 
 def main() -> None:
@@ -54,10 +59,10 @@ def record(folder: Path) -> None:
     from coordinator.compiler.folder import write_plan_dir
 
     folder.mkdir(parents=True, exist_ok=True)
-    for name, optimizer in _TASKS.items():
+    for name, (optimizer, proximal) in _TASKS.items():
         path = folder / f"{name}.onnx"
         save(cnn() if name.startswith("cnn") else two_nn(), path)
-        task = taskfile.parse(_TASK.format(name=name, optimizer=optimizer))
+        task = taskfile.parse(_TASK.format(name=name, optimizer=optimizer, proximal=proximal))
         write_plan_dir(compile_task(task, path), folder / name)
         manifest, weights = train(folder / name)
         (folder / name / "after.safetensors").write_bytes(checkpoint.write(weights))

@@ -16,6 +16,8 @@ Names of graph inputs and outputs are part of the format:
 
 * example inputs have the names in `Manifest.inputs`, each with a leading batch axis of any size;
 * weights and optimiser state go in under their own names and come out as `next/<name>`;
+* with a proximal term (`Manifest.proximal`), `train.onnx` also takes the weights that the round
+  started from, as `base/<name>`: the same at every step;
 * `learning_rate` is a float32 scalar input of `train.onnx`; `loss` is its float32 scalar output;
 * metric sums come out as `metric/<name>`, float32 scalars.
 """
@@ -38,6 +40,8 @@ PLAN_FILE_LIMIT = 1 << 30
 METADATA = "__metadata__"
 """A key of every checkpoint's header, so no tensor's name."""
 CHECKPOINT_NAME = "checkpoint.safetensors"
+BASE = "base/"
+"""What `train.onnx` puts before a weight's name for its value at the start of the round."""
 
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 Size = Annotated[int, Meta(ge=0, le=1 << 31)]
@@ -115,12 +119,26 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     files: dict[FileName, PlanFile]
     tolerance: Annotated[float, Meta(gt=0)] | UnsetType = UNSET
     """Left out when it is 0, so that older agents read the manifests of most tasks."""
+    proximal: Annotated[float, Meta(gt=0)] | UnsetType = UNSET
+    """As `tolerance`: older agents refuse only the plans that they could not train."""
 
     @property
     def may_be_worse_by(self) -> float:
         """By how much a new model may be worse than the one before it, on a device's held-out
         examples, and still take its place there: in the unit of the first metric, which decides."""
         return 0.0 if self.tolerance is UNSET else self.tolerance
+
+    @property
+    def mu(self) -> float:
+        """The weight of the proximal term: a device minimises loss + mu / 2 |w - base|^2, base
+        being the weights that the round started from. 0 where there is none."""
+        return 0.0 if self.proximal is UNSET else self.proximal
+
+    @property
+    def bases(self) -> dict[str, str]:
+        """The inputs of `train.onnx` for the round's first weights: parameter to input. Empty
+        without a proximal term."""
+        return {p.name: BASE + p.name for p in self.parameters} if self.mu else {}
 
     @property
     def weights(self) -> int:
@@ -151,6 +169,7 @@ def parse_manifest(data: bytes) -> Manifest:
     names = [i.name for i in manifest.inputs]
     names += [p.name for p in manifest.parameters]
     names += [s.name for s in manifest.state]
+    names += manifest.bases.values()
     if len(set(names)) != len(names):
         raise WireError(Rule.BAD_MESSAGE, "two tensors of the manifest have one name")
     if METADATA in names:

@@ -3,8 +3,9 @@
 The steps, in order: read the model (`model.py`); choose the output, the weights to train and the
 names (`problem.py`, `trained.py`); write operators as the gradient builder wants them
 (`lower.expand`); add the loss (`losses.py`); differentiate (`gradient.py`); lower what only the
-training build knows (`lower.lower`, `operators/`); add the optimiser's step (`optimizers.py`);
-simplify and fuse (`simplify.py`, `fuse.py`); give public names and write the files (`assemble.py`).
+training build knows (`lower.lower`, `operators/`); add the proximal term (`proximal.py`) and the
+optimiser's step (`optimizers.py`); simplify and fuse (`simplify.py`, `fuse.py`); give public names
+and write the files (`assemble.py`).
 """
 
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from coordinator.compiler import fuse, gradient, lower, model, shapes, simplify
+from coordinator.compiler import fuse, gradient, lower, model, proximal, shapes, simplify
 from coordinator.compiler.assemble import FrozenFile, Interface, write
 from coordinator.compiler.convert import External
 from coordinator.compiler.errors import CompileError
@@ -26,7 +27,16 @@ from coordinator.compiler.problem import Problem, pose
 from coordinator.taskfile import TaskFile
 from wire import checkpoint, tensors
 from wire.digest import digest_of
-from wire.plan import CHECKPOINT_NAME, FileName, Manifest, Parameter, PlanFile, Slot, parse_manifest
+from wire.plan import (
+    BASE,
+    CHECKPOINT_NAME,
+    FileName,
+    Manifest,
+    Parameter,
+    PlanFile,
+    Slot,
+    parse_manifest,
+)
 
 _FLOAT32 = np.dtype(np.float32)
 _SCALAR = TensorType(_FLOAT32, ())
@@ -66,6 +76,7 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
         opset=OPSET,
         files={n: PlanFile(digest=digest_of(b), bytes=len(b)) for n, b in files.items()},
         tolerance=task.keep.tolerance or msgspec.UNSET,
+        proximal=task.training.proximal or msgspec.UNSET,
     )
     return CompiledPlan(parse_manifest(manifest.to_bytes()), files, initial)
 
@@ -97,12 +108,17 @@ def _train(
     optimizer = optimizer_of(task.optimizer)
     rate = Emitter(graph).name()
     graph.types[rate] = _SCALAR
-    _seeded(graph, loss, optimizer, rate)
+    seed = _seeded(graph, loss, optimizer, rate)
     gradients = {w: w + gradient.SUFFIX for w in problem.weights}
+    bases: dict[str, str] = {}
+    if mu := task.training.proximal:
+        emit = Emitter(graph, "proximal")
+        gradients, bases = proximal.pulled(emit, mu, seed, gradients)
     step = optimizer.step(Emitter(graph, "optimizer"), rate, gradients)
 
     inputs = {tensor: entry.name for tensor, entry in problem.inputs.items()}
     inputs |= problem.weights
+    inputs |= {base: BASE + problem.weights[w] for w, base in bases.items()}
     slots, state_outputs = _state(graph, problem, step, inputs)
     inputs[rate] = "learning_rate"
     wanted = {"loss": loss}
@@ -122,16 +138,17 @@ def _finish(
     return write(graph, interface, lambda _, value: frozen.place(value))
 
 
-def _seeded(graph: Graph, loss: str, optimizer: Optimizer[Any], rate: str) -> None:
-    """Put the optimiser's seed in the place of the loss's gradient by itself."""
+def _seeded(graph: Graph, loss: str, optimizer: Optimizer[Any], rate: str) -> str | None:
+    """Put the optimiser's seed in the place of the loss's gradient by itself; returns the seed."""
     start = len(graph.nodes)
     seed = optimizer.seed(Emitter(graph, "loss"), rate)
     if seed is None:
-        return
+        return None
     first, rest = graph.nodes[start:], graph.nodes[:start]
     own = loss + gradient.SUFFIX
     graph.nodes = [*first, *(node.renamed({own: seed}) for node in rest)]
     del graph.constants[own]
+    return seed
 
 
 def _state(

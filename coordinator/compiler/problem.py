@@ -11,9 +11,9 @@ from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import BATCH, Emitter, Graph, TensorType, describe
 from coordinator.compiler.losses import Loss
 from coordinator.compiler.model import Model
-from coordinator.compiler.naming import Names, check_input
+from coordinator.compiler.naming import Names
 from coordinator.taskfile import TaskFile
-from wire.plan import Input, InputType
+from wire.plan import BASE, Input, InputType
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ def pose(task: TaskFile, model: Model) -> Problem:
     loss = losses.loss_of(task.loss, _output_type(graph, output, name), f"output {name!r}")
     inputs = _inputs(graph, model)
     target = _target(graph, model, loss.target(task.loss.label), inputs)
-    names = Names(list(inputs.values()))
+    # Reserved only where it is used, so that the names of all other plans stay as they were.
+    names = Names(list(inputs.values()), (BASE,) if task.training.proximal else ())
     public = {w: names.take(model.weights[w]) for w in weights}
     return Problem(graph, loss, output, target, inputs, public, names)
 
@@ -96,7 +97,6 @@ def _inputs(graph: Graph, model: Model) -> dict[str, Input]:
     found = {}
     for name, tensor in model.inputs.items():
         if tensor in used:
-            check_input(name)
             dtype = cast(InputType, graph.types[tensor].dtype.name)
             found[tensor] = Input(name=name, dtype=dtype, shape=graph.fixed(tensor))
     return found
@@ -109,7 +109,6 @@ def _target(graph: Graph, model: Model, label: Input, inputs: dict[str, Input]) 
             f"loss.label = {label.name!r}: the model has an input or a weight of that name; "
             "choose another name for the labels"
         )
-    check_input(label.name)
     tensor = Emitter(graph).name()
     inputs[tensor] = label
     graph.types[tensor] = TensorType(np.dtype(label.dtype), (BATCH, *label.shape))

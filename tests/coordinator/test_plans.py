@@ -118,6 +118,10 @@ async def test_a_task_that_cannot_be_is_refused_with_the_reason(served: Serving)
     assert "keep.tolerance is 0.5 in the task, 0.0 in the plan" in await refused(
         admin, tolerant, manifest, blobs
     )
+    pulled = good.definition.replace("[training]", "[training]\nproximal = 0.5")
+    assert "training.proximal is 0.5 in the task, 0.0 in the plan" in await refused(
+        admin, pulled, manifest, blobs
+    )
     assert "not JSON" in await refused(admin, good.definition, b"{", blobs)
     assert "header" in await refused(admin, good.definition, manifest, [*good.files, b"weights!"])
     wrong_size = msgspec.structs.replace(

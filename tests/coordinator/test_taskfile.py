@@ -1,5 +1,7 @@
 """The task file: good ones are read, each bad one is one clear error."""
 
+import math
+
 import pytest
 
 from coordinator.taskfile import TASK_FILE_LIMIT, TaskFileError, load, parse
@@ -47,6 +49,31 @@ def test_a_short_file_takes_the_rest_from_the_defaults():
 def test_a_new_model_must_be_as_good_unless_the_task_tolerates_less():
     assert parse(GOOD).keep.tolerance == 0
     assert parse(GOOD + "[keep]\ntolerance = 0.01").keep.tolerance == 0.01
+
+
+def test_training_is_plain_unless_the_task_asks_for_a_proximal_term():
+    assert parse(GOOD).training.proximal == 0
+    assert parse(GOOD + "[training]\nproximal = 0.01").training.proximal == 0.01
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "most"),
+    [
+        ('kind = "sgd"\nlearning_rate = 0.125', 16.0),
+        ('kind = "sgd"\nlearning_rate = 0.125\nmomentum = 0.5', 24.0),
+    ],
+)
+def test_a_proximal_term_by_which_sgd_would_diverge_is_an_error(optimizer, most):
+    text = GOOD.replace('kind = "sgd"\nlearning_rate = 0.1', optimizer)
+    below = math.nextafter(most, 0)
+    assert parse(f"{text}[training]\nproximal = {below!r}").training.proximal == below
+    said = refusal(f"{text}[training]\nproximal = {most}")
+    assert said.startswith(f"training.proximal = {most}: below {most:g} at this")
+
+
+def test_adamw_takes_any_proximal_term():
+    text = GOOD.replace('kind = "sgd"\nlearning_rate = 0.1', 'kind = "adamw"')
+    assert parse(text + "[training]\nproximal = 1e6").training.proximal == 1e6
 
 
 def test_the_rounds_own_deadline_goes_before_the_schedules():
@@ -162,6 +189,21 @@ def test_a_schedule_is_written_out_or_named():
             "goal = 5",
             "goal = 5\n[keep]\ntolerance = -1",
             "line 17: keep.tolerance = -1: expected `float` >= 0.0",
+        ),
+        (
+            "goal = 5",
+            "goal = 5\n[training]\nproximal = -1",
+            "line 17: training.proximal = -1: expected `float` >= 0.0",
+        ),
+        (
+            "goal = 5",
+            "goal = 5\n[training]\nproximal = inf",
+            "training.proximal = inf: must be finite",
+        ),
+        (
+            "goal = 5",
+            "goal = 5\n[training]\nproximal = nan",
+            "line 17: training.proximal = nan: expected `float` >= 0.0",
         ),
         ("goal = 5", "goal = 5\n[keep]\ntolerance = inf", "keep.tolerance = inf: must be finite"),
         (

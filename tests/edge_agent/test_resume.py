@@ -18,7 +18,17 @@ from edge_agent.examples import Examples
 from edge_agent.job import Job, Outcome, Report
 from edge_agent.sitting import Stop
 from edge_agent.sitting import run as run_job
-from tests.edge_agent.plans import ADAMW, FLOWERS, LINE, flowers, job_of, manifest_of, saved
+from tests.edge_agent.plans import (
+    ADAMW,
+    FLOWERS,
+    LINE,
+    PROXIMAL,
+    PROXIMAL_ADAMW,
+    flowers,
+    job_of,
+    manifest_of,
+    saved,
+)
 from tests.edge_agent.samples import assignment
 from wire import tensors, update
 from wire.checkpoint import Weights
@@ -86,7 +96,7 @@ def unbroken(tmp_path_factory):
 
 
 @given(
-    plan=st.sampled_from([FLOWERS, ADAMW, LINE]),
+    plan=st.sampled_from([FLOWERS, ADAMW, LINE, PROXIMAL, PROXIMAL_ADAMW]),
     codec=st.sampled_from(sorted(CODECS)),
     sittings=st.lists(st.integers(1, 30), max_size=4),
 )
@@ -111,6 +121,18 @@ def test_a_training_in_sittings_is_one_without_a_break(plan, codec, sittings):
         assert report.loss == whole.loss
         assert_same(job, unbroken)
         assert not Path(job.checkpoint).exists()
+
+
+@pytest.mark.parametrize("plan", [PROXIMAL, PROXIMAL_ADAMW], ids=["momentum", "adamw"])
+def test_what_goes_on_is_still_pulled_to_the_model_it_was_given(plan, tmp_path):
+    """Not to the weights as they stood when it was stopped."""
+    (tmp_path / "whole").mkdir()
+    job, unbroken = job_in(tmp_path, plan, "float32"), job_in(tmp_path / "whole", plan, "float32")
+    run(unbroken)
+    for batches in (7, 9):
+        assert run(job, batches).outcome is Outcome.PREEMPTED
+    assert run(job).resumed_at == 16
+    assert_same(job, unbroken)
 
 
 def test_a_stop_at_the_very_last_batch_leaves_only_the_update_to_write(job, unbroken):

@@ -3,18 +3,32 @@
 import math
 from collections.abc import Iterator
 
+import msgspec
 import numpy as np
 import pytest
 
 from edge_agent.examples import Examples
 from edge_agent.session import BadPlan, Diverged, Preempted, Trainer, evaluate, open_session, train
-from tests.edge_agent.plans import FLOWERS, LINE, copied, flowers, manifest_of, points, weights_of
+from tests.edge_agent.plans import (
+    ADAMW,
+    FLOWERS,
+    LINE,
+    PROXIMAL,
+    PROXIMAL_ADAMW,
+    copied,
+    flowers,
+    manifest_of,
+    points,
+    weights_of,
+)
 from wire.checkpoint import Weights
 from wire.plan import parse_manifest
 
-MOMENTUM = 0.5  # of the task `flowers`
+MOMENTUM = 0.5  # of the tasks `flowers` and `proximal`
 EACH_PLAN = pytest.mark.parametrize(
-    ("plan", "examples"), [(FLOWERS, flowers()), (LINE, points())], ids=["flowers", "line"]
+    ("plan", "examples"),
+    [(FLOWERS, flowers()), (LINE, points()), (PROXIMAL, flowers())],
+    ids=["flowers", "line", "proximal"],
 )
 
 
@@ -27,6 +41,10 @@ def trained(plan=FLOWERS, examples=None, seed=1, stop=lambda: False, **changes):
     trainer = trainer_of(plan, **changes)
     rng = np.random.default_rng(seed)
     return train(trainer, manifest, examples or flowers(), rng, stop)
+
+
+def distance(delta: Weights) -> float:
+    return math.sqrt(sum(float((change**2).sum()) for change in delta.values()))
 
 
 # The reference
@@ -64,19 +82,22 @@ def line_gradient(w: Weights, x: np.ndarray, target: np.ndarray) -> tuple[float,
 
 
 class Reference:
-    """SGD in NumPy, in float64."""
+    """SGD in NumPy, in float64, with the plan's proximal term."""
 
     def __init__(self, plan) -> None:
-        self._gradient = flowers_gradient if plan == FLOWERS else line_gradient
-        self._momentum = MOMENTUM if plan == FLOWERS else 0.0
+        self._gradient = line_gradient if plan == LINE else flowers_gradient
+        self._momentum = 0.0 if plan == LINE else MOMENTUM
+        self._mu = manifest_of(plan).mu
         self._rate = manifest_of(plan).learning_rate
         self.weights = {n: w.astype(np.float64) for n, w in weights_of(plan).items()}
+        self._base = dict(self.weights)
         self._velocity = {n: np.zeros_like(w) for n, w in self.weights.items()}
 
     def step(self, batch: Examples) -> float:
         x, label = batch.arrays.values()
         loss, gradient = self._gradient(self.weights, x, label)
         for name, slope in gradient.items():
+            slope += self._mu * (self.weights[name] - self._base[name])
             self._velocity[name] = self._momentum * self._velocity[name] + slope
             self.weights[name] = self.weights[name] - self._rate * self._velocity[name]
         return loss
@@ -144,11 +165,47 @@ def test_weights_are_copies_that_outlive_the_trainer():
 # Training
 
 
+@pytest.mark.parametrize(("plan", "plain"), [(PROXIMAL, FLOWERS), (PROXIMAL_ADAMW, ADAMW)])
+def test_a_proximal_term_keeps_a_device_near_its_base(plan, plain):
+    near, far = trained(plan, epochs=20), trained(plain, epochs=20)
+    assert 0 < distance(near.delta) < 0.5 * distance(far.delta)
+
+
+def test_the_loss_told_is_without_the_proximal_term():
+    examples = flowers(10)
+    trainer = trainer_of(PROXIMAL)
+    for _ in range(5):
+        loss, _ = flowers_gradient(trainer.weights(), *examples.arrays.values())
+        assert trainer.step(examples) == pytest.approx(loss, rel=1e-5)
+
+
+def test_the_base_is_read_in_place_and_stays_as_it_is():
+    """Also when its memory cannot be written to, as that of a checkpoint."""
+    weights = weights_of(PROXIMAL)
+    before = {name: weight.copy() for name, weight in weights.items()}
+    trainer = Trainer(manifest_of(PROXIMAL), PROXIMAL, weights, threads=1)
+    for name, value in trainer._bases.items():
+        shared = weights[name.removeprefix("base/")]
+        assert value.data_ptr() == shared.__array_interface__["data"][0]
+        assert not shared.flags.writeable
+    for _ in range(3):
+        trainer.step(flowers())
+    for name, weight in weights.items():
+        np.testing.assert_array_equal(weight, before[name])
+
+
+def test_a_plan_that_takes_a_base_but_does_not_say_so_is_bad():
+    plain = msgspec.structs.replace(manifest_of(PROXIMAL), proximal=msgspec.UNSET)
+    trainer = Trainer(plain, PROXIMAL, weights_of(PROXIMAL), threads=1)
+    with pytest.raises(BadPlan, match="base/"):
+        trainer.step(flowers())
+
+
 @EACH_PLAN
 def test_the_loss_falls(plan, examples):
     once = trained(plan, examples, epochs=1)
     longer = trained(plan, examples, epochs=20)
-    assert longer.loss < 0.7 * once.loss
+    assert longer.loss < 0.8 * once.loss
 
 
 def test_the_model_learns_what_the_examples_say():
@@ -224,7 +281,7 @@ def test_a_root_is_taken_over_all_examples_at_once(count):
 # Plans
 
 
-@pytest.mark.parametrize("plan", [FLOWERS, LINE], ids=["flowers", "line"])
+@pytest.mark.parametrize("plan", [FLOWERS, LINE, ADAMW, PROXIMAL, PROXIMAL_ADAMW])
 def test_the_plans_here_are_whole(plan):
     manifest = parse_manifest((plan / "manifest.json").read_bytes())
     for name, file in manifest.files.items():

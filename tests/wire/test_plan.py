@@ -55,6 +55,25 @@ def test_a_tolerance_is_told_only_where_there_is_one():
     assert with_one.digest() != without.digest()
 
 
+def test_a_proximal_term_is_told_only_where_there_is_one():
+    without, with_one = manifest(), manifest(proximal=0.5)
+    assert b"proximal" not in without.to_bytes()
+    found = parse_manifest(with_one.to_bytes())
+    assert (found.mu, parse_manifest(without.to_bytes()).mu) == (0.5, 0)
+    assert found.bases == {"w": "base/w", "b": "base/b", "scalar": "base/scalar"} | {
+        "empty": "base/empty"
+    }
+    assert without.bases == {}
+
+
+def test_a_tensor_with_the_name_of_a_base_is_refused_only_where_there_are_bases():
+    names = (Parameter(name="w", shape=()), Parameter(name="base/w", shape=()))
+    made = manifest(parameters=names)
+    assert parse_manifest(made.to_bytes()) == made
+    both = manifest(parameters=names, proximal=1.0)
+    assert refusal(both.to_bytes()) == "two tensors of the manifest have one name"
+
+
 def test_bytes_that_are_not_canonical_are_refused():
     data = manifest().to_bytes()
     doubled = b'{"batch":10,' + data[1:]
@@ -105,6 +124,8 @@ def test_bytes_that_are_not_canonical_are_refused():
         (changed(learning_rate=math.inf), "learning_rate = None: expected `float`, got `null`"),
         (changed(tolerance=0), "tolerance = 0: expected `float` > 0.0"),
         (changed(tolerance=math.nan), "tolerance = None: expected `float`, got `null`"),
+        (changed(proximal=0), "proximal = 0: expected `float` > 0.0"),
+        (changed(proximal=math.inf), "proximal = None: expected `float`, got `null`"),
         (changed(opset=12), "opset = 12: expected `int` >= 13"),
         (changed(files={}), "the manifest names no train.onnx"),
         (

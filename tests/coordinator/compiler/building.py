@@ -80,6 +80,7 @@ def task(
     metrics: Sequence[str] = ("loss",),
     frozen: Sequence[str] = (),
     more: str = "",
+    proximal: float = 0.0,
     rest: str = "",
 ) -> TaskFile:
     """A task; `more` are further lines of the [loss] table, `rest` further tables."""
@@ -96,6 +97,7 @@ def task(
         {optimizer}
         [training]
         metrics = {list(metrics)!r}
+        proximal = {proximal}
         [round]
         goal = 2
         {rest}

@@ -34,9 +34,16 @@ def start(plan: CompiledPlan) -> Arrays:
     return {**checkpoint.read(plan.initial, plan.manifest.parameters), **state}
 
 
+def bases(plan: CompiledPlan) -> Arrays:
+    """The weights as a round begins with them, as its proximal term takes them, if it has one."""
+    now = start(plan)
+    return {name: now[parameter] for parameter, name in plan.manifest.bases.items()}
+
+
 def steps(plan: CompiledPlan, folder: Path, feeds: Arrays, rate: float, count: int) -> Arrays:
     """Weights, state and loss after so many steps on the same batch."""
     made = session(folder / "plan" / "train.onnx")
+    feeds = feeds | bases(plan)
     now = start(plan)
     for _ in range(count):
         found = run(made, {**feeds, **now, "learning_rate": np.float32(rate)})
@@ -143,29 +150,32 @@ def test_rmse_is_the_root_of_the_mean_over_examples(tmp_path: Path) -> None:
     assert rmse.value(float(found["metric/rmse"]), 6) == pytest.approx(np.sqrt(mean), rel=1e-5)
 
 
+@pytest.mark.parametrize("mu", [0.0, 0.4, 1.0, 3.0])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_sgd(momentum: float, tmp_path: Path) -> None:
-    spec = task(optimizer=f'kind = "sgd"\nlearning_rate = 0.3\nmomentum = {momentum}')
-    plan = compiled(dense(), tmp_path, spec)
+def test_sgd(momentum: float, mu: float, tmp_path: Path) -> None:
+    optimizer = f'kind = "sgd"\nlearning_rate = 0.3\nmomentum = {momentum}'
+    plan = compiled(dense(), tmp_path, task(optimizer=optimizer, proximal=mu))
     assert len(plan.manifest.state) == (4 if momentum else 0)
     feeds = batch()
     found = steps(plan, tmp_path, feeds, 0.3, 6)
     w = {p.name: start(plan)[p.name].astype(float) for p in plan.manifest.parameters}
+    base = dict(w)
     v = {n: np.zeros_like(a) for n, a in w.items()}
     for _ in range(6):
         loss, g = gradients(w, feeds)
         for n in w:
-            v[n] = momentum * v[n] + g[n]
+            v[n] = momentum * v[n] + g[n] + mu * (w[n] - base[n])
             w[n] = w[n] - 0.3 * v[n]
     assert found["loss"] == pytest.approx(loss, rel=1e-5)
     for n, value in w.items():
         np.testing.assert_allclose(found[n], value, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("mu", [0.0, 0.4, 3.0])
 @pytest.mark.parametrize("decay", [0.0, 0.1])
-def test_adamw(decay: float, tmp_path: Path) -> None:
-    spec = task(optimizer=f'kind = "adamw"\nlearning_rate = 0.01\nweight_decay = {decay}')
-    plan = compiled(dense(), tmp_path, spec)
+def test_adamw(decay: float, mu: float, tmp_path: Path) -> None:
+    optimizer = f'kind = "adamw"\nlearning_rate = 0.01\nweight_decay = {decay}'
+    plan = compiled(dense(), tmp_path, task(optimizer=optimizer, proximal=mu))
     assert [(s.name, s.shape) for s in plan.manifest.state[:3]] == [
         ("step", ()),
         ("first_moment/w1", (5, 4)),
@@ -174,10 +184,12 @@ def test_adamw(decay: float, tmp_path: Path) -> None:
     feeds = batch()
     found = steps(plan, tmp_path, feeds, 0.01, 20)
     w = {p.name: start(plan)[p.name].astype(float) for p in plan.manifest.parameters}
+    base = dict(w)
     m, v = ({n: np.zeros_like(a) for n, a in w.items()} for _ in range(2))
     for t in range(1, 21):
         _, g = gradients(w, feeds)
         for n in w:
+            g[n] = g[n] + mu * (w[n] - base[n])
             m[n] = 0.9 * m[n] + 0.1 * g[n]
             v[n] = 0.999 * v[n] + 0.001 * g[n] ** 2
             right = m[n] / (1 - 0.9**t) / (np.sqrt(v[n] / (1 - 0.999**t)) + 1e-8)

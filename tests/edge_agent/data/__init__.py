@@ -6,3 +6,5 @@ FOLDER = Path(__file__).parent
 FLOWERS = FOLDER / "flowers"
 LINE = FOLDER / "line"
 ADAMW = FOLDER / "adamw"
+PROXIMAL = FOLDER / "proximal"
+PROXIMAL_ADAMW = FOLDER / "proximal_adamw"

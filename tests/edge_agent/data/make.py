@@ -2,7 +2,8 @@
 
 Needs the training build. `flowers` is a perceptron with one hidden layer, trained by SGD with
 momentum on cross-entropy; `line` is a linear model, trained by plain SGD on the mean squared error;
-`adamw` is `flowers` with AdamW, whose updates are coded with random draws.
+`adamw` is `flowers` with AdamW, whose updates are coded with random draws. `proximal` and
+`proximal_adamw` are `flowers` and `adamw` with a proximal term.
 """
 
 import tempfile
@@ -73,6 +74,14 @@ goal = 1
 """
 
 
+PROXIMAL_TASK = FLOWERS_TASK.replace("flowers", "proximal").replace(
+    "[training]", "[training]\nproximal = 0.5"
+)
+PROXIMAL_ADAMW_TASK = ADAMW_TASK.replace("adamw", "proximal-adamw", 1).replace(
+    "[training]", "[training]\nproximal = 0.5"
+)
+
+
 def _model(layers: list[tuple[int, int]]) -> onnx.ModelProto:
     """Dense layers (inputs, outputs), a Relu between them; weights w1, b1, w2, b2, ..."""
     rng = np.random.default_rng(4)
@@ -104,6 +113,8 @@ def main() -> None:
         "flowers": (FLOWERS_TASK, [(4, 8), (8, 3)]),
         "line": (LINE_TASK, [(2, 1)]),
         "adamw": (ADAMW_TASK, [(4, 8), (8, 3)]),
+        "proximal": (PROXIMAL_TASK, [(4, 8), (8, 3)]),
+        "proximal_adamw": (PROXIMAL_ADAMW_TASK, [(4, 8), (8, 3)]),
     }
     for name, (definition, layers) in plans.items():
         with tempfile.TemporaryDirectory() as folder:
