@@ -2,6 +2,8 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from coordinator.round import Round
+
 
 class Metrics:
     """Counters and gauges of one coordinator."""
@@ -15,6 +17,12 @@ class Metrics:
             "lamplighter_updates",
             "Updates by outcome.",
             ["task", "outcome"],
+            registry=self.registry,
+        )
+        self.refusals = Counter(
+            "lamplighter_refusals",
+            "Updates refused, by the rule that they break.",
+            ["task", "code"],
             registry=self.registry,
         )
         self.rounds = Counter(
@@ -42,3 +50,10 @@ class Metrics:
         self.bytes_out = Counter(
             "lamplighter_download_bytes", "Bytes of plans and models sent.", registry=self.registry
         )
+
+    def ended(self, task: str, found: Round) -> None:
+        """A round has ended in this process."""
+        assert found.ending is not None
+        self.rounds.labels(task, found.ending.reason).inc()
+        if found.started is not None and found.ended is not None:
+            self.round_seconds.labels(task).observe(found.ended - found.started)

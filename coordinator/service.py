@@ -20,13 +20,13 @@ from coordinator.round import Round
 from coordinator.selection import Crowd
 from coordinator.services import Services
 from coordinator.store import tasks as store
-from coordinator.store.records import TaskRecord
+from coordinator.store.records import DeviceRecord, TaskRecord
 from coordinator.store.sql import StoreError, StoreUnavailable
 from coordinator.task import Task, standing_still, terms_of
 from coordinator.taskfile import TaskFile
 from coordinator.uploads import Uploads
 from wire.errors import WireError
-from wire.messages import Left
+from wire.messages import CheckIn, CheckInReply, Left
 from wire.plan import Manifest, parse_manifest
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class _Kept:
 
 
 class Coordinator:
-    """All of one process. Use `coordinator.opening_up.open_coordinator`."""
+    """All of one process. Use `coordinator.start.open_coordinator`."""
 
     def __init__(self, services: Services, admin_token: str) -> None:
         self.services = services
@@ -185,6 +185,10 @@ class Coordinator:
         log.info("device %s left: %d updates dropped", device, withdrawn.dropped)
         return Left(dropped=withdrawn.dropped, published=withdrawn.published)
 
+    async def check_in(self, device: DeviceRecord, message: CheckIn) -> CheckInReply:
+        """Work for the device, or when it should come back."""
+        return await self.desk.check_in(device, message, self.tasks)
+
     # Tasks
 
     async def _find_tasks(self) -> None:
@@ -200,9 +204,7 @@ class Coordinator:
         if task.running and record.state != "running":
             task.ended(record.state)
         elif task.running and self.services.store.shared:
-            task.round, task.model = await self.services.store.read(
-                standing_still, task.terms
-            )
+            await self.refresh(task)
 
     async def _bring_back(self, record: TaskRecord) -> None:
         source = f"task {record.name}"
@@ -256,6 +258,10 @@ class Coordinator:
             known = ", ".join(self.tasks) or "none"
             raise NotFound("unknown_task", f"no task {name!r}; tasks here: {known}")
         return self.tasks[name]
+
+    async def refresh(self, task: Task) -> None:
+        """Ask the store how a task stands."""
+        task.round, task.model = await self.services.store.read(standing_still, task.terms)
 
     async def stop(self, name: str) -> Task:
         """Stop a task for good. Raises `NotFound`."""

@@ -86,10 +86,14 @@ class Uploads:
         if data is None:
             await asyncio.to_thread(self._services.parts.drop, row.id)
 
-    async def give_up(self, row: AssignmentRecord, task: Task, why: GiveUp) -> None:
-        """The device will not deliver; its place is free again."""
-        self._given.forget(row.id)
-        await drop(self._services, task, row.id, "given_up", why.reason, why.detail)
+    async def give_up(self, assignment: str, device: str, why: GiveUp) -> None:
+        """The device will not deliver; its place is free again. Raises `NotFound` unless it is the
+        device's own, `Conflict` when it has ended."""
+        row = await self._given.find(assignment, device)
+        if row.state == "working" and row.task in self.tasks:
+            self._given.forget(row.id)
+            task = self.tasks[row.task]
+            await drop(self._services, task, row.id, "given_up", why.reason, why.detail)
 
     # Memory
 

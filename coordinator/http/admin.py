@@ -9,9 +9,10 @@ from aiohttp import web
 from coordinator.errors import Denied, NotFound, Refused
 from coordinator.http.common import body, coordinator_of, for_admin, json_answer, message
 from coordinator.http.device import send_blob
-from coordinator.running import RunningTask
 from coordinator.service import Coordinator
+from coordinator.store import rounds, tasks as stored
 from coordinator.store.records import AssignmentRecord
+from coordinator.task import Task
 from coordinator.views import (
     AssignmentView,
     DeviceView,
@@ -39,11 +40,9 @@ async def tasks(request: web.Request) -> web.StreamResponse:
 async def task(request: web.Request) -> web.StreamResponse:
     """GET /v1/admin/tasks/{task}."""
     coordinator, found = coordinator_of(request), _task(request)
-    rounds = await coordinator.services.worker.call(
-        coordinator.services.database.rounds, found.name, _ROUNDS_SHOWN
-    )
+    last = await coordinator.services.store.read(rounds.rounds, found.name, _ROUNDS_SHOWN)
     view = await _view(coordinator, found)
-    return json_answer(TaskDetail(task=view, definition=found.record.definition, rounds=rounds))
+    return json_answer(TaskDetail(task=view, definition=found.record.definition, rounds=last))
 
 
 async def create(request: web.Request) -> web.StreamResponse:
@@ -57,20 +56,19 @@ async def create(request: web.Request) -> web.StreamResponse:
 
 async def stop(request: web.Request) -> web.StreamResponse:
     """POST /v1/admin/tasks/{task}/stop."""
-    found = _task(request)
-    await found.stop()
-    return json_answer(await _view(coordinator_of(request), found))
+    coordinator = coordinator_of(request)
+    stopped = await coordinator.stop(request.match_info["task"])
+    return json_answer(await _view(coordinator, stopped))
 
 
 async def round_(request: web.Request) -> web.StreamResponse:
     """GET /v1/admin/tasks/{task}/rounds/{number}: who did what, when."""
     services, found = coordinator_of(request).services, _task(request)
     number = int(request.match_info["number"])
-    rounds = await services.worker.call(services.database.rounds, found.name, 1 << 31)
-    record = next((r for r in rounds if r.number == number), None)
+    record = await services.store.read(rounds.round_record, found.name, number)
     if record is None:
-        raise NotFound("unknown_round", f"task {found.name} has had {len(rounds)} rounds")
-    rows = await services.worker.call(services.database.assignments, found.name, number)
+        raise NotFound("unknown_round", f"task {found.name} has had {found.round.number} rounds")
+    rows = await services.store.read(rounds.assignments, found.name, number)
     start = record.started or record.opened
     return json_answer(
         RoundView(round=record, assignments=[_assignment(row, start) for row in rows])
@@ -85,7 +83,7 @@ async def put_blob(request: web.Request) -> web.StreamResponse:
     if found != digest:
         raise Refused("bad_digest", f"the body has the digest {found}")
     services = coordinator_of(request).services
-    await services.worker.call(services.blobs.put, data)
+    await services.blobs.put(data)
     return web.Response(status=204)
 
 
@@ -97,7 +95,7 @@ async def get_blob(request: web.Request) -> web.StreamResponse:
 async def devices(request: web.Request) -> web.StreamResponse:
     """GET /v1/admin/devices."""
     coordinator = coordinator_of(request)
-    now = coordinator.services.wall()
+    now, found = coordinator.services.store.now(), coordinator.devices
     return json_answer(
         [
             DeviceView(
@@ -105,9 +103,10 @@ async def devices(request: web.Request) -> web.StreamResponse:
                 name=d.name,
                 labels=d.labels,
                 facts=d.facts,
-                seen=max(0.0, now - coordinator.last_seen(d)),
+                seen=max(0.0, now - found.last_seen(d)),
             )
-            for d in coordinator.devices.values()
+            async for page in found.all()
+            for d in page
         ]
     )
 
@@ -126,32 +125,33 @@ async def token(request: web.Request) -> web.StreamResponse:
     new = await message(request, NewToken)
     if not (1 <= new.uses <= 1_000_000 and 0 < new.lifetime <= _MAX_LIFETIME):
         raise Refused("bad_message", "uses from 1 to 1000000, lifetime from 1 s to 366 days")
-    made = await coordinator_of(request).new_token(new.uses, timedelta(seconds=new.lifetime))
+    made = await coordinator_of(request).devices.new_token(new.uses, timedelta(seconds=new.lifetime))
     return json_answer(Token(token=made), status=201)
 
 
-def _task(request: web.Request) -> RunningTask:
+def _task(request: web.Request) -> Task:
     return coordinator_of(request).task(request.match_info["task"])
 
 
-async def _view(coordinator: Coordinator, task: RunningTask) -> TaskView:
-    services = coordinator.services
-    evaluations = await services.worker.call(services.database.evaluations, task.name)
-    now = services.clock.monotonic()
+async def _view(coordinator: Coordinator, task: Task) -> TaskView:
+    store = coordinator.services.store
+    since = max(0, task.model.version - _ROUNDS_SHOWN)
+    evaluations = await store.read(stored.evaluations, task.name, since)
+    await coordinator.refresh(task)
     return TaskView(
         name=task.name,
         state=task.record.state,
         plan=task.record.plan,
-        model=task.model.model,
+        model=task.model.digest,
         version=task.model.version,
         weights=task.manifest.weights,
         round=task.round.number,
         phase=str(task.round.phase),
-        goal=task.task.round.goal,
-        minimum=task.task.round.minimum,
-        working=len(task.round.working),
-        arrived=len(task.round.arrived),
-        deadline=task.round.remaining(now) if task.round.started is not None else None,
+        goal=task.file.round.goal,
+        minimum=task.file.round.minimum,
+        working=task.round.working,
+        arrived=task.round.arrived,
+        deadline=task.round.remaining(store.now()) if task.round.started is not None else None,
         metrics=summarise(evaluations, {m.name: m.better for m in task.manifest.metrics}),
     )
 

@@ -3,6 +3,7 @@
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from coordinator.errors import Unavailable
 from coordinator.http import admin, device, uploads
 from coordinator.http.common import COORDINATOR, coordinator_of, errors, for_admin
 from coordinator.service import Coordinator
@@ -14,9 +15,9 @@ async def healthz(request: web.Request) -> web.StreamResponse:
 
 
 async def readyz(request: web.Request) -> web.StreamResponse:
-    """GET /readyz: the store answers, so devices can be served."""
-    services = coordinator_of(request).services
-    await services.worker.call(services.database.ping)
+    """GET /readyz: the store takes what is written, so devices can be served."""
+    if not await coordinator_of(request).services.store.healthy():
+        raise Unavailable("storage", "the store takes nothing now")
     return web.Response(text="ready\n")
 
 

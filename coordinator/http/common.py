@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import sqlite3
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import TypeVar
@@ -13,6 +12,7 @@ from aiohttp import web
 from coordinator.errors import CoordinatorError, Denied, Refused, TooLarge, Unavailable
 from coordinator.service import Coordinator
 from coordinator.store.records import DeviceRecord
+from coordinator.store.sql import StoreUnavailable
 from wire.errors import Rule, WireError
 from wire.messages import MESSAGE_LIMIT, PROBLEM_TYPE, Problem
 from wire.strict import decode_json
@@ -55,7 +55,8 @@ def for_device(handler: DeviceHandler) -> Handler:
     """A route for enrolled devices; the handler gets the device."""
 
     async def checked(request: web.Request) -> web.StreamResponse:
-        return await handler(request, coordinator_of(request).check_device(bearer(request)))
+        device = await coordinator_of(request).devices.check(bearer(request))
+        return await handler(request, device)
 
     return checked
 
@@ -139,9 +140,9 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except (ConnectionError, TimeoutError) as error:
         # The client is gone or silent: whatever is answered, it will likely not hear.
         return problem(408, "Request timeout", "cut", str(error))
-    except (OSError, sqlite3.Error) as error:
+    except (OSError, StoreUnavailable) as error:
         log.error("%s %s: storage failed: %s", request.method, request.path, error)
-        broken = Unavailable("storage", "the coordinator cannot write to its disk: try later")
+        broken = Unavailable("storage", "the coordinator cannot write to its store: try later")
         return problem(broken.status, broken.title, broken.code, broken.detail)
     except WireError as error:
         damaged = error.code is Rule.BAD_DIGEST

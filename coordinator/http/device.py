@@ -15,7 +15,8 @@ from coordinator.http.common import (
     json_answer,
     message,
 )
-from coordinator.service import Coordinator, common_protocol
+from coordinator.checkin import common_protocol
+from coordinator.service import Coordinator
 from coordinator.store.records import DeviceRecord
 from wire.digest import DIGEST_PATTERN
 from wire.messages import MESSAGE_LIMIT, CheckIn, Enroll, GiveUp, Spoken
@@ -30,25 +31,24 @@ _BLOB_HEADERS = {
 
 async def enroll(request: web.Request) -> web.StreamResponse:
     """POST /v1/enroll, with an enrolment token: a device joins."""
-    joined = await coordinator_of(request).enroll(bearer(request), await message(request, Enroll))
+    joined = await coordinator_of(request).devices.enroll(bearer(request), await message(request, Enroll))
     return json_answer(joined, status=201)
 
 
 async def check_in(request: web.Request, device: DeviceRecord) -> web.StreamResponse:
     """POST /v1/check-in: work, or when to come back."""
+    coordinator = coordinator_of(request)
     data = await body(request, MESSAGE_LIMIT)
     # First the versions: what a newer agent adds to its message must not hide that it is newer.
     common_protocol(decoded(data, Spoken).protocols)
-    return json_answer(await coordinator_of(request).check_in(device, decoded(data, CheckIn)))
+    return json_answer(await coordinator.check_in(device, decoded(data, CheckIn)))
 
 
 async def give_up(request: web.Request, device: DeviceRecord) -> web.StreamResponse:
     """POST /v1/assignments/{id}/give-up: the device will not deliver."""
     why = await message(request, GiveUp)
     assignment = request.match_info["assignment"]
-    task = await coordinator_of(request).task_of(assignment, device.id)
-    if task is not None:
-        await task.give_up(assignment, why)
+    await coordinator_of(request).uploads.give_up(assignment, device.id, why)
     return web.Response(status=204)
 
 
@@ -68,7 +68,7 @@ async def send_blob(request: web.Request, coordinator: Coordinator) -> web.Strea
     if not re.match(DIGEST_PATTERN, digest):
         raise NotFound("unknown_blob", "a blob's name is 'sha256:' and 64 hexadecimal digits")
     compressed = _takes_zstd(request.headers.get("Accept-Encoding", ""))
-    path = coordinator.services.blobs.path(digest, compressed)
+    path = await coordinator.services.blobs.path(digest, compressed)
     try:
         size = (await asyncio.to_thread(path.stat)).st_size
     except FileNotFoundError:
