@@ -113,11 +113,11 @@ def first(word: str) -> Steps[bool]:
     return bool(said)
 
 
-async def hears(store: Store, timeout: float = SOON) -> bool:
+async def hears(store: Store, within: float = SOON) -> bool:
     """Whether `changed` returns before its timeout."""
     start = time.monotonic()
-    await asyncio.wait_for(store.changed(timeout), timeout + SOON)
-    return time.monotonic() - start < timeout * 0.9
+    await asyncio.wait_for(store.changed(within), within + SOON)
+    return time.monotonic() - start < within * 0.9
 
 
 class StoreContract:
@@ -299,7 +299,7 @@ class StoreContract:
 
     async def test_an_update_is_kept_once(self, store: Store):
         await store.run(keep, "a-1", b"first")
-        with pytest.raises(Exception, match="(?i)unique"):
+        with pytest.raises(Exception, match=r"(?i)unique"):
             await store.run(keep, "a-1", b"second", 2)
         assert await store.read(recall, "a-1") == b"first"
 
