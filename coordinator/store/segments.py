@@ -1,0 +1,190 @@
+"""Segments: the bytes of kept updates, one append-only file for each (task, round, node).
+
+Appending to one file and syncing it once for many updates is what makes an acknowledgement cheap;
+a file for each update would cost a sync each, and a folder of 100,000 names. Blocking; one thread
+appends. A segment belongs to one node, so no two processes ever append to the same.
+"""
+
+import os
+import re
+from collections import OrderedDict
+from pathlib import Path
+from typing import NamedTuple
+
+from wire.files import sync_folder
+
+_OPEN = 64  # segments that are kept open: a node rarely has as many rounds open
+_PROBE = b"\0" * (64 << 10)
+_PROBE_FILE = ".probe"
+_SAFE = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_ZEROS = bytes(1 << 20)
+
+
+class _Open:
+    """A segment that is open for appending."""
+
+    __slots__ = ("descriptor", "dirty", "path", "size")
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path, self.descriptor = path, descriptor
+        self.size = os.fstat(descriptor).st_size
+        self.dirty = False
+
+
+class _Appended(NamedTuple):
+    name: str
+    start: int
+
+
+def segment_name(task: str, round: int, node: str) -> str:
+    """The file's name. No part of it holds a dot, so no two are alike. Raises `ValueError`."""
+    if not (_SAFE.fullmatch(task) and _SAFE.fullmatch(node)):
+        raise ValueError(f"neither {task!r} nor {node!r} may be more than letters, digits and '-'")
+    return f"{task}.{int(round)}.{node}.log"
+
+
+class Segments:
+    """A folder of segments."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._open: OrderedDict[str, _Open] = OrderedDict()
+        self._appended: list[_Appended] = []  # since the last flush that was settled
+        self._created = False
+
+    # Writing: append, flush, and then settle or rewind
+
+    def end(self, name: str) -> int:
+        """Where the next bytes will start. Creates the segment. Raises `OSError`."""
+        return self._opened(name).size
+
+    def append(self, name: str, data: bytes) -> int:
+        """Append; returns where the bytes start. Not durable before `flush`. Raises `OSError`; then
+        nothing is left of it after `rewind`."""
+        segment = self._opened(name)
+        start = segment.size
+        self._appended.append(_Appended(name, start))
+        segment.dirty = True
+        _write_all(segment.descriptor, data, start)
+        segment.size = start + len(data)
+        return start
+
+    def flush(self) -> None:
+        """Make what was appended durable. Raises `OSError`."""
+        for segment in self._open.values():
+            if segment.dirty:
+                os.fsync(segment.descriptor)
+                segment.dirty = False
+        if self._created:
+            sync_folder(self._folder)
+            self._created = False
+
+    def mark(self) -> int:
+        """A point to `rewind` to."""
+        return len(self._appended)
+
+    def rewind(self, mark: int = 0) -> None:
+        """Take back what was appended since `mark`. Raises `OSError`; then the bytes stay, and
+        nothing refers to them."""
+        while len(self._appended) > mark:
+            name, start = self._appended.pop()
+            segment = self._opened(name)
+            os.ftruncate(segment.descriptor, start)
+            segment.size = start
+
+    def settle(self) -> None:
+        """What was appended stays."""
+        self._appended.clear()
+
+    # Reading and removing: from any thread
+
+    def read(self, name: str, start: int, length: int) -> bytes:
+        """Bytes of a segment; fewer when it ends before. Raises `OSError`."""
+        # Opened each time: a descriptor that is kept would outlive its file.
+        descriptor = os.open(self._folder / name, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            data = os.pread(descriptor, length, start)
+            while len(data) < length:
+                more = os.pread(descriptor, length - len(data), start + len(data))
+                if not more:
+                    break
+                data += more
+            return data
+        finally:
+            os.close(descriptor)
+
+    def wipe(self, name: str, start: int, length: int) -> None:
+        """Overwrite bytes by zeros, durably, if the segment is still there. Raises `OSError`."""
+        try:
+            descriptor = os.open(self._folder / name, os.O_WRONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        try:
+            end = min(start + length, os.fstat(descriptor).st_size)
+            for offset in range(start, end, len(_ZEROS)):
+                _write_all(descriptor, _ZEROS[: end - offset], offset)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def put_aside(self, name: str) -> Path | None:
+        """Take a segment out of use; returns the file, which is to be unlinked. A rename takes no
+        time, unlinking gigabytes does: only this must happen while nobody appends."""
+        aside = self._folder / f"{name}.gone"
+        try:
+            (self._folder / name).rename(aside)
+        except FileNotFoundError:
+            return None
+        return aside
+
+    def sweep(self, used: set[str]) -> None:
+        """Delete all but the segments in `used`. Only while no node is at work."""
+        for path in self._folder.iterdir():
+            ours = path.name.endswith((".log", ".gone")) or path.name == _PROBE_FILE
+            if ours and path.name not in used:
+                path.unlink(missing_ok=True)
+
+    def probe(self) -> None:
+        """Raises `OSError` unless the disk takes some bytes now."""
+        path = self._folder / _PROBE_FILE
+        try:
+            path.write_bytes(_PROBE)
+        finally:
+            path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let go of every file."""
+        for segment in self._open.values():
+            os.close(segment.descriptor)
+        self._open.clear()
+
+    def _opened(self, name: str) -> _Open:
+        segment = self._open.get(name)
+        if segment is not None and segment.path.exists():
+            self._open.move_to_end(name)
+            return segment
+        if segment is not None:  # its round was discarded meanwhile
+            os.close(self._open.pop(name).descriptor)
+        path = self._folder / name
+        self._created |= not path.exists()
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        segment = self._open[name] = _Open(path, os.open(path, flags, 0o600))
+        self._close_oldest()
+        return segment
+
+    def _close_oldest(self) -> None:
+        while len(self._open) > _OPEN:
+            _, oldest = self._open.popitem(last=False)
+            try:
+                if oldest.dirty:
+                    os.fsync(oldest.descriptor)
+            finally:
+                os.close(oldest.descriptor)
+
+
+def _write_all(descriptor: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        offset += written
+        view = view[written:]

@@ -1,0 +1,292 @@
+"""The SQLite writer: transactions in groups, each group behind one sync.
+
+A group is one SQLite transaction and each of its members a savepoint, so that one which raises is
+undone alone. The order is what makes it safe: the bytes of kept updates are synced first, then the
+rows that refer to them are committed, then the callers are answered; files are removed last.
+"""
+
+import logging
+import sqlite3
+import time
+import zlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from coordinator.store.lane import Another, Answer, Asked
+from coordinator.store.opening import BUSY_SECONDS, trouble
+from coordinator.store.playing import Lost, answer_query, answer_recall, is_lost, play
+from coordinator.store.segments import Segments, segment_name
+from coordinator.store.sql import Discard, Keep, Query, Recall, Step, StoreUnavailable, Tell
+
+log = logging.getLogger(__name__)
+
+_MOST = 256  # transactions of a group
+_MOST_BYTES = 8 << 20  # of the updates that it keeps
+_MOST_SECONDS = 0.05  # that it takes before its sync: other processes wait
+_SAY_SECONDS = 30.0  # how often a disk that stays full is said
+_EMPTY_MS = 100  # that emptying the log waits for readers
+_CLOCK_SECONDS = 1.0  # how often the time that was reached is written down
+
+
+class _Segment(NamedTuple):
+    task: str
+    round: int
+    node: str
+
+    @property
+    def name(self) -> str:
+        return segment_name(*self)
+
+
+@dataclass
+class _Effects:
+    """What is to be done once a transaction is durable."""
+
+    told: bool = False
+    kept: int = 0  # bytes
+    gone: list[_Segment] = field(default_factory=list)
+    wipe: bool = False
+
+    def add(self, other: "_Effects") -> None:
+        self.told |= other.told
+        self.kept += other.kept
+        self.gone += other.gone
+        self.wipe |= other.wipe
+
+
+class Writer:
+    """What a writing lane does. `turn` lets one process write at a time; `now` is the store's
+    clock; `told` hears how often something was told, in the end; `unlink` removes a file, later.
+    """
+
+    def __init__(
+        self,
+        database: sqlite3.Connection,
+        segments: Segments,
+        *,
+        path: Path,
+        node: str,
+        turn: Callable[[], AbstractContextManager[None]],
+        now: Callable[[], float],
+        told: Callable[[int], None],
+        unlink: Callable[[Path], None],
+    ) -> None:
+        self._sql, self._segments, self._path, self._node = database, segments, path, node
+        self._turn, self._now, self._told, self._unlink = turn, now, told, unlink
+        self._effects = _Effects()  # of the group
+        self._own = _Effects()  # of the transaction that runs
+        self._clock = float("-inf")  # when the time was last written down
+        self._log_to_empty = False
+        self._failed, self._said = False, float("-inf")
+
+    def serve(self, first: Asked, another: Another) -> list[Answer]:
+        """Run a group; durable on return."""
+        self._effects, self._failed = _Effects(), False
+        asked, answers = [first], list[Answer]()
+        try:
+            with self._turn():
+                self._group(asked, answers, another)
+        except (Lost, StoreUnavailable, sqlite3.Error, OSError) as error:
+            self._effects = _Effects()
+            reason = self._say(error)
+            return [Answer(a, error=StoreUnavailable(reason)) for a in asked]
+        if not self._failed and self._said > float("-inf"):
+            self._said = float("-inf")
+            log.info("%s can be written again", self._path)
+        if self._effects.wipe or self._log_to_empty:
+            self._wipe()  # before the answer: who asks for it relies on it
+        return answers
+
+    def after(self) -> None:
+        """What follows from a group, once its callers have been answered."""
+        for segment in self._effects.gone:
+            self._remove(segment)
+
+    def close(self) -> None:
+        """Empty the log into the database and let go."""
+        self._segments.close()
+        try:
+            self._sql.execute("UPDATE driver SET clock = max(clock, ?1)", (self._now(),))
+            self._sql.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except sqlite3.Error as error:
+            log.warning("%s is closed as it is: %s", self._path, error)
+        self._sql.close()
+
+    # A group
+
+    def _group(self, asked: list[Asked], answers: list[Answer], another: Another) -> None:
+        start = time.monotonic()
+        self._sql.execute("BEGIN IMMEDIATE")
+        try:
+            while True:
+                answers.append(self._one(asked[-1]))
+                full = len(asked) >= _MOST or self._effects.kept >= _MOST_BYTES
+                if full or time.monotonic() - start > _MOST_SECONDS:
+                    break
+                if (more := another()) is None:
+                    break
+                asked.append(more)
+            told = self._count_told()
+            self._write_clock()
+            self._segments.flush()
+            self._sql.execute("COMMIT")
+        except BaseException as error:
+            self._undo(error)
+            raise
+        self._segments.settle()
+        if told is not None:
+            self._told(told)
+
+    def _one(self, asked: Asked) -> Answer:
+        self._own, mark = _Effects(), self._segments.mark()
+        self._sql.execute("SAVEPOINT one")
+        try:
+            value = play(asked.transaction(), self._answer)
+        except BaseException as error:
+            if is_lost(error):
+                raise
+            self._sql.execute("ROLLBACK TO one")
+            self._sql.execute("RELEASE one")
+            self._segments.rewind(mark)
+            return Answer(asked, error=error)
+        self._sql.execute("RELEASE one")
+        self._effects.add(self._own)
+        return Answer(asked, value)
+
+    def _undo(self, error: BaseException) -> None:
+        """Nothing of the group has happened."""
+        try:
+            if self._sql.in_transaction:
+                self._sql.execute("ROLLBACK")
+            if _may_be_committed(error):
+                self._segments.settle()
+            else:
+                self._segments.rewind()
+        except (sqlite3.Error, OSError) as second:
+            log.warning("%s: the attempt is not cleared away: %s", self._path, second)
+            self._segments.settle()
+
+    def _say(self, error: Exception) -> str:
+        if isinstance(error, Lost) and isinstance(error.__cause__, Exception):
+            error = error.__cause__
+        known = isinstance(error, StoreUnavailable)
+        reason = str(error) if known else trouble(self._path, error)
+        self._failed, now = True, time.monotonic()
+        if now - self._said >= _SAY_SECONDS:  # not for each attempt
+            self._said = now
+            log.error("nothing can be written: %s", reason)
+        return reason
+
+    def _count_told(self) -> int | None:
+        if not self._effects.told:
+            return None
+        (row,) = self._sql.execute("UPDATE driver SET told = told + 1 RETURNING told").fetchall()
+        return int(row["told"])
+
+    def _write_clock(self) -> None:
+        now = self._now()
+        if now - self._clock >= _CLOCK_SECONDS:
+            self._sql.execute("UPDATE driver SET clock = max(clock, ?1)", (now,))
+            self._clock = now
+
+    # Steps
+
+    def _answer(self, step: Step) -> Any:
+        if isinstance(step, Query):
+            return answer_query(self._sql, step)
+        if isinstance(step, Keep):
+            return self._keep(step)
+        if isinstance(step, Recall):
+            return answer_recall(self._sql, self._segments, step.assignment)
+        if isinstance(step, Discard):
+            return self._discard(step)
+        if isinstance(step, Tell):
+            self._own.told = True
+            return None
+        raise TypeError(f"no step of a transaction: {step!r}")
+
+    def _keep(self, step: Keep) -> None:
+        name = segment_name(step.task, step.round, self._node)
+        start = self._segments.end(name)
+        self._sql.execute(
+            "INSERT INTO payloads VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            (
+                *(step.assignment, step.task, step.round, self._node),
+                *(start, len(step.data), zlib.crc32(step.data)),
+            ),
+        )
+        try:
+            self._segments.append(name, step.data)
+        except OSError as error:
+            raise StoreUnavailable(self._say(error)) from error
+        self._own.kept += len(step.data)
+
+    def _discard(self, step: Discard) -> None:
+        if step.assignment is not None:
+            return self._discard_one(step.assignment)
+        found = self._sql.execute(
+            "SELECT DISTINCT node FROM payloads WHERE task = ?1 AND round = ?2",
+            (step.task, step.round),
+        ).fetchall()
+        self._sql.execute(
+            "DELETE FROM payloads WHERE task = ?1 AND round = ?2", (step.task, step.round)
+        )
+        self._own.gone += [_Segment(step.task, step.round, row["node"]) for row in found]
+
+    def _discard_one(self, assignment: str) -> None:
+        deleted = self._sql.execute(
+            "DELETE FROM payloads WHERE assignment = ?1 RETURNING *", (assignment,)
+        ).fetchall()
+        for row in deleted:
+            name = segment_name(row["task"], row["round"], row["node"])
+            # Written down: a crash before the bytes are overwritten must not spare them.
+            self._sql.execute(
+                "INSERT INTO wipes VALUES (?1, ?2, ?3)", (name, row["start"], row["length"])
+            )
+        self._own.wipe = True
+
+    # Afterwards
+
+    def _remove(self, segment: _Segment) -> None:
+        with self._turn():  # no process appends to it now
+            if self._sql.execute(
+                "SELECT 1 FROM payloads WHERE task = ?1 AND round = ?2 AND node = ?3", segment
+            ).fetchall():
+                return  # the round was used again
+            aside = self._segments.put_aside(segment.name)
+        if aside is not None:
+            self._unlink(aside)
+
+    def _wipe(self) -> None:
+        """Overwrite what was discarded by name: in the segments, and in the log, which holds the
+        pages as they were until it is emptied. Deleted rows were overwritten by SQLite."""
+        try:
+            with self._turn():
+                for segment, start, length in self._sql.execute("SELECT * FROM wipes").fetchall():
+                    self._segments.wipe(segment, start, length)
+                self._sql.execute("DELETE FROM wipes")
+            self._log_to_empty = not self._empty_log()
+        except (sqlite3.Error, OSError) as error:
+            # The deletion itself is durable. The rest is done with the next, or at the next start.
+            self._log_to_empty = True
+            log.warning("what was deleted is not overwritten yet: %s", error)
+
+    def _empty_log(self) -> bool:
+        """Whether it could be: not while somebody reads what is in it."""
+        try:
+            self._sql.execute(f"PRAGMA busy_timeout = {_EMPTY_MS}").fetchall()
+            row = self._sql.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            return not row["busy"]
+        finally:
+            self._sql.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}").fetchall()
+
+
+def _may_be_committed(error: BaseException) -> bool:
+    """Whether it is not known if a commit reached the disk: a sync that failed. Then the bytes that
+    its rows refer to stay. A disk that was full before the last page has no commit on it."""
+    cause = error.__cause__ if isinstance(error, Lost) else error
+    code: int = getattr(cause, "sqlite_errorcode", 0)
+    return code & 0xFF == sqlite3.SQLITE_IOERR
