@@ -1,0 +1,122 @@
+"""Sums of whole numbers, one block of weights at a time: fast, and exact beyond 64 bits.
+
+A cell holds its numbers in two places. `near` is float64, which holds every whole number below
+2^53 exactly: adding there takes no carry and no conversion. Before it could reach 2^53 it is
+spilled into `far`, a pair of limbs: value = high * 2^32 + low, high a signed 64-bit and low an
+unsigned 32-bit integer, so each value has one pair alone. Sums of whole numbers have no rounding,
+hence no order.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from coordinator.aggregation.hands import Scratch
+from coordinator.aggregation.layout import Vector32, Vector64
+
+NEAR = 2.0**53
+"""float64 holds all whole numbers up to here."""
+LARGEST = 1 << 70
+"""How far from zero a number may be that is added."""
+MOST_NUMBERS = 1 << 24
+"""How many such numbers fit: 2^94 in all, the limbs hold 2^95."""
+_LOW_BITS = 32
+_LOW = 2.0**_LOW_BITS
+
+
+class Limbs(NamedTuple):
+    """Whole numbers as high * 2^32 + low, 0 <= low < 2^32."""
+
+    high: npt.NDArray[np.int64]
+    low: npt.NDArray[np.uint32]
+
+
+class Cell:
+    """The sums of one block. Memory: 8 bytes a weight, and 12 more once a sum spilled."""
+
+    def __init__(self, size: int, far: Limbs | None = None) -> None:
+        self._near: Vector64 = np.zeros(size, np.float64)
+        self._reach = 0.0  # no number in `near` is farther from zero
+        self._far = far
+
+    def add(self, values: Vector32, scale: np.float32, peak: float, scratch: Scratch) -> None:
+        """Add rint(values * scale), each |value| <= `peak`, `peak` * |scale| <= `LARGEST`.
+
+        `values * scale` is rounded to float32 first: what is added depends on nothing else. With
+        `-scale` it is taken away again, since rounding knows no sign.
+        """
+        rounded, wide = scratch.rounded[: values.size], scratch.wide[: values.size]
+        np.multiply(values, scale, out=rounded)
+        np.rint(rounded, out=rounded)
+        np.copyto(wide, rounded)  # then to add in one type is faster than to add across types
+        # A product rounded to float32, then to a whole number, may be a little above the exact one.
+        self._take(wide, abs(peak * float(scale)) * (1 + 2.0**-20) + 1)
+
+    def merge(self, other: "Cell") -> None:
+        """Add another cell's numbers; that one stays as it is."""
+        self._take(other._near, other._reach)
+        if other._far is not None:
+            self._carry(other._far.high, other._far.low.astype(np.uint64))
+
+    def values(self) -> Vector64:
+        """The numbers as float64: exact below 2^53, rounded beyond."""
+        if self._far is None:
+            return self._near
+        self._settle()
+        return self._far.high * _LOW + self._far.low
+
+    def limbs(self) -> Limbs:
+        """The numbers, exactly."""
+        if self._far is None:
+            return _split(self._near)
+        self._settle()
+        return self._far
+
+    def _take(self, numbers: Vector64, reach: float) -> None:
+        """Add whole numbers, none farther from zero than `reach`."""
+        if self._reach + reach > NEAR:
+            self._make_room()
+        if self._reach + reach <= NEAR:
+            np.add(self._near, numbers, out=self._near)
+            self._reach += reach
+        else:
+            high, low = _split(numbers)
+            self._carry(high, low.astype(np.uint64))
+
+    def _make_room(self) -> None:
+        # Bounds add up, changes of different devices mostly do not: look before spilling, but
+        # not at every turn.
+        self._reach = peak_of(self._near)
+        if self._reach > NEAR / 2:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Spill `near` into `far`."""
+        high, low = _split(self._near)
+        self._carry(high, low.astype(np.uint64))
+        self._near.fill(0.0)
+        self._reach = 0.0
+
+    def _carry(self, high: npt.NDArray[np.int64], low: npt.NDArray[np.uint64]) -> None:
+        if self._far is None:
+            size = self._near.size
+            self._far = Limbs(np.zeros(size, np.int64), np.zeros(size, np.uint32))
+        low += self._far.low
+        np.add(self._far.high, high, out=self._far.high)
+        np.add(self._far.high, (low >> _LOW_BITS).view(np.int64), out=self._far.high)
+        self._far.low[:] = low & np.uint64(0xFFFFFFFF)
+
+
+def peak_of(values: npt.NDArray[np.float32] | npt.NDArray[np.float64]) -> float:
+    """The largest |value| of at least one, exactly; NaN if any is."""
+    # Two passes without a temporary take less time than one over |values|.
+    return float(np.maximum(values.max(), -values.min()))
+
+
+def _split(numbers: Vector64) -> Limbs:
+    """Whole numbers below 2^95, exactly: to scale by a power of two and to take the floor's
+    remainder round nothing."""
+    high = np.floor(numbers * (1 / _LOW))
+    low = numbers - high * _LOW
+    return Limbs(high.astype(np.int64), low.astype(np.uint32))

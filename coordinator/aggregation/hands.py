@@ -1,0 +1,56 @@
+"""Work on a model's blocks: the caller's thread alone, or with one helper when the model is large.
+
+More than two threads gain nothing: from there on memory is what everybody waits for.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+
+from coordinator.aggregation.layout import Layout
+
+_WORTH_IT = 8  # blocks; below it, handing work over costs more than it saves
+_HELPER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="aggregation")
+
+T = TypeVar("T")
+
+
+class Scratch:
+    """Room for one block, for one thread."""
+
+    def __init__(self, size: int) -> None:
+        self.gathered = np.empty(size, np.float32)
+        self.rounded = np.empty(size, np.float32)
+        self.wide = np.empty(size, np.float64)
+
+
+class Hands:
+    """One or two threads, each with its scratch. For one call of `share` at a time."""
+
+    def __init__(self, layout: Layout) -> None:
+        many = len(layout.blocks) >= _WORTH_IT and (os.cpu_count() or 1) > 1
+        self._scratches = [Scratch(layout.largest) for _ in range(1 + many)]
+
+    def share(self, items: Iterable[T], work: Callable[[T, Scratch], None]) -> None:
+        """Do `work` on every item, in no certain order. What it raises is raised here, when no
+        thread works on any item any more."""
+        rest = iter(list(items))  # a list's iterator may be shared between threads
+        if len(self._scratches) == 1:
+            _work_off(rest, work, self._scratches[0])
+            return
+        helper = _HELPER.submit(_work_off, rest, work, self._scratches[1])
+        try:
+            _work_off(rest, work, self._scratches[0])
+        finally:
+            # A helper busy elsewhere has not begun, and there is nothing left for it to do.
+            done = helper.cancel()
+            if not done:
+                helper.result()
+
+
+def _work_off(rest: Iterator[T], work: Callable[[T, Scratch], None], scratch: Scratch) -> None:
+    for item in rest:
+        work(item, scratch)

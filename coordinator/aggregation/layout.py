@@ -1,0 +1,100 @@
+"""A model as one flat vector, in blocks that a processor's cache holds."""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from wire.plan import Parameter
+
+Vector32 = npt.NDArray[np.float32]
+Vector64 = npt.NDArray[np.float64]
+
+BLOCK = 1 << 16
+"""Weights in a block, at most. Smaller ones cost more calls, larger ones leave the cache."""
+_ALONE = BLOCK // 4  # a piece of this size is worth calls of its own, rather than a copy
+
+
+class Piece(NamedTuple):
+    """A stretch of one parameter, flattened."""
+
+    name: str
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        return self.stop - self.start
+
+    def of(self, delta: Mapping[str, Vector32]) -> Vector32:
+        """That stretch; a view where the parameter is contiguous."""
+        return delta[self.name].reshape(-1)[self.start : self.stop]
+
+
+class Block(NamedTuple):
+    """A stretch of the flat vector and the pieces that it is made of."""
+
+    start: int
+    stop: int
+    pieces: tuple[Piece, ...]
+
+    @property
+    def size(self) -> int:
+        return self.stop - self.start
+
+    def gather(self, delta: Mapping[str, Vector32], room: Vector32) -> Vector32:
+        """The block's weights, of shape [size]: a view of its one piece, or copied into `room`."""
+        if len(self.pieces) == 1:
+            return self.pieces[0].of(delta)
+        at = 0
+        for piece in self.pieces:
+            room[at : at + piece.size] = piece.of(delta)
+            at += piece.size
+        return room[:at]
+
+
+class Layout:
+    """Where each parameter lies in the flat vector: in the order of the plan."""
+
+    def __init__(self, parameters: tuple[Parameter, ...]) -> None:
+        self.parameters = parameters
+        self.size = sum(p.size for p in parameters)
+        self.blocks = tuple(_blocks(parameters))
+        self.largest = max((block.size for block in self.blocks), default=0)
+
+    def pieces(self) -> Iterator[Piece]:
+        """Every piece of every block, in order."""
+        for block in self.blocks:
+            yield from block.pieces
+
+    def views(self, flat: Vector64) -> dict[str, Vector64]:
+        """The parameters as views of a flat vector of shape [size]."""
+        found, start = {}, 0
+        for p in self.parameters:
+            found[p.name] = flat[start : start + p.size].reshape(p.shape)
+            start += p.size
+        return found
+
+    def same(self, other: "Layout") -> bool:
+        """Whether both lay out the same parameters."""
+        return self.parameters == other.parameters
+
+
+def _blocks(parameters: tuple[Parameter, ...]) -> Iterator[Block]:
+    """Large pieces in blocks of their own, so that nothing is copied; small ones together."""
+    start, length, waiting = 0, 0, list[Piece]()
+    for piece in _cut(parameters):
+        if waiting and (piece.size >= _ALONE or length + piece.size > BLOCK):
+            yield Block(start, start + length, tuple(waiting))
+            start, length, waiting = start + length, 0, []
+        waiting.append(piece)
+        length += piece.size
+    if waiting:
+        yield Block(start, start + length, tuple(waiting))
+
+
+def _cut(parameters: tuple[Parameter, ...]) -> Iterator[Piece]:
+    for p in parameters:
+        for at in range(0, p.size, BLOCK):
+            yield Piece(p.name, at, min(at + BLOCK, p.size))
