@@ -19,7 +19,7 @@ from benchmarks.loopback import Failed, Processes, coordinator, create_task, joi
 from benchmarks.plans import compile_plan, write_task
 from benchmarks.report import Row, Section, median, spread
 from coordinator.client import AdminClient
-from coordinator.store.records import RoundRecord
+from coordinator.views import RoundSummary
 from wire.files import write_durably
 
 GOALS = {1: 2.0, 10: 0.5}
@@ -101,7 +101,7 @@ async def _run(work: Path, plan: Path, agents: int, codec: str, seconds: float) 
         )
 
 
-def _rate(before: RoundRecord, after: RoundRecord) -> float:
+def _rate(before: RoundSummary, after: RoundSummary) -> float:
     """Rounds a second between the ends of two rounds."""
     assert before.ended
     assert after.ended
@@ -137,7 +137,7 @@ async def _closed(processes: Processes, client: AdminClient, number: int) -> Non
         raise Failed(f"round {number} did not close in {_WAIT_SECONDS:.0f} s") from None
 
 
-async def _last(client: AdminClient) -> RoundRecord:
+async def _last(client: AdminClient) -> RoundSummary:
     """The last round that closed; all of them must have reached their goal."""
     ended = [r for r in (await client.task("2nn")).rounds if r.ended is not None]
     if any(r.reason != "goal" for r in ended):

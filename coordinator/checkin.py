@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Mapping
 
+from coordinator.aggregation import counted
 from coordinator.credentials import new_id
 from coordinator.devices import Devices
 from coordinator.errors import UpgradeNeeded
@@ -98,8 +99,12 @@ class Desk:
         if why := self._refusal(device, task, standing):
             return why
         made = await store.run(
-            *(rounds.assign, task.terms, new_id(task.name[:40]), device.id),
-            *(secrets.randbits(62), store.now()),
+            rounds.assign,
+            task.terms,
+            new_id(task.name[:40]),
+            device.id,
+            secrets.randbits(62),
+            store.now(),
         )
         if isinstance(made, WaitReason):
             return Refusal(made)
@@ -163,7 +168,7 @@ class Desk:
                 version=e.version,
                 device=device.id,
                 # One device's word weighs no more here than in the model.
-                examples=min(e.examples, _most_examples(known[e.task])),
+                examples=counted(known[e.task].file.aggregation, e.examples),
                 metrics=e.metrics,
             )
             for e in message.evaluations
@@ -184,11 +189,6 @@ def _may_serve(device: DeviceRecord, message: CheckIn, task: Task) -> bool:
         and task.name not in message.without
         and task.file.participants.labels.items() <= device.labels.items()
     )
-
-
-def _most_examples(task: Task) -> int:
-    most: int = getattr(task.file.aggregation, "max_examples", 1)
-    return most
 
 
 def _standing(row: StandingRecord) -> Standing:

@@ -14,7 +14,7 @@ from rich.text import Text
 from coordinator import taskfile
 from coordinator.client import AdminClient, ClientError
 from coordinator.server import DEFAULT_PORT, ServeError, ServeOptions, serve, tls_context
-from coordinator.store.database import StoreError
+from coordinator.store.sql import StoreError
 from coordinator.views import MetricView, TaskDetail, TaskView
 from schedules.duration import Duration, human
 from systemd import install as installer

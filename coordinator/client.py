@@ -11,7 +11,7 @@ import aiohttp
 import msgspec
 
 from coordinator.server import ENDPOINT_FILE, Endpoint
-from coordinator.service import ADMIN_FILE
+from coordinator.start import ADMIN_FILE
 from coordinator.views import (
     DeviceView,
     NewTask,

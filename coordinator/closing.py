@@ -52,8 +52,14 @@ class Closer:
             finite = error.code is not Rule.NOT_FINITE
             made = Reason.NOT_COMBINED if finite else Reason.NOT_FINITE
         return await self._services.store.run(
-            *(rounds.finish_close, self._task.terms, self._services.node, self._round),
-            *(made, examples, self._lost, self._services.store.now()),
+            rounds.finish_close,
+            self._task.terms,
+            self._services.node,
+            self._round,
+            made,
+            examples,
+            self._lost,
+            self._services.store.now(),
         )
 
     async def _keep(self, new: Next) -> ModelRecord:
@@ -113,9 +119,7 @@ class Closer:
 
     async def _sum_bytes(self, part: Part, total: Sum) -> None:
         store = self._services.store
-        found = await store.read(
-            rounds.summed_by, self._task.name, self._round.number, part.node
-        )
+        found = await store.read(rounds.summed_by, self._task.name, self._round.number, part.node)
         for start in range(0, len(found), _AT_ONCE):
             for row in found[start : start + _AT_ONCE]:
                 data = await store.read(rounds.kept, row.id)
@@ -141,7 +145,7 @@ class Closer:
                     yield row.id, contribution
 
         return await asyncio.to_thread(
-            *(task.aggregator.close_all, base, state, updates(), self._services.scratch)
+            task.aggregator.close_all, base, state, updates(), self._services.scratch
         )
 
     def _opened(self, row: AssignmentRecord, data: bytes | None) -> Contribution | None:

@@ -51,10 +51,10 @@ class Devices:
     async def find(self, identifier: str) -> DeviceRecord | None:
         """A device."""
         now = self._services.clock.monotonic()
-        if found := self._known.get(identifier):
-            if not self._services.store.shared or now - found[1] < _FRESH_SECONDS:
-                self._known.move_to_end(identifier)
-                return found[0]
+        found = self._known.get(identifier)
+        if found and (not self._services.store.shared or now - found[1] < _FRESH_SECONDS):
+            self._known.move_to_end(identifier)
+            return found[0]
         device = await self._services.store.read(store.device, identifier)
         if device is None:
             self._known.pop(identifier, None)
@@ -84,7 +84,10 @@ class Devices:
         """An enrolment token, good for `uses` devices; shown this once."""
         token, secret = credentials.new_id("join"), credentials.new_secret()
         await self._services.store.run(
-            *(store.add_token, token, credentials.hashed(secret), uses),
+            store.add_token,
+            token,
+            credentials.hashed(secret),
+            uses,
             self._services.store.now() + lifetime.total_seconds(),
         )
         return f"{token}.{secret}"

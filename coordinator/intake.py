@@ -3,8 +3,8 @@
     queue -> decode and check -> one transaction for the batch -> sum -> acknowledge
 
 The queue is bounded, by number and by bytes. Two runners share it, so that one batch is decoded
-while the other's bytes go to the disk. Only what is durable is acknowledged; what is durable counts,
-acknowledged or not, and a device that asks again hears "accepted".
+while the other's bytes go to the disk. Only what is durable is acknowledged; what is durable
+counts, acknowledged or not, and a device that asks again hears "accepted".
 """
 
 import asyncio

@@ -167,7 +167,7 @@ class Keeper:
                 continue
             async with task.tally.lock:
                 taken = await services.store.run(
-                    *(rounds.adopt, task.name, number, services.node, part.node, _ADOPTED)
+                    rounds.adopt, task.name, number, services.node, part.node, _ADOPTED
                 )
                 await self._sum(number, taken)
             return bool(taken)
@@ -178,9 +178,7 @@ class Keeper:
         for row in taken:
             data = await self._services.store.read(rounds.kept, row.id)
             try:
-                found = await asyncio.to_thread(
-                    opening.contribution, task, task.round, row, data
-                )
+                found = await asyncio.to_thread(opening.contribution, task, task.round, row, data)
             except WireError:
                 task.tally.spoil()  # the closer finds out which bytes are gone, and says so
             else:

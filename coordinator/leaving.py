@@ -21,9 +21,7 @@ from coordinator.task import Task
 from wire.errors import WireError
 
 
-async def withdraw(
-    services: Services, tasks: Mapping[str, Task], device: str
-) -> Withdrawn | None:
+async def withdraw(services: Services, tasks: Mapping[str, Task], device: str) -> Withdrawn | None:
     """Forget a device, durably. `None` when there is no such device (any more)."""
     terms = {name: task.terms for name, task in tasks.items()}
     async with AsyncExitStack() as still:

@@ -20,7 +20,8 @@ import msgspec
 from aiohttp import web
 
 from coordinator.http.app import application
-from coordinator.service import Coordinator, open_coordinator
+from coordinator.service import Coordinator
+from coordinator.start import open_coordinator
 from systemd.journal import fields
 from systemd.notify import Notifier
 from wire.files import write_durably
@@ -140,12 +141,12 @@ def status_line(coordinator: Coordinator) -> str:
     running = [task for task in coordinator.tasks.values() if task.running]
     rounds = [
         f"round {task.round.number} of {task.name}: "
-        f"{len(task.round.arrived)} of {task.round.policy.goal} updates"
+        f"{task.round.arrived} of {task.round.policy.goal} updates"
         for task in running[:_ROUNDS_SHOWN]
     ]
     if len(running) > _ROUNDS_SHOWN:
         rounds.append(f"{len(running) - _ROUNDS_SHOWN} more")
-    return "; ".join([f"tasks: {len(running)}; devices: {len(coordinator.devices)}", *rounds])
+    return "; ".join([f"tasks: {len(running)}; devices: {coordinator.devices.population}", *rounds])
 
 
 def _endpoint(options: ServeOptions, port: int) -> Endpoint:

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import datetime
+
 import msgspec
 
 from coordinator.aggregation import Aggregator, aggregator

@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from coordinator.aggregation.options import Aggregation, FedAvg
+from coordinator.aggregation.options import problems as aggregation_problems
 from coordinator.selection.options import Selection, Uniform
 from schedules.duration import Duration
 from schedules.schedule import READY_MADE, Schedule, ready_made
@@ -120,16 +122,6 @@ class Round(Section, frozen=True, kw_only=True):
     rounds: Annotated[int, Meta(ge=0)] = 0
 
 
-class FedAvg(Section, frozen=True, kw_only=True, tag_field="kind", tag="fedavg"):
-    """The mean of the updates, each weighted by its examples (McMahan et al., 2017).
-
-    `max_examples` caps the weight of one update: a device can claim that many examples and no
-    more. Set it near what an honest device has.
-    """
-
-    max_examples: Annotated[int, Meta(ge=1, le=1 << 31)] = 10_000
-
-
 class Upload(Section, frozen=True, kw_only=True):
     """How an update is coded on its way up."""
 
@@ -162,7 +154,7 @@ class TaskFile(Section, frozen=True, kw_only=True):
     optimizer: Optimizer
     training: Training = Training()
     round: Round
-    aggregation: FedAvg = FedAvg()
+    aggregation: Aggregation = FedAvg()
     upload: Upload = Upload()
     keep: Keep = Keep()
     schedule: str | Schedule = "continuous"
@@ -222,6 +214,7 @@ def _problems(task: TaskFile) -> list[str]:
         found.append("training.metrics: 'accuracy' needs the loss 'cross_entropy'")
     if "rmse" in task.training.metrics and not isinstance(task.loss, MeanSquaredError):
         found.append("training.metrics: 'rmse' needs the loss 'mse'")
+    found += aggregation_problems(task.aggregation)
     if len(set(task.training.metrics)) != len(task.training.metrics):
         found.append("training.metrics: a metric is named twice")
     for name in ("optimizer", "training", "keep"):

@@ -48,11 +48,12 @@ class Uploads:
     async def _check_in_time(self, row: AssignmentRecord, task: Task) -> None:
         """Before its bytes are sent. What decides is asked again once they are here."""
         held = Held(row.state, row.round, row.version)
-        if row.round <= task.round.number:
-            if task.round.arrival(held, self._services.store.now()) is Arrival.LATE:
-                self._given.forget(row.id)
-                self._services.metrics.updates.labels(task.name, "late").inc()
-                raise Conflict("late", "the round has closed without this update")
+        if row.round > task.round.number:  # another process opened it
+            return
+        if task.round.arrival(held, self._services.store.now()) is Arrival.LATE:
+            self._given.forget(row.id)
+            self._services.metrics.updates.labels(task.name, "late").inc()
+            raise Conflict("late", "the round has closed without this update")
 
     async def check_length(self, row: AssignmentRecord, task: Task, length: int) -> None:
         """Raises `TooLarge`, for good, when an upload is announced that no update can be."""
@@ -112,8 +113,15 @@ class Incoming:
     when the request is cut is kept."""
 
     def __init__(
-        self, uploads: Uploads, services: Services, assignment: str, length: int, digest: str, *,
-        start: int = 0, announced: bool = False,
+        self,
+        uploads: Uploads,
+        services: Services,
+        assignment: str,
+        length: int,
+        digest: str,
+        *,
+        start: int = 0,
+        announced: bool = False,
     ) -> None:
         self._uploads = uploads
         self._services = services
@@ -165,7 +173,7 @@ class Incoming:
         data = bytes(self._pending)
         self._let_go()
         self.position = await asyncio.to_thread(
-            *(self._services.parts.write, self._assignment, self._digest, self.position, data)
+            self._services.parts.write, self._assignment, self._digest, self.position, data
         )
 
     def _let_go(self) -> None:

@@ -37,12 +37,50 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[int, list[MetricView]] = {}
 
 
+class RoundSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """A round at a glance. `version` is that of the model it trains from; of its `places`,
+    `working` devices are at work, `dropped` came to nothing. Times in seconds since the epoch."""
+
+    task: str
+    number: int
+    version: int
+    phase: str
+    reason: str | None
+    places: int
+    working: int
+    updates: int
+    dropped: int
+    examples: int
+    opened: float
+    started: float | None
+    ended: float | None
+
+
+def summary(row: RoundRecord) -> RoundSummary:
+    """A round's record, for those who ask."""
+    return RoundSummary(
+        task=row.task,
+        number=row.number,
+        version=row.version,
+        phase=row.phase,
+        reason=row.reason,
+        places=row.places,
+        working=row.working,
+        updates=row.arrived,
+        dropped=row.dropped,
+        examples=row.examples,
+        opened=row.opened,
+        started=row.started,
+        ended=row.ended,
+    )
+
+
 class TaskDetail(msgspec.Struct, frozen=True, kw_only=True):
     """A task with its definition and last rounds."""
 
     task: TaskView
     definition: str
-    rounds: list[RoundRecord]
+    rounds: list[RoundSummary]
 
 
 class AssignmentView(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +101,7 @@ class AssignmentView(msgspec.Struct, frozen=True, kw_only=True):
 class RoundView(msgspec.Struct, frozen=True, kw_only=True):
     """A round and everyone in it."""
 
-    round: RoundRecord
+    round: RoundSummary
     assignments: list[AssignmentView]
 
 

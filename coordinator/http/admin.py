@@ -10,7 +10,8 @@ from coordinator.errors import Denied, NotFound, Refused
 from coordinator.http.common import body, coordinator_of, for_admin, json_answer, message
 from coordinator.http.device import send_blob
 from coordinator.service import Coordinator
-from coordinator.store import rounds, tasks as stored
+from coordinator.store import rounds
+from coordinator.store import tasks as stored
 from coordinator.store.records import AssignmentRecord
 from coordinator.task import Task
 from coordinator.views import (
@@ -23,6 +24,7 @@ from coordinator.views import (
     TaskView,
     Token,
     summarise,
+    summary,
 )
 from wire.digest import DIGEST_PATTERN, digest_of
 from wire.plan import PLAN_FILE_LIMIT
@@ -42,7 +44,9 @@ async def task(request: web.Request) -> web.StreamResponse:
     coordinator, found = coordinator_of(request), _task(request)
     last = await coordinator.services.store.read(rounds.rounds, found.name, _ROUNDS_SHOWN)
     view = await _view(coordinator, found)
-    return json_answer(TaskDetail(task=view, definition=found.record.definition, rounds=last))
+    return json_answer(
+        TaskDetail(task=view, definition=found.record.definition, rounds=[*map(summary, last)])
+    )
 
 
 async def create(request: web.Request) -> web.StreamResponse:
@@ -71,7 +75,7 @@ async def round_(request: web.Request) -> web.StreamResponse:
     rows = await services.store.read(rounds.assignments, found.name, number)
     start = record.started or record.opened
     return json_answer(
-        RoundView(round=record, assignments=[_assignment(row, start) for row in rows])
+        RoundView(round=summary(record), assignments=[_assignment(row, start) for row in rows])
     )
 
 
@@ -125,7 +129,9 @@ async def token(request: web.Request) -> web.StreamResponse:
     new = await message(request, NewToken)
     if not (1 <= new.uses <= 1_000_000 and 0 < new.lifetime <= _MAX_LIFETIME):
         raise Refused("bad_message", "uses from 1 to 1000000, lifetime from 1 s to 366 days")
-    made = await coordinator_of(request).devices.new_token(new.uses, timedelta(seconds=new.lifetime))
+    made = await coordinator_of(request).devices.new_token(
+        new.uses, timedelta(seconds=new.lifetime)
+    )
     return json_answer(Token(token=made), status=201)
 
 

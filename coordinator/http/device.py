@@ -5,6 +5,7 @@ import re
 
 from aiohttp import web
 
+from coordinator.checkin import common_protocol
 from coordinator.errors import NotFound
 from coordinator.http.common import (
     bearer,
@@ -15,7 +16,6 @@ from coordinator.http.common import (
     json_answer,
     message,
 )
-from coordinator.checkin import common_protocol
 from coordinator.service import Coordinator
 from coordinator.store.records import DeviceRecord
 from wire.digest import DIGEST_PATTERN
@@ -31,7 +31,9 @@ _BLOB_HEADERS = {
 
 async def enroll(request: web.Request) -> web.StreamResponse:
     """POST /v1/enroll, with an enrolment token: a device joins."""
-    joined = await coordinator_of(request).devices.enroll(bearer(request), await message(request, Enroll))
+    joined = await coordinator_of(request).devices.enroll(
+        bearer(request), await message(request, Enroll)
+    )
     return json_answer(joined, status=201)
 
 

@@ -8,7 +8,7 @@ from coordinator.round import Held
 from coordinator.store import rounds
 from coordinator.store.records import AssignmentRecord, DeviceRecord, Withdrawn
 from coordinator.store.rounds import Terms
-from coordinator.store.sql import Discard, Steps, Tell, insert, one, records, recall, rows
+from coordinator.store.sql import Discard, Steps, Tell, insert, one, recall, records, rows
 from schedules.pacing import Hours
 from wire.messages import Facts
 
@@ -70,7 +70,7 @@ def saw(seen: Mapping[str, tuple[Facts, float]]) -> Steps[None]:
 
 
 def learn(now: float) -> Steps[Hours]:
-    """What is known of how many devices check in at which hour, with the hour before `now` in it."""
+    """How many devices check in at which hour, as far as is known; the hour before `now`, too."""
     key = "hours"
     row = yield from one("SELECT value FROM meta WHERE key = $1", key)
     known = Hours.load(msgspec.json.decode(row["value"], type=list[float]) if row else [])

@@ -22,9 +22,9 @@ from coordinator.store.sql import (
     Value,
     insert,
     one,
+    recall,
     record,
     records,
-    recall,
     rows,
 )
 from wire.messages import WaitReason
@@ -258,9 +258,7 @@ def accept(terms: Terms, batch: Sequence[Arrived], node: str, now: float) -> Ste
 _STATE = "SELECT device, state, round, version, assigned FROM assignments WHERE id = $1"
 
 
-def _count(
-    task: str, number: int, update: Arrived, row: Row, node: str, now: float
-) -> Steps[None]:
+def _count(task: str, number: int, update: Arrived, row: Row, node: str, now: float) -> Steps[None]:
     yield Keep(task, number, update.assignment, update.data)
     loss = update.loss if math.isfinite(update.loss) else 0.0
     yield from rows(
@@ -379,7 +377,8 @@ def finish_close(
 ) -> Steps[Round | None]:
     """The closer has made the model, durable already, or says why there is none. One transaction
     ends the round, publishes the model and opens the next. `lost` are the updates that the disk no
-    longer has, and why; `examples` those that weigh in the model. `None` when another closer has taken over meanwhile."""
+    longer has, and why; `examples` those that weigh in the model. `None` when another closer has
+    taken over meanwhile."""
     row = yield from one(
         "SELECT phase, closer FROM rounds WHERE task = $1 AND number = $2 FOR UPDATE",
         *(terms.task, closing.number),
@@ -410,7 +409,7 @@ def finish_close(
 
 
 def _conclude(terms: Terms, ended: Round, version: int, now: float) -> Steps[None]:
-    """After a round: those who failed are noted, the task goes on or is done, what was kept goes."""
+    """After a round: who failed is noted, the task goes on or is done, what was kept goes."""
     dropped = yield from _expire(terms, ended, version, now)
     task = terms.task
     yield from rows("DELETE FROM partials WHERE task = $1 AND round <= $2", task, ended.number)

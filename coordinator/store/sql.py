@@ -1,7 +1,8 @@
 """Transactions as plain generators: what is asked of a database, apart from which one answers.
 
     def rename(device: str, name: str) -> Steps[bool]:
-        found = yield from rows("UPDATE devices SET name = $2 WHERE id = $1 RETURNING id", device, name)
+        text = "UPDATE devices SET name = $2 WHERE id = $1 RETURNING id"
+        found = yield from rows(text, device, name)
         return bool(found)
 
     renamed = await store.run(rename, "device-1", "pump")
@@ -164,7 +165,7 @@ class Store(Protocol):
         """Run one that only looks (Query without a change, Recall). Sees what is durable, and waits
         for no other."""
 
-    async def changed(self, timeout: float) -> None:
+    async def changed(self, timeout: float) -> None:  # noqa: ASYNC109
         """Returns when some process (this one, too) has told of something since the last call, or
         after `timeout` seconds. For one waiter."""
 
