@@ -230,6 +230,13 @@ class Round:
         """The disk no longer has so many updates that had counted."""
         return replace(self, arrived=self.arrived - updates)
 
+    def expired(self, gone: int, failed: int) -> "Round":
+        """The round has ended, and with it `gone` assignments can count no more. `failed` of them
+        came to nothing; the others had too little time to tell. In the record of a round that takes
+        no late ones these stay `working`; else who is at work is still awaited."""
+        left = {Late.REFUSE: failed, Late.FOLD: 0, Late.BUFFER: gone}[self.policy.late]
+        return replace(self, working=self.working - left, dropped=self.dropped + failed)
+
     def ends(self, ending: Ending, now: float) -> "Round":
         """Nothing counts from now on."""
         return replace(self, ending=ending, ended=now)

@@ -1,6 +1,7 @@
 """What a virtual device does with its work. The troubles combine: one device may have several."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -19,7 +20,9 @@ class Behaviour:
     `gives_up`: the chance that it stops in mid-training and says so.
     `late_by`: how long after the deadline its update is sent, on average; 0 keeps to the deadline.
     `repeats`: how many answers to each update are lost on their way, so that it is sent again.
-    `lies`: the chance that an update is not finite.
+    `lies`: the chance that an update breaks a rule: not finite, absurdly large, or no change at all.
+    `drift`: its clock runs too fast or too slow by up to this share.
+    `offset`: its clock shows a wrong time, by up to so many seconds either way.
     """
 
     training: float = 60.0
@@ -33,14 +36,18 @@ class Behaviour:
     late_by: float = 0.0
     repeats: int = 0
     lies: float = 0.0
+    drift: float = 0.0
+    offset: float = 0.0
 
     def __post_init__(self) -> None:
         if not (self.training > 0 and self.up > 0 and self.network > 0 and self.away > 0):
             raise ValueError("training, up, network and away: seconds above 0")
-        if min(self.spread, self.down, self.late_by, self.repeats) < 0:
-            raise ValueError("spread, down, late_by and repeats: 0 or more")
+        if min(self.spread, self.down, self.late_by, self.repeats, self.offset) < 0:
+            raise ValueError("spread, down, late_by, repeats and offset: 0 or more")
         if not all(0 <= chance <= 1 for chance in (self.vanishes, self.gives_up, self.lies)):
             raise ValueError("vanishes, gives_up and lies: chances from 0 to 1")
+        if not 0 <= self.drift < 1:
+            raise ValueError("drift: from 0 to below 1")
 
 
 HONEST = Behaviour()
@@ -51,3 +58,17 @@ FLAPPING = Behaviour(up=120.0, down=60.0, gives_up=0.3)
 LATE = Behaviour(late_by=60.0)
 DUPLICATE = Behaviour(repeats=1)
 LYING = Behaviour(lies=1.0)
+SKEWED = Behaviour(spread=0.5, drift=0.05, offset=1e6)
+"""Its clock is days off and goes wrong by up to three minutes in an hour."""
+
+REAL_LOOKING: Mapping[Behaviour, int] = {
+    SILENT: 3000,
+    Behaviour(spread=0.5): 2500,
+    SLOW: 1500,
+    Behaviour(training=90.0, spread=0.7, up=300.0, down=60.0, gives_up=0.2, drift=0.01): 1200,
+    SKEWED: 800,
+    LATE: 400,
+    DUPLICATE: 300,
+    LYING: 300,
+}
+"""Ten thousand devices as one meets them: 30 % are silent, others slow, flapping, lying or late."""

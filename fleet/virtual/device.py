@@ -1,22 +1,30 @@
-"""The device's side: what `edge_agent.agent` does around its `Life`, with no I/O."""
+"""The device's side: what `edge_agent.agent` does around its `Life`, with no I/O.
+
+A device touches nothing but itself and the server. So between two messages it runs ahead of the
+others, by itself; only when a message arrives at the server do they wait for each other. Its story
+is a generator that yields those moments: two or three to an update, one to a check-in in vain.
+"""
 
 import math
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Generator
 
 from edge_agent.eligibility import Verdict
 from edge_agent.errors import Offline, Rejected, TransportError
 from edge_agent.job import Outcome
-from edge_agent.lifecycle import CheckInNow, Evaluate, Life, Rest, Train, Upload
+from edge_agent.lifecycle import CheckInNow, GiveBack, Life, Rest, Train, Upload
 from fleet.virtual.behaviour import Behaviour
 from fleet.virtual.server import Server, Update
-from fleet.virtual.timeline import Timeline
-from wire.messages import Assignment, CheckInReply
+from fleet.virtual.timeline import Timeline, later
+from wire.messages import Assignment
 
-Answer = TypeVar("Answer")
+Story = Generator[float, None, None]
+"""Yields when a message arrives at the server; goes on at that moment."""
 
 _ELIGIBLE = Verdict(())
 _POLL = 60.0
+_LARGEST_CHANGE, _MOST_EXAMPLES = 8, 15
+"""Whole numbers, so small that every sum of them is exact, staleness and all: see the referee."""
+_LIES = (math.nan, math.inf, -1e30, 0.0)
 
 
 class Device:
@@ -34,58 +42,82 @@ class Device:
         self.name = name
         self._behaviour = behaviour
         self._timeline = timeline
+        self._chance = timeline.random.random
         self._server = server
         self._check_in = check_in
+        self._rate = 1.0 + behaviour.drift * (2 * self._chance() - 1)
+        self._offset = behaviour.offset * (2 * self._chance() - 1)
         self._outbox: Update | None = None
         self._answers_to_lose = 0
         self._online = True
         self._spell_ends = start + timeline.exponential(behaviour.up)
-        timeline.at(start, self._wake_up)
+        self._now = start  # it may be ahead of the timeline
+        self._story = self._live()
+        timeline.at(start, self._go)
+
+    def _go(self) -> None:
+        """Its message has arrived: go on until the next one does."""
+        when = next(self._story, None)
+        if when is not None:
+            self._timeline.at(when, self._go)
+
+    # Its life
+
+    def _live(self) -> Story:
+        """Until the last task is over."""
+        self._wake_up()
+        while True:
+            waiting = [self._outbox.assignment] if self._outbox else []
+            match self._life.next(self._clock(), _ELIGIBLE, waiting):
+                case Rest(seconds):
+                    self._pass(seconds / self._rate)
+                case CheckInNow():
+                    if (yield from self._check_in_now()):
+                        return
+                case Train(assignment, seconds):
+                    yield from self._train(assignment, seconds / self._rate)
+                case Upload():
+                    assert self._outbox
+                    yield from self._upload(self._outbox)
+                case GiveBack(assignment):
+                    yield from self._give_up(assignment)
+                case action:
+                    raise AssertionError(f"nothing was published, and yet {action}")
 
     def _wake_up(self) -> None:
         """The first start, or one after which everything is forgotten."""
-        self._life = Life(poll=_POLL, interval=self._check_in, check_in_at=self._timeline.now)
-        self._step()
+        self._life = Life(poll=_POLL, interval=self._check_in, check_in_at=self._clock())
 
-    def _step(self) -> None:
-        """Do the next thing. When the task is over, a device that would ask for work rests."""
-        waiting = [self._outbox.assignment] if self._outbox else []
-        match self._life.next(self._timeline.now, _ELIGIBLE, waiting):
-            case Rest(seconds):
-                self._timeline.after(seconds, self._step)
-            case Train(assignment, seconds):
-                self._train(assignment, seconds)
-            case Upload():
-                assert self._outbox
-                self._upload(self._outbox)
-            case CheckInNow():
-                if not self._server.done:
-                    self._ask()
-            case Evaluate():
-                raise AssertionError("nothing was published")
+    def _check_in_now(self) -> Generator[float, None, bool]:
+        """Whether it is over: nothing is left to do, or it will not be heard of again."""
+        try:
+            yield from self._send()
+            if self._server.done:
+                return True
+            reply = self._server.answer(self.name)
+            self._hear()
+        except TransportError as error:
+            self._life.not_reached(error, self._clock(), self._chance())
+            return False
+        self._life.checked_in(reply, self._clock(), self._chance())
+        behaviour = self._behaviour
+        if reply.assignment and behaviour.vanishes and self._chance() < behaviour.vanishes:
+            if math.isinf(behaviour.away):
+                return True
+            self._pass(self._timeline.exponential(behaviour.away))
+            self._wake_up()
+        return False
 
-    # Errands
-
-    def _ask(self) -> None:
-        self._request(lambda: self._server.answer(self.name), self._answered, self._not_answered)
-
-    def _answered(self, reply: CheckInReply) -> None:
-        self._life.checked_in(reply, self._timeline.now, self._chance())
-        if reply.assignment and self._chance() < self._behaviour.vanishes:
-            if math.isfinite(self._behaviour.away):
-                away = self._timeline.exponential(self._behaviour.away)
-                self._timeline.after(away, self._wake_up)
-            return
-        self._step()
-
-    def _not_answered(self, error: TransportError) -> None:
-        self._life.not_reached(error, self._timeline.now, self._chance())
-        self._step()
-
-    def _train(self, assignment: Assignment, left: float) -> None:
-        """`left` seconds are left to the deadline."""
+    def _train(self, assignment: Assignment, left: float) -> Story:
+        """`left` seconds are left to the deadline, as its clock has it."""
         outcome, seconds = self._training(left)
-        self._timeline.after(seconds, lambda: self._trained(assignment, outcome))
+        self._pass(seconds)
+        self._life.worked(outcome, self._clock(), self._chance())
+        if outcome is Outcome.DONE:
+            self._outbox = self._update(assignment.id)
+            self._answers_to_lose = self._behaviour.repeats
+        else:
+            yield from self._give_up(assignment)
 
     def _training(self, left: float) -> tuple[Outcome, float]:
         """How training ends, and after how many seconds."""
@@ -99,92 +131,75 @@ class Device:
             return Outcome.OUT_OF_TIME, left
         return Outcome.DONE, draw
 
-    def _trained(self, assignment: Assignment, outcome: Outcome) -> None:
-        self._life.worked(outcome, self._timeline.now, self._chance())
-        if outcome is Outcome.DONE:
-            self._outbox = self._update(assignment.id)
-            self._answers_to_lose = self._behaviour.repeats
-            self._step()
-            return
-        self._request(
-            lambda: self._server.give_up(assignment.id),
-            lambda _: self._step(),
-            lambda _: self._step(),
-        )
-
     def _update(self, assignment: str) -> Update:
         random = self._timeline.random
-        value = float(random.randint(-1000, 1000))
-        if self._chance() < self._behaviour.lies:
-            value = math.nan
-        return Update(assignment, value, random.randint(1, 100))
+        change = random.randint(1, _LARGEST_CHANGE) * random.choice((-1, 1))
+        lie = self._chance() < self._behaviour.lies
+        value = random.choice(_LIES) if lie else float(change)
+        return Update(assignment, value, random.randint(1, _MOST_EXAMPLES))
 
-    def _upload(self, update: Update) -> None:
-        self._request(lambda: self._server.deliver(update), self._taken, self._not_taken)
+    def _give_up(self, assignment: Assignment) -> Story:
+        """Say so, once."""
+        try:
+            yield from self._send()
+            self._server.give_up(assignment.id)
+            self._hear()
+        except TransportError:
+            pass
 
-    def _taken(self, _: None) -> None:
-        if self._answers_to_lose > 0:
-            self._answers_to_lose -= 1
-            self._not_taken(Offline("the answer is lost"))
-            return
-        self._settle()
-
-    def _not_taken(self, error: TransportError) -> None:
-        if self._life.not_uploaded(error, self._timeline.now, self._chance()):
-            self._step()
-        else:
-            self._settle()
-
-    def _settle(self) -> None:
-        """The coordinator has answered for good."""
-        assert self._outbox
-        self._life.uploaded(self._outbox.assignment, self._timeline.now)
-        self._outbox = None
-        self._step()
-
-    # The network
-
-    def _request(
-        self,
-        ask: Callable[[], Answer],
-        answered: Callable[[Answer], None],
-        failed: Callable[[TransportError], None],
-    ) -> None:
-        """Ask the server, a message's time from now; hear of it as long after. Either message is
-        lost when the device is offline as it goes through."""
-
-        def arrive() -> None:
-            if not self._reached():
-                failed(Offline("the request is lost"))
+    def _upload(self, update: Update) -> Story:
+        try:
+            yield from self._send()
+            yield from self._deliver(update)
+            if self._answers_to_lose > 0:
+                self._answers_to_lose -= 1
+                raise Offline("the answer is lost")
+        except TransportError as error:
+            if self._life.not_uploaded(error, self._clock(), self._chance()):
                 return
-            try:
-                answer = ask()
-            except Rejected as error:
-                told = error
-                self._timeline.after(self._delay(), lambda: hear(lambda: failed(told)))
-            else:
-                self._timeline.after(self._delay(), lambda: hear(lambda: answered(answer)))
+        self._life.uploaded(update.assignment, self._clock())
+        self._outbox = None
 
-        def hear(act: Callable[[], None]) -> None:
-            if self._reached():
-                act()
-            else:
-                failed(Offline("the answer is lost"))
+    def _deliver(self, update: Update) -> Story:
+        try:
+            while (again := self._server.deliver(update)) is not None:
+                self._now = max(self._now, again)
+                yield self._now
+        except Rejected:
+            self._hear()
+            raise
+        self._hear()
 
-        self._timeline.after(self._delay(), arrive)
+    # The network: a message is lost when the device is offline as it goes through
 
-    def _delay(self) -> float:
-        return self._timeline.exponential(self._behaviour.network)
+    def _send(self) -> Story:
+        """A message on its way to the server. Raises `Offline` when it is lost."""
+        self._pass(self._timeline.exponential(self._behaviour.network))
+        if not self._reached():
+            raise Offline("the request is lost")
+        yield self._now
+
+    def _hear(self) -> None:
+        """The answer's way back. Raises `Offline` when it is lost."""
+        self._pass(self._timeline.exponential(self._behaviour.network))
+        if not self._reached():
+            raise Offline("the answer is lost")
 
     def _reached(self) -> bool:
         """Whether the network is there now."""
         if self._behaviour.down == 0:
             return True
-        while self._spell_ends <= self._timeline.now:
+        while self._spell_ends <= self._now:
             self._online = not self._online
             mean = self._behaviour.up if self._online else self._behaviour.down
             self._spell_ends += self._timeline.exponential(mean)
         return self._online
 
-    def _chance(self) -> float:
-        return self._timeline.random.random()
+    # Time
+
+    def _clock(self) -> float:
+        """What its own clock shows."""
+        return self._offset + self._rate * self._now
+
+    def _pass(self, seconds: float) -> None:
+        self._now = later(self._now, seconds)

@@ -8,15 +8,17 @@ from coordinator.round import Phase, Reason
 
 @dataclass(frozen=True, kw_only=True)
 class PlayedRound:
-    """A round that ended. `started` (its first assignment) and `ended` in seconds.
+    """A round that ended. `started` (the first in it) and `ended` in seconds.
 
-    `counted` names the devices whose update counts, in the order of arrival; `places` is the most
+    `counted` names the devices whose update counts, in the order of arrival; `stale` says how many
+    of these were made from an older model. `asked` is how many places there were, `places` the most
     that were taken at once; `filled` the moment at which none was free for the first time, `None`
-    if there always was one. The others are counts: updates that came after the end, copies of what
-    counts (whenever they came), updates refused for what they hold, and devices that gave up in
-    time.
+    if there always was one. The others are counts: updates made for this round that came when they
+    could not count any more, copies of what counts (whenever they came), updates refused for what
+    they hold, and devices that gave up in time.
     """
 
+    task: str
     number: int
     phase: Phase
     reason: Reason
@@ -24,6 +26,8 @@ class PlayedRound:
     ended: float
     filled: float | None
     counted: tuple[str, ...]
+    stale: int
+    asked: int
     places: int
     late: int
     duplicates: int
@@ -33,12 +37,14 @@ class PlayedRound:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """A simulation that ended at `seconds`. `check_ins` counts them by the second in which they
-    arrived; seconds without one are left out. `complete` says that nothing was left to happen."""
+    """A simulation that ended at `seconds`, after so many `events`. `rounds` are in the order in
+    which they ended. `check_ins` counts them by the second in which they arrived; seconds without
+    one are left out. `complete` says that nothing was left to happen."""
 
     rounds: tuple[PlayedRound, ...]
     check_ins: Mapping[int, int]
     seconds: float
+    events: int
     complete: bool
 
     def busiest(self, since: float = 0.0) -> int:
@@ -61,10 +67,11 @@ class Tally:
     given_up: int = 0
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Ended:
     """A round that ended, while its tally still grows."""
 
+    task: str
     number: int
     phase: Phase
     reason: Reason
@@ -72,6 +79,8 @@ class Ended:
     ended: float
     filled: float | None
     counted: tuple[str, ...]
+    stale: int
+    asked: int
     places: int
     tally: Tally = field(default_factory=Tally)
 

@@ -1,194 +1,138 @@
-"""The coordinator's side: what `coordinator.running` and `coordinator.service` do, with no I/O."""
+"""The coordinator's side: what `coordinator.checkin` does for all tasks, with no I/O."""
 
-import math
 from collections import Counter
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Sequence
 
-import numpy as np
-
-from coordinator.aggregation import RunningSum
-from coordinator.round import Arrival, Ending, Phase, Round, RoundPolicy
-from edge_agent.errors import Rejected
-from fleet.virtual.record import Ended, PlayedRound, Tally
+from coordinator.offer import Refusal
+from fleet.virtual.book import Given
+from fleet.virtual.record import PlayedRound
 from fleet.virtual.referee import Referee
+from fleet.virtual.rounds import Rounds, Update
+from fleet.virtual.task import VirtualTask
 from fleet.virtual.timeline import Timeline
-from schedules.pacing import retry_window
+from schedules.pacing import Gate, RetryWindow, retry_window
 from wire.messages import Assignment, CheckInReply, Wait, WaitReason
-from wire.plan import Parameter
 
-MakeRound = Callable[[int, RoundPolicy], Round]
+__all__ = ["Server", "Update"]
 
 _DIGEST = "sha256:" + "0" * 64
-_MODEL = (Parameter(name="w", shape=(1,)),)
-
-
-class Update(NamedTuple):
-    """What a device sends: one weight's delta, a whole number unless it lies."""
-
-    assignment: str
-    value: float
-    examples: int
+_LONGEST = 366 * 86400.0
 
 
 class Server:
-    """One task, `rounds` rounds of it. `population` devices check in about every `check_in`
-    seconds."""
+    """Several tasks on one fleet of `population` devices. `gate`, if any, holds off a stampede."""
 
     def __init__(
         self,
         timeline: Timeline,
-        policy: RoundPolicy,
-        rounds: int,
-        check_in: float,
+        tasks: Sequence[VirtualTask],
         population: int,
-        make_round: MakeRound,
+        gate: Gate | None = None,
     ) -> None:
         self.check_ins: Counter[int] = Counter()
-        self.referee = Referee(policy)
+        self.turned_away = 0  # by the gate
         self._timeline = timeline
-        self._policy = policy
-        self._left = rounds
-        self._check_in = check_in
         self._population = population
-        self._make_round = make_round
-        self._ended: list[Ended] = []
-        self._journal: dict[str, Tally] = {}  # assignment to the tally of its round
-        self._accepted: set[str] = set()
-        self._begin(1)
+        self._gate = gate
+        self._given: dict[str, Given] = {}
+        self._at_work: dict[str, Given] = {}  # by device
+        rivals: list[Referee] = []
+        busy: dict[str, str] = {}
+        self._tasks = {
+            task.name: Rounds(
+                task, timeline, population, Referee(task, population, rivals, busy), self._freed
+            )
+            for task in tasks
+        }
+        self._referees = rivals
 
     @property
     def done(self) -> bool:
-        """Whether all rounds have ended."""
-        return self._left == 0
+        """Whether all rounds of all tasks have ended."""
+        return all(rounds.over for rounds in self._tasks.values())
+
+    def step(self, now: float) -> None:
+        """Time has come to `now`: the referees look."""
+        for referee in self._referees:
+            referee.step(now)
+
+    def drained(self) -> None:
+        """Nothing is left to happen."""
+        for referee in self._referees:
+            referee.drained()
 
     def played(self) -> tuple[PlayedRound, ...]:
-        """The rounds that have ended."""
-        return tuple(ended.played() for ended in self._ended)
+        """The rounds that have ended, in that order."""
+        ended = [e for rounds in self._tasks.values() for e in rounds.ended]
+        return tuple(e.played() for e in sorted(ended, key=lambda e: e.ended))
 
     # What devices ask
 
     def answer(self, device: str) -> CheckInReply:
         """Work for `device`, or when to come back."""
-        self.check_ins[int(self._timeline.now)] += 1
-        offer = self._offer(device)
-        if isinstance(offer, Assignment):
-            return CheckInReply(protocol=1, assignment=offer)
-        window = retry_window(0.0, self._check_in, self._population)
-        wait = Wait(reason=offer, after=window.after, before=window.before)
-        return CheckInReply(protocol=1, wait=wait)
-
-    def _offer(self, device: str) -> Assignment | WaitReason:
         now = self._timeline.now
-        if self.done:
-            return WaitReason.TASK_DONE
-        if held := self._round.held_by(device):
+        self.check_ins[int(now)] += 1
+        if self._gate is not None and (window := self._gate.admit(now)):
+            self.turned_away += 1
+            return _wait(WaitReason.BUSY, window)
+        if held := self._at_work.get(device):
             return self._assignment(held)
-        if refusal := self._round.refusal(device, now):
-            self.referee.turned_away(device)
-            return refusal
-        assignment = f"a{len(self._journal)}"
-        self._journal[assignment] = self._tally
-        self._round.assign(assignment, device, now)
-        self.referee.assigned(assignment, device)
-        self._wake()
-        return self._assignment(assignment)
+        refusals: list[tuple[Rounds, Refusal]] = []
+        # The task whose round has waited longest comes first, so that none starves.
+        for rounds in sorted(self._tasks.values(), key=lambda rounds: rounds.round.opened):
+            if rounds.over:
+                continue
+            why = rounds.refusal(device)
+            if why is None:
+                return self._give(rounds, device)
+            rounds.referee.turned_away(device, why.reason)
+            refusals.append((rounds, why))
+        return self._come_back(refusals)
+
+    def deliver(self, update: Update) -> float | None:
+        """An update arrived: see `Rounds.deliver`."""
+        given = self._given[update.assignment]
+        return self._tasks[given.task].deliver(update, given)
 
     def give_up(self, assignment: str) -> None:
         """The device will not deliver."""
-        in_time = self._round.ending is None
-        if self._round.leave(assignment):
-            self._tally.given_up += in_time
-            self.referee.left(assignment, "it gave up")
+        given = self._given[assignment]
+        self._tasks[given.task].give_up(given)
 
-    def deliver(self, update: Update) -> None:
-        """An update arrived in full. Raises `Rejected` when it is late or refused."""
-        assignment = update.assignment
-        tally = self._journal[assignment]
-        match self._arrival(assignment):
-            case Arrival.DUPLICATE:
-                tally.duplicates += 1
-                self.referee.passed(assignment, "duplicate")
-            case Arrival.LATE | Arrival.UNKNOWN:
-                tally.late += 1
-                self.referee.passed(assignment, "late")
-                raise Rejected(409, "late", "the round has closed without this update")
-            case Arrival.COUNTS if not math.isfinite(update.value):
-                tally.refused += 1
-                if self._round.leave(assignment):
-                    self.referee.left(assignment, "refused")
-                raise Rejected(422, "not_finite", "not a number")
-            case Arrival.COUNTS:
-                self._count(update)
+    def _give(self, rounds: Rounds, device: str) -> CheckInReply:
+        given = rounds.give(device)
+        self._given[given.id] = self._at_work[device] = given
+        return self._assignment(given)
 
-    def _arrival(self, assignment: str) -> Arrival:
-        arrival = self._round.arrival(assignment, self._timeline.now)
-        if arrival is Arrival.UNKNOWN and assignment in self._accepted:
-            return Arrival.DUPLICATE
-        return arrival
+    def _freed(self, given: Given) -> None:
+        del self._at_work[given.device]
 
-    def _count(self, update: Update) -> None:
-        self.referee.count(update.assignment, int(update.value), update.examples)
-        self._accepted.add(update.assignment)
-        self._sum.add({"w": np.array([update.value], np.float32)}, update.examples)
-        self._round.count(update.assignment)
-        self._wake()
+    def _come_back(self, refusals: list[tuple[Rounds, Refusal]]) -> CheckInReply:
+        now, soonest, reason = self._timeline.now, None, WaitReason.TASK_DONE
+        for rounds, why in refusals:
+            check_in = float(rounds.task.schedule.check_in)
+            window = retry_window(why.wait, check_in, self._population, now)
+            if soonest is None or window < soonest:
+                soonest, reason = window, why.reason
+        return _wait(reason, soonest or RetryWindow(_LONGEST, _LONGEST))
 
-    # The timer
-
-    def _begin(self, number: int) -> None:
-        self._round = self._make_round(number, self._policy)
-        self._sum = RunningSum(_MODEL, 1 << 30)
-        self._tally = Tally()
-        self._timer: float | None = None
-        self.referee.begin(self._round)
-
-    def _wake(self) -> None:
-        """Something happened: end the round when it is due, or set the timer to its deadline."""
-        if ending := self._round.due(self._timeline.now):
-            self._end(ending)
-        elif self._round.deadline is not None and self._round.deadline != self._timer:
-            self._timer, round_ = self._round.deadline, self._round
-            self._timeline.at(self._timer, lambda: self._ring(round_))
-
-    def _ring(self, round_: Round) -> None:
-        if round_ is self._round and round_.ending is None:
-            self._wake()
-
-    def _end(self, ending: Ending) -> None:
-        self.referee.end(ending)
-        if ending.phase is Phase.CLOSED:
-            new = self._sum.apply({"w": np.zeros(1, np.float32)})
-            self.referee.mean(new["w"][0])
-        self._round.end(ending)
-        assert self.referee.started is not None
-        self._ended.append(
-            Ended(
-                number=self._round.number,
-                phase=ending.phase,
-                reason=ending.reason,
-                started=self.referee.started,
-                ended=self._timeline.now,
-                filled=self.referee.filled,
-                counted=tuple(self.referee.counted.values()),
-                places=self.referee.most,
-                tally=self._tally,
-            )
-        )
-        self._left -= 1
-        if not self.done:
-            self._begin(self._round.number + 1)
-
-    def _assignment(self, assignment: str) -> Assignment:
-        return Assignment(
-            id=assignment,
-            task="virtual",
-            round=self._round.number,
-            version=0,
+    def _assignment(self, given: Given) -> CheckInReply:
+        rounds = self._tasks[given.task]
+        assignment = Assignment(
+            id=given.id,
+            task=given.task,
+            round=given.round,
+            version=given.version,
             plan=_DIGEST,
             model=_DIGEST,
             codec="float32",
-            deadline=self._round.remaining(self._timeline.now),
+            deadline=min(rounds.time_left(given), _LONGEST),
             upload_limit=1 << 20,
             seed=0,
         )
+        return CheckInReply(protocol=1, assignment=assignment)
+
+
+def _wait(reason: WaitReason, window: RetryWindow) -> CheckInReply:
+    wait = Wait(reason=reason, after=window.after, before=window.before)
+    return CheckInReply(protocol=1, wait=wait)

@@ -1,0 +1,235 @@
+"""One task's rounds: what `coordinator.keeper` and `coordinator.intake` do, with no I/O."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+import numpy as np
+
+from coordinator.aggregation import Contribution, aggregator
+from coordinator.aggregation.options import FedAvg
+from coordinator.offer import Refusal, refusal
+from coordinator.round import Arrival, Ending, Phase
+from edge_agent.errors import Rejected
+from fleet.virtual.book import Book, Given
+from fleet.virtual.record import Ended, Tally
+from fleet.virtual.referee import Referee
+from fleet.virtual.task import VirtualTask
+from fleet.virtual.timeline import Timeline
+from wire.errors import WireError
+from wire.plan import Parameter
+
+_MODEL = (Parameter(name="w", shape=(1,)),)
+_MIDNIGHT = datetime(2026, 1, 1, tzinfo=UTC)
+"""What the coordinator's wall clock shows when the simulation starts."""
+
+
+class Update(NamedTuple):
+    """What a device sends: one weight's change, a whole number unless it lies."""
+
+    assignment: str
+    value: float
+    examples: int
+
+
+class Rounds:
+    """A task that is played. `freed` hears of each device that is at work no more."""
+
+    def __init__(
+        self,
+        task: VirtualTask,
+        timeline: Timeline,
+        population: int,
+        referee: Referee,
+        freed: Callable[[Given], None],
+    ) -> None:
+        self.task = task
+        self.ended: list[Ended] = []
+        self.referee = referee
+        self.book = Book(task, population)
+        self._timeline = timeline
+        self._freed = freed
+        self._aggregator = aggregator(FedAvg(), _MODEL, task.staleness_exponent)
+        self._model = {"w": np.zeros(1, np.float32)}
+        self._given = 0
+        self._shut = 0.0  # when the schedule's window was last seen closed
+        places = task.policy.places(task.over_selection)
+        self.round = task.make_round(1, 0, task.policy, places, timeline.now)
+        referee.watch(lambda: self.round)
+        self._begin()
+
+    @property
+    def over(self) -> bool:
+        """Whether the last round has ended."""
+        return len(self.ended) >= self.task.rounds
+
+    # What devices ask
+
+    def refusal(self, device: str) -> Refusal | None:
+        """Why the round has no place for a device; `None` when it is to have one."""
+        now, schedule = self._timeline.now, self.task.schedule
+        local = _MIDNIGHT
+        if schedule.windows:
+            local += timedelta(seconds=now)
+            if not schedule.open_at(local):
+                self._shut = now
+        return refusal(
+            self.book.candidate(device),
+            self.task.name,
+            self.round,
+            self.task.selection,
+            schedule,
+            self.book.crowd(now),
+            now,
+            local,
+            max(self.round.opened, self._shut),
+        )
+
+    def give(self, device: str) -> Given:
+        """A place for a device."""
+        now, found = self._timeline.now, self.round
+        self._given += 1
+        name = f"{self.task.name}-{self._given}"
+        given = Given(name, self.task.name, found.number, found.version, device, now, self._tally)
+        self.round = found.assigned(now)
+        self.book.gave(given)
+        self.referee.assigned(given.id, device)
+        self._wake()
+        return given
+
+    def time_left(self, given: Given) -> float:
+        """Seconds until its update can count no more, as the device is told."""
+        own = given.round == self.round.number
+        remaining = self.round.remaining(self._timeline.now) if own else 0.0
+        return remaining + self.task.policy.patience
+
+    def give_up(self, given: Given) -> None:
+        """The device will not deliver."""
+        if given.state == "working":
+            given.tally.given_up += self.round.ending is None
+            self._drop(given, "given_up")
+
+    def deliver(self, update: Update, given: Given) -> float | None:
+        """An update arrived in full. `None`: it counts. A moment: its round is closing, then it is
+        to be looked at again. Raises `Rejected` when it is late or refused."""
+        contribution = self._contribution(update, self.round.staleness(given.held))
+        if given.state == "working":
+            self._check(given, contribution)
+        arrival = self.round.arrival(given.held, self._timeline.now)
+        if arrival is Arrival.COUNTS:
+            self._count(given, contribution)
+            return None
+        self.referee.passed(given.id, arrival)
+        match arrival:
+            case Arrival.DUPLICATE:
+                given.tally.duplicates += 1
+                return None
+            case Arrival.WAIT:
+                assert self.round.ended is not None or self.round.deadline is not None
+                ended = self._timeline.now if self.round.ended is None else self.round.ended
+                return max(self._timeline.now, ended + self.task.closing)
+            case _:
+                given.tally.late += 1
+                raise Rejected(409, "late", "the round has closed without this update")
+
+    def _check(self, given: Given, contribution: Contribution) -> None:
+        try:
+            self._aggregator.check(contribution)
+        except WireError as error:
+            given.tally.refused += 1
+            self._drop(given, "refused")
+            raise Rejected(422, str(error.code), error.detail) from None
+
+    def _contribution(self, update: Update, staleness: int) -> Contribution:
+        delta = {"w": np.array([update.value], np.float32)}
+        return Contribution(delta, update.examples, 1, staleness)
+
+    def _count(self, given: Given, contribution: Contribution) -> None:
+        now = self._timeline.now
+        value = int(contribution.delta["w"][0])
+        self.referee.count(given.id, value, contribution.examples, contribution.staleness)
+        self.round = self.round.counted(given.held, now)
+        self._stale += contribution.staleness > 0
+        self._sum.add(contribution)
+        self.book.accepted(given, contribution.examples, now)
+        self._freed(given)
+        self._wake()
+
+    def _drop(self, given: Given, state: str) -> None:
+        self.round = self.round.left(given.held)
+        self.book.failed(given, state, self._timeline.now)
+        self.referee.left(given.id, state)
+        self._freed(given)
+
+    # The timer
+
+    def _begin(self) -> None:
+        self._sum = self._aggregator.empty()
+        self._tally = Tally()
+        self._stale = 0
+        self._timer: float | None = None
+        self.referee.begin(self.round)
+
+    def _wake(self) -> None:
+        """Something happened: end the round when it is due, or set the timer to its deadline."""
+        if ending := self.round.due(self._timeline.now):
+            self._end(ending)
+        elif self.round.deadline is not None and self.round.deadline != self._timer:
+            self._timer, number = self.round.deadline, self.round.number
+            self._timeline.at(self._timer, lambda: self._ring(number))
+
+    def _ring(self, number: int) -> None:
+        if self.round.number == number and self.round.ending is None:
+            self._wake()
+
+    # The end
+
+    def _end(self, ending: Ending) -> None:
+        self.referee.end(ending)
+        self.round = self.round.ends(ending, self._timeline.now)
+        if self.round.phase is Phase.CLOSING and self.task.closing > 0:
+            self._timeline.at(self._timeline.now + self.task.closing, self._finish)
+        else:
+            self._finish()
+
+    def _finish(self) -> None:
+        """Publish the model, if there is to be one, and go on."""
+        now, version = self._timeline.now, self.round.version
+        if self.round.phase is Phase.CLOSING:
+            self._model = self._aggregator.close(self._model, None, self._sum).weights
+            self.referee.published(self._model["w"][0])
+            self.round = replace(self.round, published=True)
+            version += 1
+        self._write_down()
+        gone, failed = self.book.expire(self.round, version, self.over, now)
+        for given in gone:
+            self._freed(given)
+        self.referee.expired({given.id for given in gone}, self.over)
+        self.round = self.round.expired(len(gone), failed)
+        places = self.book.places(self.round)
+        if not self.over:
+            self.round = self.round.following(version, places, now)
+            self._begin()
+
+    def _write_down(self) -> None:
+        found, referee = self.round, self.referee
+        assert found.ending is not None
+        assert found.ended is not None
+        self.ended.append(
+            Ended(
+                task=self.task.name,
+                number=found.number,
+                phase=found.phase,
+                reason=found.ending.reason,
+                started=math.nan if referee.started is None else referee.started,
+                ended=found.ended,
+                filled=referee.filled,
+                counted=tuple(referee.counted.values()),
+                stale=self._stale,
+                asked=found.places,
+                places=referee.most,
+                tally=self._tally,
+            )
+        )
