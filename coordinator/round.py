@@ -11,7 +11,7 @@ Phases, in order:
                 be made: the model stays as it was
 
 The deadline runs from the first assignment, or from the first late update that counts in it: a
-fleet that sleeps makes no empty rounds. A device that gives up frees its place. Nothing that
+fleet that sleeps makes no empty rounds. Where devices work on from round to round it runs at once. A device that gives up frees its place. Nothing that
 arrives, or fails to, moves the deadline.
 
 A round is counts, not names: who holds which assignment is the store's. So each transition is one
@@ -109,6 +109,13 @@ class RoundPolicy:
     def patience(self) -> float:
         """For how long after its round's deadline an update may count at most, in seconds."""
         return 0.0 if self.late is Late.REFUSE else self.max_staleness * self.deadline
+
+    @property
+    def longest(self) -> float:
+        """For how many seconds a device may work at most; then its place is another's. Versions
+        alone do not tell: were all places taken by devices that are gone, there would be no more
+        of them."""
+        return self.deadline + self.patience
 
 
 @dataclass(frozen=True)
@@ -242,9 +249,13 @@ class Round:
         return replace(self, ending=ending, ended=now)
 
     def following(self, version: int, places: int, now: float) -> "Round":
-        """The round after this one, from the newest model."""
+        """The round after this one, from the newest model. Where devices work on, its clock runs at
+        once: else it would never end, should they all be gone and leave no place."""
         carried = self.working if self.policy.late is Late.BUFFER else 0
-        return Round(self.number + 1, version, self.policy, places, now, working=carried)
+        started = now if carried else None
+        return Round(
+            *(self.number + 1, version, self.policy, places, now), working=carried, started=started
+        )
 
     def _started(self, now: float) -> float:
         return now if self.started is None else self.started

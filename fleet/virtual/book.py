@@ -113,13 +113,16 @@ class Book:
         much time as the slowest that counted."""
         assert ended.ended is not None
         policy = self._task.policy
-        oldest = version - policy.max_staleness
+        oldest, since = version - policy.max_staleness, ended.ended - policy.longest
         slowest, self._slowest = self._slowest, None
         before = ended.ended - (policy.deadline if slowest is None else slowest)
         gone = [
             given
             for given in self.working.values()
-            if last or policy.late is Late.REFUSE or given.version < oldest
+            if last
+            or policy.late is Late.REFUSE
+            or given.version < oldest
+            or given.assigned <= since
         ]
         failed = 0
         for given in gone:

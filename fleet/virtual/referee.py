@@ -31,6 +31,7 @@ class _Work(NamedTuple):
     device: str
     round: int
     version: int
+    since: float
 
 
 class Referee:
@@ -78,7 +79,7 @@ class Referee:
         self._sum, self._weight = 0, 0
         self._over = self._closed = False
         self._opened = self._now
-        self.started: float | None = None
+        self.started: float | None = self._now if self._here else None
         self.filled: float | None = None
         self.most = 0
         self._tell(f"round {found.number} begins with {found.places} places")
@@ -132,7 +133,7 @@ class Referee:
         self._served.add(device)
         self._busy[device] = assignment
         self._unpaid[device] = self._unpaid.get(device, 0) + 1
-        self._working[assignment] = _Work(device, self._number, self._version)
+        self._working[assignment] = _Work(device, self._number, self._version, self._now)
         self._here += 1
         self.most = max(self.most, self._taken)
         if self.filled is None and self._full:
@@ -253,10 +254,14 @@ class Referee:
     def expired(self, gone: set[str], last: bool) -> None:
         """The assignments that the round's end leaves in vain."""
         self._tell(f"{len(gone)} assignments expire")
+        since = self._ended - self._policy.deadline * (1 + self._policy.max_staleness)
         right = {
             assignment
             for assignment, work in self._working.items()
-            if last or self._policy.late is Late.REFUSE or not self._may_count(work)
+            if last
+            or self._policy.late is Late.REFUSE
+            or not self._may_count(work)
+            or work.since <= since
         }
         if gone != right:
             self._broken(f"expired: {len(gone)}; should have: {len(right)}")

@@ -35,7 +35,8 @@ class Update(NamedTuple):
 
 
 class Rounds:
-    """A task that is played. `freed` hears of each device that is at work no more."""
+    """A task that is played. `freed` hears of each device that is at work no more, `over` when the
+    last round has ended."""
 
     def __init__(
         self,
@@ -43,14 +44,16 @@ class Rounds:
         timeline: Timeline,
         population: int,
         referee: Referee,
+        *,
         freed: Callable[[Given], None],
+        over: Callable[["Rounds"], None],
     ) -> None:
         self.task = task
         self.ended: list[Ended] = []
         self.referee = referee
         self.book = Book(task, population)
         self._timeline = timeline
-        self._freed = freed
+        self._freed, self._over = freed, over
         self._aggregator = aggregator(FedAvg(), _MODEL, task.staleness_exponent)
         self._model = {"w": np.zeros(1, np.float32)}
         self._given = 0
@@ -59,11 +62,6 @@ class Rounds:
         self.round = task.make_round(1, 0, task.policy, places, timeline.now)
         referee.watch(lambda: self.round)
         self._begin()
-
-    @property
-    def over(self) -> bool:
-        """Whether the last round has ended."""
-        return len(self.ended) >= self.task.rounds
 
     # What devices ask
 
@@ -203,13 +201,16 @@ class Rounds:
             self.round = replace(self.round, published=True)
             version += 1
         self._write_down()
-        gone, failed = self.book.expire(self.round, version, self.over, now)
+        last = len(self.ended) >= self.task.rounds
+        gone, failed = self.book.expire(self.round, version, last, now)
         for given in gone:
             self._freed(given)
-        self.referee.expired({given.id for given in gone}, self.over)
+        self.referee.expired({given.id for given in gone}, last)
         self.round = self.round.expired(len(gone), failed)
         places = self.book.places(self.round)
-        if not self.over:
+        if last:
+            self._over(self)
+        else:
             self.round = self.round.following(version, places, now)
             self._begin()
 

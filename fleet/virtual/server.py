@@ -40,16 +40,19 @@ class Server:
         busy: dict[str, str] = {}
         self._tasks = {
             task.name: Rounds(
-                task, timeline, population, Referee(task, population, rivals, busy), self._freed
+                *(task, timeline, population, Referee(task, population, rivals, busy)),
+                freed=self._freed,
+                over=self._over,
             )
             for task in tasks
         }
+        self._open = list(self._tasks.values())
         self._referees = rivals
 
     @property
     def done(self) -> bool:
         """Whether all rounds of all tasks have ended."""
-        return all(rounds.over for rounds in self._tasks.values())
+        return not self._open
 
     def step(self, now: float) -> None:
         """Time has come to `now`: the referees look."""
@@ -79,9 +82,7 @@ class Server:
             return self._assignment(held)
         refusals: list[tuple[Rounds, Refusal]] = []
         # The task whose round has waited longest comes first, so that none starves.
-        for rounds in sorted(self._tasks.values(), key=lambda rounds: rounds.round.opened):
-            if rounds.over:
-                continue
+        for rounds in sorted(self._open, key=_opened):
             why = rounds.refusal(device)
             if why is None:
                 return self._give(rounds, device)
@@ -107,6 +108,9 @@ class Server:
     def _freed(self, given: Given) -> None:
         del self._at_work[given.device]
 
+    def _over(self, rounds: Rounds) -> None:
+        self._open.remove(rounds)
+
     def _come_back(self, refusals: list[tuple[Rounds, Refusal]]) -> CheckInReply:
         now, soonest, reason = self._timeline.now, None, WaitReason.TASK_DONE
         for rounds, why in refusals:
@@ -131,6 +135,10 @@ class Server:
             seed=0,
         )
         return CheckInReply(protocol=1, assignment=assignment)
+
+
+def _opened(rounds: Rounds) -> float:
+    return rounds.round.opened
 
 
 def _wait(reason: WaitReason, window: RetryWindow) -> CheckInReply:

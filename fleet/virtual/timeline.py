@@ -20,7 +20,8 @@ class Timeline:
     def at(self, when: float, event: Callable[[], None]) -> None:
         """Let `event` happen at `when`, or now when that has passed."""
         self._said += 1
-        heapq.heappush(self._waiting, (max(when, self.now), self._said, event))
+        when = when if when > self.now else self.now
+        heapq.heappush(self._waiting, (when, self._said, event))
 
     def run(self, limit: float, watch: Callable[[float], None]) -> bool:
         """Play all events up to `limit`, telling `watch` the time before each and after the last.
@@ -36,9 +37,10 @@ class Timeline:
 
     def exponential(self, mean: float) -> float:
         """A random time of this mean."""
-        return self.random.expovariate(1.0 / mean)
+        return -math.log(1.0 - self.random.random()) * mean
 
 
 def later(now: float, seconds: float) -> float:
     """The moment in `seconds`. Time moves on for any wait above 0, however short."""
-    return max(now + seconds, math.nextafter(now, math.inf) if seconds > 0 else now)
+    then = now + seconds
+    return then if then > now or seconds <= 0 else math.nextafter(now, math.inf)
