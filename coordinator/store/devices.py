@@ -107,7 +107,7 @@ def withdraw(identifier: str, tasks: Mapping[str, Terms]) -> Steps[Withdrawn | N
             if row.state == "accepted":
                 in_model = not here or newest.ending is not None
                 published, dropped = published + in_model, dropped + (not in_model)
-            if newest.ending is not None:
+            if here and newest.ending is not None:
                 continue
             if here:
                 kept.append((row, (yield from recall(row.id))))

@@ -19,7 +19,6 @@ from coordinator.store.sql import (
     Row,
     Steps,
     Tell,
-    Value,
     insert,
     one,
     recall,
@@ -128,7 +127,7 @@ def open_round(task: str, new: Round) -> Steps[None]:
             working=new.working,
             arrived=0,
             opened=new.opened,
-            started=None,
+            started=new.started,
             ended=None,
             closer=None,
             examples=0,
@@ -298,9 +297,8 @@ def drop(
         " WHERE device = $1 AND task = $2",
         *(row["device"], terms.task, now),
     )
-    if found.ending is None:
-        held = Held(row["state"], row["round"], row["version"])
-        yield from save(terms.task, found.left(held))
+    held = Held(row["state"], row["round"], row["version"])
+    yield from save(terms.task, found.left(held))
     return True
 
 
@@ -410,57 +408,62 @@ def finish_close(
 
 def _conclude(terms: Terms, ended: Round, version: int, now: float) -> Steps[None]:
     """After a round: who failed is noted, the task goes on or is done, what was kept goes."""
-    dropped = yield from _expire(terms, ended, version, now)
     task = terms.task
+    state = _state_after(terms, ended, version)
+    gone, failed = yield from _expire(terms, ended, version, state != "running", now)
     yield from rows("DELETE FROM partials WHERE task = $1 AND round <= $2", task, ended.number)
-    ended = replace(ended, dropped=ended.dropped + dropped)
+    ended = ended.expired(gone, failed)
     yield from save(task, ended)
     yield Discard(task, ended.number)
     yield Tell(ROUNDS)
-    assert ended.ending is not None
-    state = "running"
-    if ended.ending.reason is Reason.STOPPED:
-        state = "stopped"
-    elif 0 < terms.rounds <= version:
-        state = "done"
     if state != "running":
         yield from rows("UPDATE tasks SET state = $2 WHERE name = $1", task, state)
         return
     yield from open_round(task, ended.following(version, (yield from places(terms)), now))
 
 
-def _expire(terms: Terms, ended: Round, version: int, now: float) -> Steps[int]:
-    """Those whose update cannot count any more. Returns how many of them came to nothing, though
-    they had as much time as the slowest that counts: of the others nothing is known."""
-    if terms.policy.late is Late.REFUSE:
-        over, number = "state = 'working' AND task = $1 AND round = $2", ended.number
-    else:
-        over = "state = 'working' AND task = $1 AND version < $2"
-        number = version - terms.policy.max_staleness
+def _state_after(terms: Terms, ended: Round, version: int) -> str:
+    """The task's state once a round has ended, from which the model `version` came."""
+    assert ended.ending is not None
+    if ended.ending.reason is Reason.STOPPED:
+        return "stopped"
+    return "done" if 0 < terms.rounds <= version else "running"
+
+
+def _expire(
+    terms: Terms, ended: Round, version: int, last: bool, now: float
+) -> Steps[tuple[int, int]]:
+    """Those whose update cannot count any more; all, after the `last` round. Returns how many they
+    are, and how many of them came to nothing, though they had as much time as the slowest that
+    counts: of the others nothing is known."""
+    policy = terms.policy
+    assert ended.ended is not None
+    oldest, since = version - policy.max_staleness, ended.ended - policy.longest
+    if last or policy.late is Late.REFUSE:
+        oldest = version + 1
+    over = "state = 'working' AND task = $1 AND (version < $2 OR assigned <= $3)"
     row = yield from one(
         "SELECT max(ended - assigned) AS slowest FROM assignments WHERE task = $1 AND counted = $2",
         *(terms.task, ended.number),
     )
     slowest = row["slowest"] if row else None
-    assert ended.ended is not None
-    if slowest is None:
-        slowest = terms.policy.deadline
-    before = ended.ended - slowest
-    at: tuple[Value, ...] = (terms.task, number, before)
-    failed = yield from one(
-        f"SELECT count(*) AS found FROM assignments WHERE {over} AND assigned <= $3", *at
-    )
+    before = ended.ended - (policy.deadline if slowest is None else slowest)
     yield from rows(
-        "UPDATE standings SET failed = failed + 1, streak = streak + 1, failed_at = $4"
+        "UPDATE standings SET failed = failed + 1, streak = streak + 1, failed_at = $5"
         " WHERE task = $1 AND device IN"
-        f" (SELECT device FROM assignments WHERE {over} AND assigned <= $3)",
-        *(*at, now),
+        f" (SELECT device FROM assignments WHERE {over} AND assigned <= $4)",
+        *(terms.task, oldest, since, before, now),
+    )
+    found = yield from one(
+        "SELECT count(*) AS gone, coalesce(sum(CASE WHEN assigned <= $4 THEN 1 ELSE 0 END), 0)"
+        f" AS failed FROM assignments WHERE {over}",
+        *(terms.task, oldest, since, before),
     )
     yield from rows(
-        f"UPDATE assignments SET state = 'expired', ended = $3 WHERE {over}",
-        *(terms.task, number, ended.ended),
+        f"UPDATE assignments SET state = 'expired', ended = $4 WHERE {over}",
+        *(terms.task, oldest, since, ended.ended),
     )
-    return int(failed["found"]) if failed else 0
+    return (int(found["gone"]), int(found["failed"])) if found else (0, 0)
 
 
 def places(terms: Terms) -> Steps[int]:
