@@ -22,7 +22,7 @@ class Behaviour:
     `repeats`: how many answers to each update are lost on their way, so that it is sent again.
     `lies`: the chance that an update breaks a rule: not finite, absurdly large, or no change at all.
     `drift`: its clock runs too fast or too slow by up to this share.
-    `offset`: its clock shows a wrong time, by up to so many seconds either way.
+    `offset`: its clock has run for up to so many seconds before the simulation starts.
     """
 
     training: float = 60.0
@@ -59,7 +59,7 @@ LATE = Behaviour(late_by=60.0)
 DUPLICATE = Behaviour(repeats=1)
 LYING = Behaviour(lies=1.0)
 SKEWED = Behaviour(spread=0.5, drift=0.05, offset=1e6)
-"""Its clock is days off and goes wrong by up to three minutes in an hour."""
+"""Its clock began days ago and goes wrong by up to three minutes in an hour."""
 
 REAL_LOOKING: Mapping[Behaviour, int] = {
     SILENT: 3000,

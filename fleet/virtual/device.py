@@ -46,7 +46,7 @@ class Device:
         self._server = server
         self._check_in = check_in
         self._rate = 1.0 + behaviour.drift * (2 * self._chance() - 1)
-        self._offset = behaviour.offset * (2 * self._chance() - 1)
+        self._offset = behaviour.offset * self._chance()
         self._outbox: Update | None = None
         self._answers_to_lose = 0
         self._online = True

@@ -213,6 +213,7 @@ class Rounds:
         else:
             self.round = self.round.following(version, places, now)
             self._begin()
+            self._wake()
 
     def _write_down(self) -> None:
         found, referee = self.round, self.referee

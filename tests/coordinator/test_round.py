@@ -1,33 +1,37 @@
-"""The round: each transition by itself, then any order of events against what must always hold."""
+"""The round: each transition by itself. `test_round_any_order` has them in any order."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
 
-from coordinator.round import Arrival, Ending, Phase, Reason, Round, RoundPolicy
+from coordinator.round import (
+    Arrival,
+    Ending,
+    Held,
+    Late,
+    Phase,
+    Reason,
+    Round,
+    RoundPolicy,
+)
 from wire.messages import WaitReason
 
-POLICY = RoundPolicy(goal=2, minimum=1, deadline=60.0, over_selection=1.5)  # three places
 GOAL = Ending(Phase.CLOSED, Reason.GOAL)
 DEADLINE = Ending(Phase.CLOSED, Reason.DEADLINE)
 TOO_FEW = Ending(Phase.ABANDONED, Reason.TOO_FEW)
 STOPPED = Ending(Phase.ABANDONED, Reason.STOPPED)
 NOT_FINITE = Ending(Phase.ABANDONED, Reason.NOT_FINITE)
+ENDINGS = [GOAL, DEADLINE, TOO_FEW, STOPPED, NOT_FINITE]
+WORKING = Held("working", 1, 0)
+LATE_ONES = [Late.FOLD, Late.BUFFER]
 
 
-def round_of(devices=0, now=0.0, **policy):
-    """A round in which devices d0, d1, ... work on a0, a1, ... since `now`."""
-    made = Round(1, RoundPolicy(**(vars(POLICY) | policy)))
-    for index in range(devices):
-        made.assign(f"a{index}", f"d{index}", now)
+def round_of(devices=0, now=0.0, places=3, number=1, version=0, **policy):
+    """A round of three places in which so many devices work since `now`."""
+    terms = {"goal": 2, "minimum": 1, "deadline": 60.0} | policy
+    made = Round(number, version, RoundPolicy(**terms), places, 0.0)
+    for _ in range(devices):
+        made = made.assigned(now)
     return made
 
 
@@ -50,19 +54,19 @@ def round_of(devices=0, now=0.0, **policy):
     ],
 )
 def test_the_places_are_the_goal_times_over_selection_rounded_up(goal, over_selection, places):
-    assert RoundPolicy(goal, 1, 60.0, over_selection).places == places
+    assert RoundPolicy(goal, 1, 60.0).places(over_selection) == places
 
 
 @given(st.integers(1, 1_000_000), st.floats(1, 10))
 def test_there_are_never_fewer_places_than_the_goal(goal, over_selection):
-    assert RoundPolicy(goal, 1, 60.0, over_selection).places >= goal
+    assert RoundPolicy(goal, 1, 60.0).places(over_selection) >= goal
 
 
 def test_a_new_round_selects_and_waits_for_nobody():
     new = round_of()
     assert new.phase is Phase.SELECTING
     assert new.deadline is None
-    assert new.refusal("d0", 1e9) is None
+    assert new.refusal(False, 1e9) is None
     assert new.due(1e9) is None
 
 
@@ -70,89 +74,64 @@ def test_a_round_reports_once_its_places_are_taken():
     assert round_of(2).phase is Phase.SELECTING
     full = round_of(3)
     assert full.phase is Phase.REPORTING
-    assert full.refusal("d9", 0.0) is WaitReason.ROUND_FULL
+    assert full.refusal(False, 0.0) is WaitReason.ROUND_FULL
 
 
-def test_an_update_that_counts_keeps_its_place():
-    reporting = round_of(3)
-    reporting.count("a0")
-    assert reporting.phase is Phase.REPORTING
-    assert reporting.refusal("d9", 0.0) is WaitReason.ROUND_FULL
+@pytest.mark.parametrize("late", [Late.REFUSE, Late.FOLD])
+def test_an_update_that_counts_keeps_its_place(late):
+    reporting = round_of(3, late=late).counted(WORKING, 1.0)
+    assert (reporting.phase, reporting.free) == (Phase.REPORTING, 0)
+
+
+def test_a_buffered_update_that_counts_makes_room_for_another_device():
+    reporting = round_of(3, late=Late.BUFFER).counted(WORKING, 1.0)
+    assert (reporting.phase, reporting.free) == (Phase.SELECTING, 1)
 
 
 def test_a_device_that_gives_up_frees_its_place_for_another():
-    selecting = round_of(3)
-    assert selecting.leave("a0")
-    assert selecting.phase is Phase.SELECTING
-    assert selecting.refusal("d9", 0.0) is None
-    selecting.assign("a9", "d9", 1.0)
-    assert selecting.phase is Phase.REPORTING
+    selecting = round_of(3).left(WORKING)
+    assert (selecting.phase, selecting.dropped) == (Phase.SELECTING, 1)
+    assert selecting.assigned(1.0).phase is Phase.REPORTING
 
 
-def test_leaving_twice_or_from_nowhere_frees_no_place():
-    held = round_of(3)
-    held.count("a1")
-    assert held.leave("a0")
-    assert not held.leave("a0")
-    assert not held.leave("a1")
-    assert not held.leave("never given")
-    assert held.working == {"a2": "d2"}
-    assert held.arrived == {"a1": "d1"}
+def test_a_device_of_an_earlier_round_has_no_place_in_a_folded_one():
+    folded = round_of(3, number=2, version=1, late=Late.FOLD, max_staleness=1)
+    assert folded.left(WORKING) == folded
+    counted = folded.counted(WORKING, 1.0)
+    assert (counted.working, counted.arrived) == (3, 1)
 
 
-@pytest.mark.parametrize("became", ["working", "arrived", "left"])
-def test_a_device_serves_once_a_round_whatever_became_of_it(became):
-    served = round_of(1)
-    if became == "arrived":
-        served.count("a0")
-    if became == "left":
-        served.leave("a0")
-    assert served.refusal("d0", 1.0) is WaitReason.ALREADY_SERVED
-    assert served.held_by("d0") == ("a0" if became == "working" else None)
-    assert served.device_of("a0") == "d0"
+def test_a_device_serves_once_a_round():
+    assert round_of(1).refusal(True, 1.0) is WaitReason.ALREADY_SERVED
 
 
-def test_nobody_holds_an_assignment_that_was_never_given():
-    assert round_of(1).device_of("a1") is None
-    assert round_of(1).held_by("d1") is None
-
-
-@pytest.mark.parametrize("ending", [GOAL, DEADLINE, TOO_FEW, STOPPED, NOT_FINITE])
+@pytest.mark.parametrize("ending", ENDINGS)
 def test_an_ended_round_takes_nobody(ending):
-    ended = round_of(1)
-    ended.end(ending)
-    assert ended.refusal("d9", 1.0) is WaitReason.ROUND_FULL
-    assert ended.refusal("d0", 1.0) is WaitReason.ALREADY_SERVED
+    ended = round_of(1).ends(ending, 1.0)
+    assert ended.refusal(False, 1.0) is WaitReason.ROUND_FULL
+    assert ended.refusal(True, 1.0) is WaitReason.ALREADY_SERVED
 
 
 def test_nobody_is_asked_once_the_deadline_has_passed():
-    assert round_of(1).refusal("d9", 59.9) is None
-    assert round_of(1).refusal("d9", 60.0) is WaitReason.ROUND_FULL
+    assert round_of(1).refusal(False, 59.9) is None
+    assert round_of(1).refusal(False, 60.0) is WaitReason.ROUND_FULL
 
 
-@pytest.mark.parametrize("became", ["working", "counted", "left"])
-def test_who_leaves_the_fleet_was_never_there_but_that_the_clock_goes_on(became):
-    held = round_of(3, now=5.0)
-    if became == "counted":
-        held.count("a0")
-    if became == "left":
-        held.leave("a0")
-    held.forget("d0")
-    other = round_of(0)
-    for index in (1, 2):
-        other.assign(f"a{index}", f"d{index}", 5.0)
-    assert held == other
-    assert held.arrival("a0", 6.0) is Arrival.UNKNOWN
-    assert held.phase is Phase.SELECTING
+def test_who_leaves_the_fleet_was_never_there_but_that_the_clock_goes_on():
+    held, other = round_of(3, now=5.0), round_of(2, now=5.0)
+    assert held.forgotten(WORKING, counted=False) == other
+    accepted = held.counted(WORKING, 6.0)
+    assert accepted.forgotten(Held("accepted", 1, 0), counted=True) == other
+    expired = held.forgotten(Held("expired", 1, 0), counted=False)
+    assert expired == held
 
 
 # The deadline
 
 
 def test_the_first_assignment_starts_the_clock():
-    started = round_of()
-    assert started.remaining(100.0) == 60.0
-    started.assign("a0", "d0", 100.0)
+    assert round_of().remaining(100.0) == 60.0
+    started = round_of().assigned(100.0)
     assert started.deadline == 160.0
     assert started.remaining(130.0) == 30.0
     assert started.remaining(200.0) == 0.0
@@ -163,13 +142,14 @@ def test_a_clock_that_reads_zero_at_the_start_still_runs():
     assert round_of(1, now=0.0).due(60.0) == TOO_FEW
 
 
+def test_a_late_update_that_counts_starts_the_clock_too():
+    folded = round_of(0, number=2, version=1, late=Late.FOLD, max_staleness=1)
+    assert folded.counted(WORKING, 100.0).deadline == 160.0
+
+
 def test_nothing_that_happens_moves_the_deadline():
-    moved = round_of(1, now=100.0)
-    moved.assign("a1", "d1", 130.0)
-    moved.leave("a0")
-    moved.assign("a2", "d2", 150.0)
-    moved.count("a2")
-    assert moved.deadline == 160.0
+    moved = round_of(1, now=100.0).assigned(130.0).left(WORKING).assigned(150.0)
+    assert moved.counted(WORKING, 155.0).deadline == 160.0
 
 
 # What an update is
@@ -177,59 +157,60 @@ def test_nothing_that_happens_moves_the_deadline():
 
 def test_an_update_counts_until_just_before_the_deadline():
     awaited = round_of(1)
-    assert awaited.arrival("a0", 0.0) is Arrival.COUNTS
-    assert awaited.arrival("a0", 59.999) is Arrival.COUNTS
-    assert awaited.arrival("a0", 60.0) is Arrival.LATE
-
-
-def test_to_ask_what_an_update_would_be_changes_nothing():
-    awaited = round_of(2)
-    for now in (0.0, 60.0, 1.0):
-        awaited.arrival("a0", now)
-    assert awaited == round_of(2)
+    assert awaited.arrival(WORKING, 0.0) is Arrival.COUNTS
+    assert awaited.arrival(WORKING, 59.999) is Arrival.COUNTS
+    assert awaited.arrival(WORKING, 60.0) is Arrival.LATE
 
 
 @pytest.mark.parametrize("now", [1.0, 60.0, 1e9])
-def test_an_update_that_has_counted_is_a_duplicate_ever_after(now):
-    counted = round_of(1)
-    counted.count("a0")
-    assert counted.arrival("a0", now) is Arrival.DUPLICATE
-    counted.end(GOAL)
-    assert counted.arrival("a0", now) is Arrival.DUPLICATE
+@pytest.mark.parametrize("late", Late)
+def test_an_update_that_has_counted_is_a_duplicate_ever_after(now, late):
+    accepted = Held("accepted", 1, 0)
+    counted = round_of(1, late=late)
+    assert counted.arrival(accepted, now) is Arrival.DUPLICATE
+    assert counted.ends(GOAL, 1.0).arrival(accepted, now) is Arrival.DUPLICATE
 
 
-def test_an_update_of_a_device_that_left_is_late():
-    left = round_of(1)
-    left.leave("a0")
-    assert left.arrival("a0", 1.0) is Arrival.LATE
+@pytest.mark.parametrize("state", ["refused", "given_up", "expired"])
+@pytest.mark.parametrize("late", Late)
+def test_an_update_of_a_device_that_works_no_more_is_late(state, late):
+    assert round_of(1, late=late).arrival(Held(state, 1, 0), 1.0) is Arrival.LATE
 
 
 def test_an_update_after_the_end_is_late_though_the_deadline_is_far():
-    ended = round_of(1)
-    ended.end(STOPPED)
-    assert ended.arrival("a0", 1.0) is Arrival.LATE
+    assert round_of(1).ends(STOPPED, 1.0).arrival(WORKING, 1.0) is Arrival.LATE
 
 
-def test_an_update_of_another_round_is_unknown():
-    assert round_of(1).arrival("a1", 1.0) is Arrival.UNKNOWN
+def test_an_update_of_an_earlier_round_is_refused_where_late_ones_are():
+    assert round_of(1, number=2).arrival(WORKING, 1.0) is Arrival.LATE
+
+
+@pytest.mark.parametrize("late", LATE_ONES)
+def test_a_late_update_counts_up_to_its_greatest_staleness(late):
+    for version, arrival in [(1, Arrival.COUNTS), (2, Arrival.COUNTS), (3, Arrival.LATE)]:
+        found = round_of(0, number=9, version=version, late=late, max_staleness=2)
+        assert found.staleness(WORKING) == version
+        assert found.arrival(WORKING, 1.0) is arrival
+
+
+@pytest.mark.parametrize("late", LATE_ONES)
+def test_an_update_that_comes_while_the_round_closes_waits_for_the_next(late):
+    closing = round_of(1, late=late).ends(GOAL, 1.0)
+    assert closing.arrival(WORKING, 1.0) is Arrival.WAIT
+    assert round_of(1, late=late).arrival(WORKING, 60.0) is Arrival.WAIT
 
 
 # The end
 
 
 def test_the_goal_closes_a_round_at_once():
-    reporting = round_of(3)
-    reporting.count("a0")
+    reporting = round_of(3).counted(WORKING, 1.0)
     assert reporting.due(1.0) is None
-    reporting.count("a1")
-    assert reporting.due(1.0) == GOAL
+    assert reporting.counted(WORKING, 1.0).due(1.0) == GOAL
 
 
 def test_a_goal_that_was_reached_in_time_is_the_reason_even_when_noticed_late():
-    reached = round_of(2)
-    reached.count("a0")
-    reached.count("a1")
-    assert reached.due(1e9) == GOAL
+    assert round_of(2).counted(WORKING, 1.0).counted(WORKING, 1.0).due(1e9) == GOAL
 
 
 @pytest.mark.parametrize(
@@ -239,211 +220,52 @@ def test_a_goal_that_was_reached_in_time_is_the_reason_even_when_noticed_late():
 def test_the_deadline_closes_a_round_with_the_minimum_and_abandons_it_with_fewer(
     minimum, updates, ending
 ):
-    reporting = round_of(4, goal=4, minimum=minimum)
-    for index in range(updates):
-        reporting.count(f"a{index}")
+    reporting = round_of(4, places=4, goal=4, minimum=minimum)
+    for _ in range(updates):
+        reporting = reporting.counted(WORKING, 1.0)
     assert reporting.due(59.9) is None
     assert reporting.due(60.0) == ending
 
 
 def test_a_round_whose_devices_have_all_left_still_ends_at_its_deadline():
-    left = round_of(1)
-    left.leave("a0")
+    left = round_of(1).left(WORKING)
     assert left.due(59.0) is None
     assert left.due(60.0) == TOO_FEW
 
 
-@pytest.mark.parametrize("ending", [GOAL, DEADLINE, TOO_FEW, STOPPED, NOT_FINITE])
+@pytest.mark.parametrize("ending", ENDINGS)
 def test_an_ended_round_shows_its_ending_and_is_due_no_more(ending):
-    ended = round_of(3)
-    ended.end(ending)
-    assert ended.phase is ending.phase
-    assert ended.due(1e9) is None
+    ended = round_of(3).ends(ending, 7.0)
+    closing = ending.phase is Phase.CLOSED
+    assert ended.phase is (Phase.CLOSING if closing else Phase.ABANDONED)
+    assert (ended.due(1e9), ended.ended) == (None, 7.0)
 
 
-# The journal
+def test_the_disk_may_lose_what_had_counted():
+    assert round_of(2).counted(WORKING, 1.0).lost(1).arrived == 0
 
 
-def test_a_round_comes_back_from_what_the_journal_says():
-    was = round_of(3)
-    was.count("a0")
-    was.leave("a1")
-    back = Round(1, POLICY, started=was.started)
-    for assignment, device, state in [
-        ("a0", "d0", "accepted"),
-        ("a1", "d1", "given_up"),
-        ("a2", "d2", "working"),
-    ]:
-        back.restore(assignment, device, state)
-    assert back == was
+# The round after
 
 
-@pytest.mark.parametrize("state", ["refused", "given_up", "expired"])
-def test_an_assignment_that_ended_without_an_update_comes_back_as_left(state):
-    back = Round(1, POLICY, started=0.0)
-    back.restore("a0", "d0", state)
-    assert back.arrival("a0", 1.0) is Arrival.LATE
-    assert back.refusal("d0", 1.0) is WaitReason.ALREADY_SERVED
-    assert back.phase is Phase.SELECTING
+@pytest.mark.parametrize(("late", "working"), [(Late.REFUSE, 2), (Late.FOLD, 3), (Late.BUFFER, 0)])
+def test_who_cannot_count_any_more_is_taken_off(late, working):
+    ended = round_of(3, late=late).ends(DEADLINE, 60.0).expired(3, 1)
+    assert (ended.working, ended.dropped) == (working, 1)
 
 
-# Any order of events
+@pytest.mark.parametrize("late", Late)
+def test_only_where_rounds_do_not_wait_for_devices_does_the_next_one_begin_with_some(late):
+    following = round_of(2, late=late).ends(GOAL, 5.0).following(1, 7, 9.0)
+    carried = late is Late.BUFFER
+    assert (following.number, following.version, following.places) == (2, 1, 7)
+    assert (following.opened, following.arrived, following.dropped) == (9.0, 0, 0)
+    assert (following.working, following.started) == ((2, 9.0) if carried else (0, None))
 
 
-DEVICES = st.sampled_from([f"d{index}" for index in range(9)])
-
-
-class AnyRound(RuleBasedStateMachine):
-    """A coordinator that does as the round says, beside a plain book of what has happened."""
-
-    @initialize(
-        goal=st.integers(1, 4),
-        minimum=st.integers(1, 4),
-        over_selection=st.floats(1, 2),
-        now=st.floats(-1e6, 1e6),
-    )
-    def begin(self, goal, minimum, over_selection, now):
-        policy = RoundPolicy(goal, min(goal, minimum), 60.0, over_selection)
-        self.round = Round(1, policy)
-        self.now = now
-        self.deadline = None
-        self.ending = None
-        self.journal = {}  # assignment to (device, state)
-        self.counted = []
-        self.given = 0
-
-    def held(self, state):
-        return [a for a, (_, s) in self.journal.items() if s == state]
-
-    @rule(seconds=st.sampled_from([0.0, 0.5, 7.0, 29.0, 60.0]))
-    def time_passes(self, seconds):
-        self.now += seconds
-
-    @rule(device=DEVICES)
-    def a_device_checks_in(self, device):
-        if self.round.refusal(device, self.now):
-            return
-        assert self.ending is None
-        assert self.deadline is None or self.now < self.deadline
-        assignment = f"a{self.given}"
-        self.given += 1
-        self.round.assign(assignment, device, self.now)
-        self.deadline = self.round.deadline if self.deadline is None else self.deadline
-        self.journal[assignment] = (device, "working")
-
-    @rule(device=DEVICES)
-    def a_device_that_forgot_its_work_asks_again(self, device):
-        held = [a for a, (d, s) in self.journal.items() if (d, s) == (device, "working")]
-        assert self.round.held_by(device) == (held[0] if held else None)
-
-    @rule(number=st.integers(0, 12))
-    def an_update_arrives(self, number):
-        assignment = f"a{number}"
-        device, state = self.journal.get(assignment, (None, None))
-        arrival = self.round.arrival(assignment, self.now)
-        over = self.ending is not None or (self.deadline is not None and self.now >= self.deadline)
-        assert arrival is {
-            None: Arrival.UNKNOWN,
-            "accepted": Arrival.DUPLICATE,
-            "left": Arrival.LATE,
-            "working": Arrival.LATE if over else Arrival.COUNTS,
-        }.get(state)
-        if arrival is Arrival.COUNTS:
-            self.round.count(assignment)
-            self.counted.append(assignment)
-            self.journal[assignment] = (device, "accepted")
-
-    @rule(number=st.integers(0, 12))
-    def a_device_gives_up(self, number):
-        assignment = f"a{number}"
-        device, state = self.journal.get(assignment, (None, None))
-        held = state == "working" and self.round.ending is None
-        assert self.round.leave(assignment) == held
-        if held:
-            self.journal[assignment] = (device, "left")
-
-    @rule(device=DEVICES)
-    def a_device_leaves_the_fleet(self, device):
-        self.round.forget(device)
-        gone = [a for a, (d, _) in self.journal.items() if d == device]
-        for assignment in gone:
-            del self.journal[assignment]
-            assert self.round.device_of(assignment) is None
-        self.counted = [a for a in self.counted if a not in gone]
-        assert self.round.held_by(device) is None
-
-    @rule(number=st.integers(0, 12))
-    def the_disk_loses_an_update(self, number):
-        assignment = f"a{number}"
-        if assignment in self.counted and self.ending is None:
-            self.round.lose(assignment)
-            self.counted.remove(assignment)
-            self.journal[assignment] = (self.journal[assignment][0], "left")
-
-    @rule()
-    def the_timer_looks(self):
-        ending = self.round.due(self.now)
-        if ending is None:
-            return
-        assert self.ending is None
-        reached = len(self.counted) >= self.round.policy.goal
-        enough = len(self.counted) >= self.round.policy.minimum
-        assert ending == (GOAL if reached else DEADLINE if enough else TOO_FEW)
-        assert reached or self.now >= self.deadline
-        self.round.end(ending)
-        self.ending = ending
-
-    @precondition(lambda self: self.ending is None)
-    @rule(ending=st.sampled_from([STOPPED, NOT_FINITE]))
-    def it_is_ended_from_outside(self, ending):
-        self.round.end(ending)
-        self.ending = ending
-
-    @rule()
-    def the_coordinator_restarts(self):
-        back = Round(1, self.round.policy, started=self.round.started, ending=self.ending)
-        for assignment, (device, state) in self.journal.items():
-            back.restore(assignment, device, state)
-        assert back == self.round
-        self.round = back
-
-    @invariant()
-    def an_update_counts_once(self):
-        assert len(self.counted) == len(set(self.counted))
-        assert sorted(self.round.arrived) == sorted(self.counted)
-
-    @invariant()
-    def places_are_never_exceeded(self):
-        assert len(self.round.working) + len(self.round.arrived) <= self.round.policy.places
-
-    @invariant()
-    def the_deadline_never_moves(self):
-        assert self.round.deadline == self.deadline
-
-    @invariant()
-    def a_device_serves_once(self):
-        devices = [
-            *self.round.working.values(),
-            *self.round.arrived.values(),
-            *self.round.left.values(),
-        ]
-        assert len(devices) == len(set(devices)) == len(self.journal)
-
-    @invariant()
-    def ending_is_final(self):
-        assert self.round.ending == self.ending
-        if self.ending:
-            assert self.round.phase is self.ending.phase
-            assert self.round.due(self.now + 1e6) is None
-
-    @invariant()
-    def the_phase_says_whether_there_is_a_place(self):
-        if self.ending is None:
-            free = len(self.held("working")) + len(self.counted) < self.round.policy.places
-            assert self.round.phase is (Phase.SELECTING if free else Phase.REPORTING)
-
-
-def test_in_any_order_of_events_a_round_keeps_its_promises():
-    run_state_machine_as_test(
-        AnyRound, settings=settings(max_examples=100, stateful_step_count=40, deadline=None)
-    )
+@pytest.mark.parametrize("late", LATE_ONES)
+def test_how_long_a_device_may_work_follows_from_the_greatest_staleness(late):
+    policy = RoundPolicy(2, 1, 60.0, late, 3)
+    assert (policy.patience, policy.longest) == (180.0, 240.0)
+    refusing = RoundPolicy(2, 1, 60.0)
+    assert (refusing.patience, refusing.longest) == (0.0, 60.0)
