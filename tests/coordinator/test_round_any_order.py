@@ -61,6 +61,9 @@ class AnyRounds(RuleBasedStateMachine):
     def over(self):
         return bool(self.ending) or (self.deadline is not None and self.now >= self.deadline)
 
+    def refused(self, own):
+        return self.policy.late is Late.REFUSE and (self.over() or not own)
+
     def starts(self):
         if self.deadline is None:
             self.deadline = self.now + 60.0
@@ -89,12 +92,10 @@ class AnyRounds(RuleBasedStateMachine):
             return
         held = self.held(assignment)
         arrival = self.round.arrival(held, self.now)
-        stale = self.version - assignment[2]
+        stale, own = self.version - assignment[2], assignment[1] == self.number
         if assignment in self.counted:
             assert arrival is Arrival.DUPLICATE
-        elif assignment in self.gone or stale > self.policy.max_staleness:
-            assert arrival is Arrival.LATE
-        elif self.policy.late is Late.REFUSE and (self.over() or assignment[1] != self.number):
+        elif assignment in self.gone or stale > self.policy.max_staleness or self.refused(own):
             assert arrival is Arrival.LATE
         elif self.over():
             assert arrival is Arrival.WAIT

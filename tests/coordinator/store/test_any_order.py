@@ -15,7 +15,7 @@ from hypothesis.stateful import (
 
 from coordinator.round import Arrival, Late, Phase, Reason, Round, RoundPolicy
 from coordinator.store import devices, rounds, tasks
-from coordinator.store.records import AssignmentRecord, DeviceRecord, ModelRecord, TaskRecord
+from coordinator.store.records import DeviceRecord, ModelRecord, TaskRecord
 from coordinator.store.rounds import Arrived, Closing, Part, Terms, tag
 from tests.coordinator.store.book import Paper, Sheet
 from tests.coordinator.store.memory import MemoryStore

@@ -68,7 +68,6 @@ def test_a_small_population_meets():
     record = played({HONEST: 40}, task(rounds=20), starting=60)
     waited = {s: n for s, n in record.check_ins.items() if s > 120}
     met = sum(n for s, n in waited.items() if s % 60 < 8)  # the window is 6 s wide
-    print(met/sum(waited.values()), [(r.filled-r.started) if r.filled else None for r in record.rounds])
     assert met > 0.6 * sum(waited.values())
 
 
