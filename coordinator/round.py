@@ -11,8 +11,8 @@ Phases, in order:
                 be made: the model stays as it was
 
 The deadline runs from the first assignment, or from the first late update that counts in it: a
-fleet that sleeps makes no empty rounds. Where devices work on from round to round it runs at once. A device that gives up frees its place. Nothing that
-arrives, or fails to, moves the deadline.
+fleet that sleeps makes no empty rounds. Where devices work on from round to round it runs at once.
+A device that gives up frees its place. Nothing that arrives, or fails to, moves the deadline.
 
 A round is counts, not names: who holds which assignment is the store's. So each transition is one
 row of a table, several processes can share it, and it costs the same for ten devices or a million.

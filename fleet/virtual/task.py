@@ -17,6 +17,10 @@ def always(check_in: float) -> Schedule:
     return Schedule(round_deadline=Duration(600.0), check_in=Duration(check_in))
 
 
+_ANYBODY = Uniform()
+_EVERY_MINUTE = always(60.0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class VirtualTask:
     """`rounds` rounds under `policy` (whose deadline holds, not the schedule's).
@@ -32,8 +36,8 @@ class VirtualTask:
     over_selection: float = 1.3
     over_selection_limit: float = 3.0
     staleness_exponent: float = 0.5
-    selection: Selection = Uniform()
-    schedule: Schedule = always(60.0)
+    selection: Selection = _ANYBODY
+    schedule: Schedule = _EVERY_MINUTE
     closing: float = 0.0
     make_round: MakeRound = Round
 
