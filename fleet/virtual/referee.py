@@ -5,19 +5,17 @@ with selection and aggregation. Changes, examples and the steps of staleness fac
 numbers: so are its sums, and the model must equal them to the last bit.
 """
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
 import numpy as np
 
 from coordinator.round import Arrival, Ending, Late, Phase, Reason, Round
+from fleet.virtual.reference import ReferenceSum
 from fleet.virtual.story import Story
 from fleet.virtual.task import VirtualTask
 from wire.messages import WaitReason
 
-_UNIT = 1 << 32
-"""A staleness factor of 1."""
 _STREAK = 3
 """So many assignments in a row must have come to nothing before a device has to rest."""
 _PATIENCE = 3.0
@@ -76,7 +74,7 @@ class Referee:
         self._here = len(self._working) if self._buffers else 0  # places taken by who works
         self._dropped = 0
         self.counted = {}
-        self._sum, self._weight = 0, 0
+        self._sum = ReferenceSum(self._task.staleness_exponent)
         self._over = self._closed = False
         self._opened = self._now
         self.started: float | None = self._now if self._here else None
@@ -215,19 +213,13 @@ class Referee:
         self._free(assignment)
         self._unpaid[work.device] = 0
         self.most = max(self.most, self._taken)
-        self._sum += value * examples * self._factor(staleness)
-        self._weight += examples
+        self._sum.add(value, examples, staleness)
 
     def _may_count(self, work: _Work) -> bool:
         """Whether this round, or the next one of its version, can take it."""
         if self._policy.late is Late.REFUSE:
             return work.round == self._number
         return self._version - work.version <= self._policy.max_staleness
-
-    def _factor(self, staleness: int) -> int:
-        """(1 + s)^-exponent with 16 bits of mantissa, as a whole number of 2^-32."""
-        mantissa, exponent = math.frexp((1 + staleness) ** -self._task.staleness_exponent)
-        return int(math.ldexp(round(math.ldexp(mantissa, 16)), exponent + 16))
 
     # The end
 
@@ -243,7 +235,7 @@ class Referee:
 
     def published(self, model: np.float32) -> None:
         """The round's new model."""
-        expected = np.float32(float(self._model) + self._sum / (self._weight * _UNIT))
+        expected = self._sum.after(self._model)
         if model != expected:
             self._broken(f"its model is {model}, not {self._model} and the mean: {expected}")
         if self._now != self._ended + self._task.closing:
