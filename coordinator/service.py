@@ -46,6 +46,13 @@ class _Kept:
     intake: Intake
 
 
+def _parsed(definition: str, source: str = "task file") -> TaskFile:
+    """Blocking: a task file with its schedule, which is a file, too, where it is ready-made."""
+    file = taskfile.parse(definition, source)
+    _ = file.timing
+    return file
+
+
 class Coordinator:
     """All of one process. Use `coordinator.start.open_coordinator`."""
 
@@ -209,7 +216,7 @@ class Coordinator:
     async def _bring_back(self, record: TaskRecord) -> None:
         source = f"task {record.name}"
         try:
-            file = await asyncio.to_thread(taskfile.parse, record.definition, source)
+            file = await asyncio.to_thread(_parsed, record.definition, source)
             manifest = parse_manifest(await self.services.blobs.get(record.plan))
             found, model = await self.services.store.read(standing_still, terms_of(file))
             await self.services.blobs.get(model.digest)
@@ -229,7 +236,7 @@ class Coordinator:
         """Start a task from blobs that are already stored. Raises `Refused`, `Conflict`."""
         async with self._changing:
             try:
-                file = await asyncio.to_thread(taskfile.parse, definition)
+                file = await asyncio.to_thread(_parsed, definition)
                 manifest = await check_plan(self.services.blobs, plan, model)
             except (taskfile.TaskFileError, WireError) as error:
                 raise Refused("bad_task", str(error)) from None

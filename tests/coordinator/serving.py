@@ -12,8 +12,9 @@ from aiohttp import web
 
 from coordinator.client import AdminClient
 from coordinator.http.app import application
-from coordinator.running import RunningTask
-from coordinator.service import Coordinator, open_coordinator
+from coordinator.task import Task
+from coordinator.service import Coordinator
+from coordinator.start import open_coordinator
 from fleet.clients import Device
 from wire import checkpoint
 from wire.checkpoint import Weights
@@ -62,7 +63,7 @@ class Serving:
         """The port it listens on."""
         return int(self.url.rpartition(":")[2])
 
-    def task(self, name: str = "digits") -> RunningTask:
+    def task(self, name: str = "digits") -> Task:
         """A running task."""
         return self.coordinator.tasks[name]
 
