@@ -8,7 +8,7 @@ import asyncio
 
 import msgspec
 
-from coordinator.errors import Conflict, NotFound, TooLarge
+from coordinator.errors import Conflict, CoordinatorError, NotFound, TooLarge
 from coordinator.given import Given
 from coordinator.intake import Intake, drop, refuse
 from coordinator.round import Arrival, Held
@@ -59,6 +59,7 @@ class Uploads:
         """Raises `TooLarge`, for good, when an upload is announced that no update can be."""
         if length > task.upload_limit:
             detail = f"an update of {length} bytes; this task takes {task.upload_limit} at most"
+            self._given.forget(row.id)
             await refuse(self._services, task, row.id, WireError(Rule.TOO_LARGE, detail))
             raise TooLarge(str(Rule.TOO_LARGE), detail)
 
@@ -82,7 +83,11 @@ class Uploads:
     ) -> None:
         """An upload is complete. Returns when it counts: see `Intake.submit`."""
         model = await task.model_of(row.version, self._services.store)
-        await self.intakes[task.name].submit(row, model.digest, digest, data)
+        try:
+            await self.intakes[task.name].submit(row, model.digest, digest, data)
+        except CoordinatorError:
+            self._given.forget(row.id)  # it may have ended: ask the store next time
+            raise
         self._given.add(msgspec.structs.replace(row, state="accepted", length=length))
         if data is None:
             await asyncio.to_thread(self._services.parts.drop, row.id)
