@@ -1,7 +1,7 @@
 """What aiohttp alone can do: `python -m benchmarks.load_bare FILE` serves on any free port.
 
 A handler with the coordinator's own server settings, that reads the bodies of uploads and drops
-them, and answers as the coordinator does. Its address goes to FILE once it answers. SIGTERM ends it.
+them, and answers as the coordinator does. Its address goes to FILE once it is up. SIGTERM ends it.
 """
 
 import asyncio

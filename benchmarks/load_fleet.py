@@ -22,7 +22,7 @@ from wire.plan import Parameter
 
 Say = Callable[[str], None]
 
-SPARSE = 0.052
+SPARSE = 0.036
 """The part of 2NN's weights that change in an update of 20 kB."""
 DENSE = 1.0
 _DELTAS = 4  # distinct updates that a round is made of
@@ -76,8 +76,8 @@ class Fleet:
         self._first: Assignment
 
     async def grow(self, count: int, seconds: float, say: Say) -> float:
-        """Enrol until there are `count` devices, for so many seconds at most: see `secrets`. Returns
-        the seconds that it took."""
+        """Enrol until there are `count` devices, for so many seconds at most: see `secrets`.
+        Returns the seconds that it took."""
         started = time.monotonic()
         token = await self.client.token(count, 3600.0)
         while (missing := count - len(self.secrets)) > 0:

@@ -76,7 +76,7 @@ class _Side:
 async def measure(work: Path, plan: Path, quick: bool, say: Say) -> list[Row]:
     """The rows. Raises `Failed`."""
     budget = Budget(40.0 if quick else 600.0)
-    each = 1000 if quick else 6000
+    each, longest = (1000, 4.0) if quick else (6000, 60.0)
     async with (
         Processes(work / "logs") as processes,
         coordinator(work, processes) as (client, pid),
@@ -100,8 +100,8 @@ async def measure(work: Path, plan: Path, quick: bool, say: Say) -> list[Row]:
             say(f"load: uploads, stretch {number + 1} of {STRETCHES}")
             posts = await _prepare(fleet, places[number * each :][:each])
             size = len(posts[0])
-            await bare.stretch(bare_swarm, posts, budget.left / 4)
-            await ours.stretch(swarm, posts, budget.left / 2)
+            await bare.stretch(bare_swarm, posts, longest)
+            await ours.stretch(swarm, posts, longest)
             processes.check()
         record = await _counted(fleet, ours.accepted, total)
     goal = max(GOAL, PART_OF_BARE * median(bare.rates))

@@ -48,7 +48,7 @@ class _Seen:
 
 async def measure(work: Path, plan: Path, quick: bool, say: Say) -> list[Row]:
     """The rows. Raises `Failed`."""
-    budget = Budget(60.0 if quick else 300.0)
+    budget = Budget(40.0 if quick else 300.0)
     count = 1000 if quick else UPLOADS
     async with (
         Processes(work / "logs") as processes,

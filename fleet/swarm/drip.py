@@ -152,10 +152,13 @@ async def dripping(url: str, bytes_per_second: int = 1000) -> AsyncIterator[Drip
     """Slow uploads; `open` them. On the way out every connection is ended."""
     raise_file_limit()
     drips = Drips(Target(url), bytes_per_second)
-    async with asyncio.TaskGroup() as group:
-        sending = group.create_task(drips.run())
-        try:
-            yield drips
-        finally:
-            sending.cancel()
-            drips.abort()
+    try:
+        async with asyncio.TaskGroup() as group:
+            sending = group.create_task(drips.run())
+            try:
+                yield drips
+            finally:
+                sending.cancel()
+                drips.abort()
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
