@@ -108,7 +108,7 @@ class Fleet:
         """An update for each place, of the assignments that were taken last; `part` of its weights
         change."""
         rng = np.random.default_rng(1)
-        moulds = [Mould(self._first, self._delta(part, rng)) for _ in range(_DELTAS)]
+        moulds = [Mould(self._first, delta(self._parameters, part, rng)) for _ in range(_DELTAS)]
         for number, place in enumerate(places):
             yield moulds[number % _DELTAS].cast(place.assignment)
 
@@ -130,14 +130,13 @@ class Fleet:
             )
         return tally.results
 
-    def _delta(self, part: float, rng: np.random.Generator) -> Weights:
-        """A change of `part` of the weights, chosen at random."""
-        return {
-            p.name: np.where(rng.random(p.shape) < part, rng.normal(0, 1e-3, p.shape), 0).astype(
-                np.float32
-            )
-            for p in self._parameters
-        }
+
+def delta(parameters: tuple[Parameter, ...], part: float, rng: np.random.Generator) -> Weights:
+    """A change of `part` of the weights, chosen at random."""
+    return {
+        p.name: np.where(rng.random(p.shape) < part, rng.normal(0, 1e-3, p.shape), 0).astype("<f4")
+        for p in parameters
+    }
 
 
 async def create_task(

@@ -23,7 +23,7 @@ _MB = 1e6
 
 
 @dataclass
-class _Memory:
+class Memory:
     """Resident memory of a process in MB: at its most while a round ran, and after it."""
 
     peak: float = 0.0
@@ -32,7 +32,7 @@ class _Memory:
 
 async def measure(work: Path, plan: Path, quick: bool, say: Say, section: Section) -> None:
     """Add the rows to `section`."""
-    budget = Budget(30.0 if quick else 2400.0)
+    budget = Budget(40.0 if quick else 2400.0)
     sizes = SIZES[:-1] if quick else SIZES
     async with (
         Processes(work / "logs") as processes,
@@ -44,7 +44,7 @@ async def measure(work: Path, plan: Path, quick: bool, say: Say, section: Sectio
         section.rows.append(await _enrol(fleet, server, sizes[-1], budget, say))
         # Threads and buffers that come with the first updates are not what grows with a round.
         await _round(fleet, server, plan, "load-warm-up", sizes[0], budget, say)
-        first: _Memory | None = None
+        first: Memory | None = None
         for size in sizes:
             what = f"resident memory, MB: {size:,} updates a round"
             try:
@@ -53,7 +53,7 @@ async def measure(work: Path, plan: Path, quick: bool, say: Say, section: Sectio
                 section.missing(what, str(error))
                 continue
             first = first or found
-            section.rows.append(_row(what, found, first))
+            section.rows.append(row(what, found, first))
 
 
 async def _enrol(fleet: Fleet, server: psutil.Process, count: int, budget: Budget, say: Say) -> Row:
@@ -78,7 +78,7 @@ async def _round(
     size: int,
     budget: Budget,
     say: Say,
-) -> _Memory:
+) -> Memory:
     """One round of so many updates. Raises `Failed`."""
     if len(fleet.secrets) < size:
         raise Failed(f"only {len(fleet.secrets):,} devices could be enrolled in the time for it")
@@ -99,9 +99,9 @@ async def _round(
 
 
 @asynccontextmanager
-async def _watching(server: psutil.Process) -> AsyncIterator[_Memory]:
+async def _watching(server: psutil.Process) -> AsyncIterator[Memory]:
     """The peak of a process, looked at all the time."""
-    memory = _Memory()
+    memory = Memory()
 
     async def watch() -> None:
         while True:
@@ -119,7 +119,8 @@ async def _watching(server: psutil.Process) -> AsyncIterator[_Memory]:
         raise failures.exceptions[0] from None
 
 
-def _row(what: str, found: _Memory, first: _Memory) -> Row:
+def row(what: str, found: Memory, first: Memory) -> Row:
+    """What it comes to, against the memory of the smallest round."""
     peak, after = found.peak / first.peak, found.after / first.after
     return Row(
         what,

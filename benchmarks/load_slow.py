@@ -37,7 +37,7 @@ _SHORTEST, _LONGEST = 12.0, 90.0  # deadlines; at RATE, an update takes longer t
 
 
 @dataclass
-class _Seen:
+class Seen:
     """What a device that checks in all the time saw: waits in seconds, `news` the time at which it
     heard of the new model."""
 
@@ -48,7 +48,7 @@ class _Seen:
 
 async def measure(work: Path, plan: Path, quick: bool, say: Say) -> list[Row]:
     """The rows. Raises `Failed`."""
-    budget = Budget(40.0 if quick else 300.0)
+    budget = Budget(30.0 if quick else 300.0)
     count = 1000 if quick else UPLOADS
     async with (
         Processes(work / "logs") as processes,
@@ -77,7 +77,7 @@ async def measure(work: Path, plan: Path, quick: bool, say: Say) -> list[Row]:
         seen = await _probe(prober, places[-1].secret, end + _AFTER_SECONDS)
         cost = (busy(psutil.Process(pid)) - used[0]) / (time.monotonic() - used[1])
         record = await ended_round(client, _TASK, _LONGEST)
-    return _rows(record, round(deadline, 1), drips, count, held, seen, cost)
+    return rows(record, round(deadline, 1), drips, count, held, seen, cost)
 
 
 async def _hold(fleet: Fleet, drips: Drips, places: list[Place], seconds: float) -> None:
@@ -86,9 +86,9 @@ async def _hold(fleet: Fleet, drips: Drips, places: list[Place], seconds: float)
     await drips.open(uploads, max(seconds, 1.0))
 
 
-async def _probe(swarm: Swarm, secret: str, until: float) -> _Seen:
+async def _probe(swarm: Swarm, secret: str, until: float) -> Seen:
     """Check in again and again, as one device, until `until`, in seconds since the epoch."""
-    seen = _Seen()
+    seen = Seen()
     while time.time() < until:
         tally = await swarm.run([check_in(secret, (_TASK,))], _LONGEST)
         seen.lost += tally.lost + tally.unfinished
@@ -100,15 +100,17 @@ async def _probe(swarm: Swarm, secret: str, until: float) -> _Seen:
     return seen
 
 
-def _rows(
+def rows(
     record: RoundRecord,
     seconds: float,
     drips: Drips,
     count: int,
     held: int,
-    seen: _Seen,
+    seen: Seen,
     cost: float,
 ) -> list[Row]:
+    """What it comes to. `count` uploads were begun, `held` of them were held before the deadline;
+    `seconds` is from the round's start to its deadline."""
     assert record.started
     assert record.ended
     deadline = record.started + seconds
