@@ -33,7 +33,7 @@ _FAST = 50  # devices that deliver at once, so that the round has its minimum
 _PROBE_SECONDS = 0.05
 _STEADY_SECONDS = 5.0  # all are held for so long before the deadline, at least
 _AFTER_SECONDS = 3.0
-_SHORTEST, _LONGEST = 12.0, 90.0  # deadlines; at RATE, an update takes longer than either
+_QUICK, _SHORTEST, _LONGEST = 12.0, 45.0, 90.0  # deadlines; at RATE, an update takes longer
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Seen:
 async def measure(work: Path, plan: Path, quick: bool, say: Say) -> list[Row]:
     """The rows. Raises `Failed`."""
     budget = Budget(30.0 if quick else 300.0)
-    count = 1000 if quick else UPLOADS
+    count, least = (1000, _QUICK) if quick else (UPLOADS, _SHORTEST)
     async with (
         Processes(work / "logs") as processes,
         coordinator(work, processes) as (client, pid),
@@ -64,7 +64,7 @@ async def measure(work: Path, plan: Path, quick: bool, say: Say) -> list[Row]:
         if len(fleet.secrets) < count + _FAST:
             raise Failed(f"{len(fleet.secrets):,} devices enrolled in {took:.0f} s")
         # Check-ins and announcements come next, and cost about the same each.
-        deadline = min(max(4 * took + _STEADY_SECONDS, _SHORTEST), _LONGEST, budget.left / 2)
+        deadline = min(max(6 * took + _STEADY_SECONDS, least), _LONGEST, budget.left / 2)
         await create_task(client, plan, _TASK, count + _FAST, _FAST, round(deadline, 1))
         end = time.time() + deadline
         say(f"slow uploads: {count:,} check-ins, then as many uploads")
