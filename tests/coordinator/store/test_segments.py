@@ -1,18 +1,23 @@
 """Segments: any order of appending, taking back and putting aside."""
 
-import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.store.segments import Segments, segment_name
+from tests.coordinator.store.contract import names
 
 STEP = st.one_of(
     st.tuples(st.just("append"), st.integers(0, 2), st.binary(max_size=50)),
     st.tuples(st.just("rewind"), st.integers(0, 5), st.none()),
     st.tuples(st.just("settle"), st.none(), st.none()),
 )
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def test_what_is_taken_back_is_gone_and_what_stays_is_where_it_was(tmp_path_factory):
@@ -43,19 +48,19 @@ def test_what_is_taken_back_is_gone_and_what_stays_is_where_it_was(tmp_path_fact
 
 
 def test_descriptors_are_bounded(tmp_path):
-    segments, before = Segments(tmp_path), len(os.listdir("/proc/self/fd"))
+    segments, before = Segments(tmp_path), descriptors()
     for number in range(300):
         segments.append(segment_name("t", number, "n"), b"data")
         segments.flush()
         segments.settle()
-    assert len(os.listdir("/proc/self/fd")) - before < 100
+    assert descriptors() - before < 100
     for number in range(300):  # each again, so that each was closed and opened meanwhile
         assert segments.append(segment_name("t", number, "n"), b"more") == 4
     assert segments.read("t.7.n.log", 0, 99) == b"datamore"
     segments.rewind()
     assert segments.read("t.7.n.log", 0, 99) == b"data"
     segments.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
 
 
 def test_a_segment_that_was_put_aside_begins_anew(tmp_path):
@@ -77,7 +82,7 @@ def test_only_what_is_used_is_spared_and_only_segments_are_swept(tmp_path):
     for name in ("t.1.n.log", "t.2.n.log", "t.3.n.log.gone", ".probe", "notes.txt"):
         (tmp_path / name).touch()
     Segments(tmp_path).sweep({"t.1.n.log"})
-    assert sorted(os.listdir(tmp_path)) == ["notes.txt", "t.1.n.log"]
+    assert names(tmp_path) == ["notes.txt", "t.1.n.log"]
 
 
 def test_wiping_overwrites_just_those_bytes_and_adds_none(tmp_path):
@@ -88,7 +93,7 @@ def test_wiping_overwrites_just_those_bytes_and_adds_none(tmp_path):
     segments.wipe("t.1.n.log", 6, 100)
     assert (tmp_path / "t.1.n.log").read_bytes() == b"ab\0\0\0f\0\0"
     segments.wipe("t.9.n.log", 0, 9)
-    assert os.listdir(tmp_path) == ["t.1.n.log"]
+    assert names(tmp_path) == ["t.1.n.log"]
 
 
 @pytest.mark.parametrize("bad", ["", "../t", "a.b", "A", "a/b", "x" * 80, "-a"])
