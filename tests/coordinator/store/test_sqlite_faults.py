@@ -208,6 +208,10 @@ async def test_a_disk_that_fills_up_is_said_and_nothing_answered_is_lost(small, 
     async with open_sqlite(small / "state", "alone", CLOCK) as store:
         kept = await store.read(rows, "SELECT assignment FROM payloads")
         assert {row["assignment"] for row in kept} == {a for a, _ in answered}
+        # What failed takes no room either.
+        assert (small / "state" / "spool" / "digits.1.alone.log").stat().st_size == size * len(
+            answered
+        )
         for assignment, byte in answered:
             assert await store.read(recall, assignment) == bytes([byte]) * size
 
