@@ -15,9 +15,9 @@ from typing import Self
 import numpy as np
 
 from coordinator.aggregation import partial
-from coordinator.aggregation.cells import LARGEST, MOST_NUMBERS, Cell, peak_of
+from coordinator.aggregation.cells import LARGEST, MOST_NUMBERS, Cell, Limbs, bound_of, peak_of
 from coordinator.aggregation.hands import Hands, Scratch
-from coordinator.aggregation.layout import Layout, Vector64
+from coordinator.aggregation.layout import Layout, Vector32, Vector64
 from coordinator.aggregation.partial import Counts
 from coordinator.aggregation.recipe import Contribution, Recipe, Share
 from wire.errors import Rule, WireError
@@ -36,14 +36,14 @@ class Sum:
     number of updates.
     """
 
-    def __init__(self, recipe: Recipe, layout: Layout, cells: list[Cell] | None = None) -> None:
+    def __init__(self, recipe: Recipe, layout: Layout, far: list[Limbs] | None = None) -> None:
         self.recipe = recipe
         self.layout = layout
         self.updates = 0
         self.examples = 0
         self.weight = 0
         self.work = 0
-        self.cells = cells or [Cell(block.size) for block in layout.blocks]
+        self.cells = _cells(layout, far)
         self._hands = Hands(layout)
 
     def add(self, update: Contribution) -> None:
@@ -95,8 +95,7 @@ class Sum:
     def of_bytes(cls, data: bytes, recipe: Recipe, layout: Layout) -> Self:
         """The sum that `to_bytes` wrote, for this task. Raises `WireError`."""
         counts, limbs = partial.read(data, recipe.digest(layout), layout)
-        cells = [Cell(block.size, part) for block, part in zip(layout.blocks, limbs, strict=True)]
-        found = cls(recipe, layout, cells)
+        found = cls(recipe, layout, limbs)
         found.updates, found.examples, found.weight, found.work = counts
         return found
 
@@ -113,14 +112,12 @@ class Sum:
 
         def fold(index: int, scratch: Scratch) -> None:
             values = self.layout.blocks[index].gather(update.delta, scratch.gathered)
-            peak = peak_of(values)
-            check_peak(peak, share.weight)
-            self.cells[index].add(values, scale, peak, scratch)
+            self.cells[index].add(values, scale, _bound(values, share.weight), scratch)
             done.append(index)
 
         def undo(index: int, scratch: Scratch) -> None:
             values = self.layout.blocks[index].gather(update.delta, scratch.gathered)
-            self.cells[index].add(values, -scale, peak_of(values), scratch)
+            self.cells[index].add(values, -scale, _bound(values, share.weight), scratch)
 
         try:
             self._hands.share(range(len(self.cells)), fold)
@@ -128,6 +125,24 @@ class Sum:
             self._hands.share(done, undo)
             raise
         return share
+
+
+def _cells(layout: Layout, far: list[Limbs] | None) -> list[Cell]:
+    near = np.zeros(layout.size, np.float64)
+    parts = [near[block.start : block.stop] for block in layout.blocks]
+    if far is None:
+        return [Cell(part) for part in parts]
+    return [Cell(part, limbs) for part, limbs in zip(parts, far, strict=True)]
+
+
+def _bound(values: Vector32, weight: int) -> float:
+    """A bound of |values|. Raises `WireError` as `check_peak` does."""
+    bound = bound_of(values)
+    if bound * weight <= FARTHEST:
+        return bound
+    peak = peak_of(values)
+    check_peak(peak, weight)
+    return peak
 
 
 def check_peak(peak: float, weight: int) -> None:
