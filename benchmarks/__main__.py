@@ -13,7 +13,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before anything imports ONNX Runtim
 
 from rich.console import Console
 
-from benchmarks import guest, memory, rounds, steps
+from benchmarks import aggregation, guest, memory, rounds, steps
 from benchmarks.report import Section
 from benchmarks.runtimes import Runtime, RuntimeMissing, here, probe
 
@@ -42,6 +42,7 @@ SECTIONS: dict[str, Measure] = {
     "steps": steps.measure,
     "memory": _memory,
     "rounds": _rounds,
+    "aggregation": aggregation.measure,
     "guest": _guest,
 }
 

@@ -88,7 +88,9 @@ def _blocks(parameters: tuple[Parameter, ...], most: int) -> Iterator[Block]:
     copied."""
     start, length, waiting = 0, 0, list[Piece]()
     for piece in _cut(parameters, most):
-        if waiting and (8 * piece.size >= most or length + piece.size > most):
+        # Pieces that together are large stand alone, too: a large one is never copied.
+        full = 8 * max(piece.size, length) >= most
+        if waiting and full:
             yield Block(start, start + length, tuple(waiting))
             start, length, waiting = start + length, 0, []
         waiting.append(piece)
