@@ -151,7 +151,8 @@ class _Part(NamedTuple):
 
 
 def _cells(layout: Layout, far: list[Limbs] | None) -> list[Cell]:
-    near = np.zeros(layout.size, np.float64)
+    near = np.empty(layout.size, np.float64)  # unlike `zeros`, in huge pages where it is large
+    near.fill(0.0)
     parts = [near[block.start : block.stop] for block in layout.blocks]
     if far is None:
         return [Cell(part) for part in parts]

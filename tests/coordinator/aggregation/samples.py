@@ -85,9 +85,8 @@ def contributions(draw: st.DrawFn) -> Contribution:
     values = np.random.default_rng(draw(st.integers(0, 50))).normal(0, magnitude / 6, SIZE)
     values = np.clip(values, -magnitude, magnitude)
     if draw(st.booleans()):
-        values[:] = draw(
-            st.sampled_from([magnitude, -magnitude, 2.0**-33, -(2.0**-33), 3 * 2.0**-33])
-        )
+        ties = [magnitude, -magnitude, 2.0**-33, -(2.0**-33), 3 * 2.0**-33]
+        values[:] = draw(st.sampled_from(ties))
     return Contribution(
         unflat(values),
         draw(st.sampled_from([1, 3, 600, 10_000, 1 << 31])),

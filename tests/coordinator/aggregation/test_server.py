@@ -128,11 +128,10 @@ def test_the_state_of_another_strategy_is_refused():
     assert refused.value.code is Rule.WRONG_NAMES
 
 
-@pytest.mark.parametrize("options", [FedAvg(), FedAvgM(learning_rate=1e38)])
+@pytest.mark.parametrize("options", [FedAvgM(learning_rate=1e38), FedAdam(learning_rate=1e39)])
 def test_a_model_beyond_float32_is_refused(options):
     with pytest.raises(WireError) as refused:
-        one_round(options, 2e7 if options != FedAvg() else 1e10, base=3.4028235e38)
-        one_round(options, 2e10, base=3.4028235e38)
+        one_round(options, 10.0)
     assert refused.value.code is Rule.NOT_FINITE
 
 
