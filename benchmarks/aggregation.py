@@ -1,7 +1,7 @@
 """Aggregation alone: updates a second into the sum, from memory, and the memory that it takes.
 
 The updates are float32 arrays that are in memory already, as a strategy of Flower's gets them. Two
-ways: one by one, as they arrive over the network; four at a time, as when a coordinator reads its
+ways: one by one, as they arrive over the network; ten at a time, as when a coordinator reads its
 spool again. The next model is made at the end; it is part of the time.
 """
 
@@ -27,7 +27,7 @@ SHAPES: dict[str, list[tuple[int, ...]]] = {
     "cnn": [(32, 1, 5, 5), (32,), (64, 32, 5, 5), (64,), (3136, 512), (512,), (512, 10), (10,)],
 }
 UPDATES = 100
-TOGETHER = 4
+TOGETHER = 10
 
 _FEW, _MANY = 10, 1000  # updates whose memory is compared
 _MOST_GROWTH = 1.1
