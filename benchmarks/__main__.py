@@ -13,7 +13,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before anything imports ONNX Runtim
 
 from rich.console import Console
 
-from benchmarks import guest, load, memory, rounds, steps
+from benchmarks import aggregation, guest, load, memory, rounds, steps
 from benchmarks.report import Section
 from benchmarks.runtimes import Runtime, RuntimeMissing, here, probe
 
@@ -47,6 +47,7 @@ SECTIONS: dict[str, Measure] = {
     "memory": _memory,
     "rounds": _rounds,
     "load": _load,
+    "aggregation": aggregation.measure,
     "guest": _guest,
 }
 

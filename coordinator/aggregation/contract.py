@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from coordinator.aggregation.sums import Contribution, Sum
+from coordinator.aggregation.recipe import Contribution
+from coordinator.aggregation.sums import Sum
 from wire.checkpoint import Weights
 
 
