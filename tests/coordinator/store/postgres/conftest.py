@@ -1,0 +1,33 @@
+"""A PostgreSQL server for the tests of this folder, and a database for each."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from blockbuster import BlockBuster
+
+from tests.postgres import NoPostgres, Server, let_asyncpg_connect, server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A running server. Tests that stop it have one of their own."""
+    try:
+        with server() as running:
+            yield running
+    except NoPostgres as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.fixture(autouse=True)
+def asyncpg_connects(no_blocking_calls: BlockBuster) -> None:
+    let_asyncpg_connect(no_blocking_calls)
+
+
+@pytest.fixture
+def url(postgres: Server) -> Iterator[str]:
+    """An empty database."""
+    with postgres.database() as made:
+        yield made
