@@ -92,6 +92,7 @@ class Server:
                     *(self._binaries / "postgres", "-D", self.data, "-k", self.folder),
                     *("-h", "127.0.0.1", "-p", str(self.port)),
                     *("-c", "max_connections=60", "-c", "shared_buffers=32MB", "-c", "fsync=on"),
+                    *("-c", "deadlock_timeout=100ms"),
                 ],
                 stdout=log,
                 stderr=log,

@@ -63,8 +63,8 @@ async def prepare(connection: Any, statements: str, where: str) -> None:
         await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
         if not await connection.fetchval(_MADE):
             await connection.execute(statements)
-            await connection.execute("INSERT INTO meta VALUES ('schema', $1)", VERSION)
-        found = await connection.fetchval("SELECT value FROM meta WHERE key = 'schema'")
+            await connection.execute("INSERT INTO meta VALUES ('schema_version', $1)", VERSION)
+        found = await connection.fetchval("SELECT value FROM meta WHERE key = 'schema_version'")
     if found is None:
         raise StoreError(_foreign(where))
     if found != VERSION:

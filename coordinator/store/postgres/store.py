@@ -31,6 +31,7 @@ _READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"  # one state of things
 _CLOSED = "the store is closed"
 _TRIPS = 5  # to the database's clock, of which the quickest counts
 _NOW = "SELECT extract(epoch FROM clock_timestamp())::double precision"
+_PROBE = "INSERT INTO meta VALUES ('probe', '') ON CONFLICT (key) DO UPDATE SET value = ''"
 _DURABLE = """SELECT set_config('synchronous_commit', 'on', false)
 WHERE current_setting('synchronous_commit') IN ('off', 'local', 'remote_write')"""
 
@@ -166,10 +167,10 @@ class PostgresStore:
         self._database_clock.take(trips)
 
     async def healthy(self) -> bool:
-        """Whether the database answers soon."""
+        """Whether the database takes something now: a standby and a full disk do not."""
         try:
             async with asyncio.timeout(self._limits.connect):
-                await self.read(lambda: rows("SELECT 1"))
+                await self.run(rows, _PROBE)
         except (StoreUnavailable, TimeoutError):
             return False
         return True

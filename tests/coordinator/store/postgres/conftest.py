@@ -1,11 +1,13 @@
 """A PostgreSQL server for the tests of this folder, and a database for each."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from blockbuster import BlockBuster
 
+from coordinator.store.postgres import PostgresStore, open_postgres
+from schedules.clock import SystemClock
 from tests.postgres import NoPostgres, Server, let_asyncpg_connect, server
 
 
@@ -31,3 +33,9 @@ def url(postgres: Server) -> Iterator[str]:
     """An empty database."""
     with postgres.database() as made:
         yield made
+
+
+@pytest.fixture
+async def store(url: str) -> AsyncIterator[PostgresStore]:
+    async with open_postgres(url, "one", SystemClock()) as opened:
+        yield opened

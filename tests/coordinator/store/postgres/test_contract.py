@@ -10,12 +10,6 @@ from tests.coordinator.store.contract import SharedContract, StoreContract
 
 
 @pytest.fixture
-async def store(url: str) -> AsyncIterator[PostgresStore]:
-    async with open_postgres(url, "one", SystemClock()) as opened:
-        yield opened
-
-
-@pytest.fixture
 async def other(url: str, store: PostgresStore) -> AsyncIterator[PostgresStore]:
     async with open_postgres(url, "two", SystemClock()) as opened:
         yield opened
