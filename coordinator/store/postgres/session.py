@@ -12,6 +12,7 @@ from asyncpg import exceptions as pg
 
 from coordinator.store.postgres import dialect
 from coordinator.store.postgres.listener import CHANNEL
+from coordinator.store.postgres.troubles import Damaged
 from coordinator.store.sql import Discard, Keep, Query, Recall, Step, Steps, Tell
 
 T = TypeVar("T")
@@ -35,14 +36,6 @@ _DISCARD = """INSERT INTO discards (task, round, last)
 SELECT task, round, max(number) FROM payloads WHERE task = $1 AND round = $2 GROUP BY task, round
 ON CONFLICT (task, round) DO UPDATE SET last = excluded.last"""
 _TELL = f"SELECT pg_notify('{CHANNEL}', $1)"
-
-
-class Damaged(Exception):
-    """The database cannot read a kept update: the transaction is lost, and runs again without."""
-
-    def __init__(self, assignment: str) -> None:
-        super().__init__(assignment)
-        self.assignment = assignment
 
 
 class Session:

@@ -8,14 +8,22 @@ from asyncpg import exceptions as pg
 
 class Trouble(Enum):
     COLLISION = auto()
-    """Another transaction was in the way. Nothing of this one happened: run it again at once."""
+    """Something was in the way. Nothing of the transaction happened: run it again at once."""
     AWAY = auto()
     """The database is not there, or the connection is lost: run it again in a while."""
     BUSY = auto()
     """The database does not take it now (a full disk, a lock held for long): tell the caller."""
 
 
-_COLLISION = (pg.SerializationError, pg.DeadlockDetectedError)
+class Damaged(Exception):
+    """The database cannot read a kept update: the transaction is lost, and runs again without."""
+
+    def __init__(self, assignment: str) -> None:
+        super().__init__(f"the update of {assignment} cannot be read")
+        self.assignment = assignment
+
+
+_COLLISION = (pg.SerializationError, pg.DeadlockDetectedError, Damaged)
 _AWAY = (
     OSError,  # no server, a connection that was reset, TLS that failed
     pg.PostgresConnectionError,

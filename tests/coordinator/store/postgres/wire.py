@@ -14,7 +14,6 @@ class Wire:
         self.cuts = 0
         self._server = server
         self._word, self._left, self._delivered = b"", 0, False
-        self._owned: set[asyncio.Task[None]] = set()
 
     def cut(self, word: bytes, times: int = 1, delivered: bool = False) -> None:
         self._word, self._left, self._delivered = word, times, delivered
@@ -28,6 +27,7 @@ class Wire:
                     self._left -= 1
                     self.cuts += 1
                     back.cancel()
+                    await asyncio.wait([back])
                     if self._delivered:
                         up_writer.write(data)
                         await up_reader.read(1 << 16)  # it was done
