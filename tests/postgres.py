@@ -27,6 +27,12 @@ from blockbuster import BlockBuster
 
 PASSWORD = "a secret of the tests"
 _START_SECONDS = 30.0
+_SETTINGS = {
+    "max_connections": "60",
+    "shared_buffers": "32MB",
+    "fsync": "on",
+    "deadlock_timeout": "100ms",
+}
 
 
 class NoPostgres(Exception):
@@ -42,6 +48,8 @@ class Server:
         self.data = folder / "data"
         self.log = folder / "log"
         self.port = 0
+        self.settings = dict(_SETTINGS)
+        """For the next start."""
         self._binaries = binaries
         self._process: subprocess.Popen[bytes] | None = None
         self._initialise()
@@ -91,8 +99,7 @@ class Server:
                 [
                     *(self._binaries / "postgres", "-D", self.data, "-k", self.folder),
                     *("-h", "127.0.0.1", "-p", str(self.port)),
-                    *("-c", "max_connections=60", "-c", "shared_buffers=32MB", "-c", "fsync=on"),
-                    *("-c", "deadlock_timeout=100ms"),
+                    *(f"--{name}={value}" for name, value in self.settings.items()),
                 ],
                 stdout=log,
                 stderr=log,
@@ -168,7 +175,7 @@ def server() -> Iterator[Server]:
 def let_asyncpg_connect(guard: BlockBuster) -> None:
     """When it connects, asyncpg looks for `~/.pgpass` and certificates, as `psql` does: small local
     files, and nothing that we could do elsewhere."""
-    for name in ("os.stat", "io.BufferedReader.read", "io.TextIOWrapper.read"):
+    for name in ("os.stat", "os.readlink", "os.path.abspath", "io.TextIOWrapper.read"):
         guard.functions[name].can_block_in("asyncpg/connect_utils.py", "_parse_connect_arguments")
 
 

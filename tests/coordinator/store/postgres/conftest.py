@@ -39,3 +39,16 @@ def url(postgres: Server) -> Iterator[str]:
 async def store(url: str) -> AsyncIterator[PostgresStore]:
     async with open_postgres(url, "one", SystemClock()) as opened:
         yield opened
+
+
+@pytest.fixture
+def own(postgres: Server) -> Iterator[Server]:
+    """A server that may be stopped; `postgres` has found that there are binaries."""
+    with server() as running:
+        yield running
+
+
+@pytest.fixture
+def own_url(own: Server) -> Iterator[str]:
+    with own.database() as made:
+        yield made

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import asyncpg
@@ -13,24 +13,11 @@ from coordinator.store.sql import Steps, StoreUnavailable, one, recall, rows
 from schedules.clock import SystemClock
 from tests.coordinator.store.contract import SOON, add_one, keep, lookup, several, write
 from tests.coordinator.store.postgres.wire import Wire, wire
-from tests.postgres import PASSWORD, Server, server
+from tests.postgres import PASSWORD, Server
 
 QUICK = Limits(connect=1.0, acquire=1.0, command=1.0, patience=1.0, heartbeat=0.2)
 BOUND = 5.0
 """Seconds in which QUICK has an answer, whatever happens."""
-
-
-@pytest.fixture
-def own(postgres: Server) -> Iterator[Server]:
-    """A server that may be stopped; `postgres` has found that there are binaries."""
-    with server() as running:
-        yield running
-
-
-@pytest.fixture
-def own_url(own: Server) -> Iterator[str]:
-    with own.database() as made:
-        yield made
 
 
 def arrive(key: str) -> Steps[None]:
