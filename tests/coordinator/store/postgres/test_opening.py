@@ -1,6 +1,7 @@
 """What can be wrong with a database is said in one line, which never holds a password."""
 
 import asyncio
+import socket
 
 import asyncpg
 import pytest
@@ -77,12 +78,8 @@ async def test_no_server():
 
 
 async def test_a_server_that_says_nothing():
-    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
-        writer.close()
-
-    async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
         assert "does not answer" in await refusal(f"postgresql://u:{WRONG}@127.0.0.1:{port}/d")
 
 

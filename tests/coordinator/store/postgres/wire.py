@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 
 class Wire:
@@ -12,6 +12,7 @@ class Wire:
     def __init__(self, server: int) -> None:
         self.port = 0
         self.cuts = 0
+        self.serving: set[asyncio.Task[None]] = set()
         self._server = server
         self._word, self._left, self._delivered = b"", 0, False
 
@@ -19,6 +20,10 @@ class Wire:
         self._word, self._left, self._delivered = word, times, delivered
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.serving.add(task)
+        task.add_done_callback(self.serving.discard)
         up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._server)
         back = asyncio.ensure_future(_copy(up_reader, writer))
         try:
@@ -39,6 +44,8 @@ class Wire:
             back.cancel()
             for one in (writer, up_writer):
                 one.close()
+                with suppress(ConnectionError):
+                    await one.wait_closed()
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -57,3 +64,5 @@ async def wire(server: int) -> AsyncIterator[Wire]:
         yield made
     finally:
         listening.close()
+        if made.serving:  # they end with the store's connections
+            await asyncio.wait(made.serving, timeout=5)
