@@ -79,6 +79,13 @@ async def round_(request: web.Request) -> web.StreamResponse:
     )
 
 
+async def model(request: web.Request) -> web.StreamResponse:
+    """GET /v1/admin/tasks/{task}/models/{version}: a published model."""
+    found, version = _task(request), int(request.match_info["version"])
+    store = coordinator_of(request).services.store
+    return json_answer(found.published_as(await found.model_of(version, store)))
+
+
 async def put_blob(request: web.Request) -> web.StreamResponse:
     """PUT /v1/admin/blobs/{digest}: a plan's manifest or file, or a first model."""
     digest = request.match_info["digest"]
@@ -186,6 +193,7 @@ def routes() -> list[web.RouteDef]:
         web.get(f"{root}/tasks/{{task}}", for_admin(task)),
         web.post(f"{root}/tasks/{{task}}/stop", for_admin(stop)),
         web.get(f"{root}/tasks/{{task}}/rounds/{{number:\\d{{1,9}}}}", for_admin(round_)),
+        web.get(f"{root}/tasks/{{task}}/models/{{version:\\d{{1,9}}}}", for_admin(model)),
         web.put(f"{root}/blobs/{{digest}}", for_admin(put_blob)),
         web.get(f"{root}/blobs/{{digest}}", for_admin(get_blob)),
         web.get(f"{root}/devices", for_admin(devices)),
