@@ -29,7 +29,7 @@ class Aggregator(Protocol):
     streams: bool
 
     def check(self, update: Contribution) -> None:
-        """Raise `WireError` for an update that must not count: no_change, too_far, not_finite.
+        """Raise `WireError` for an update that must not count: too_far, not_finite.
 
         Cheap, and the same verdict on every machine.
         """
