@@ -30,14 +30,15 @@ class PostgresBlobs:
         self._fetching: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def put(self, data: bytes) -> str:
-        """Store `data`, durable on return; its digest. Raises `StoreUnavailable`."""
+        """Store `data`, durable on return; its digest. Storing it again changes nothing, unless
+        what is there is damaged. Raises `StoreUnavailable`."""
         digest = await asyncio.to_thread(digest_of, data)
-        if not await self.has(digest):
-            await self._store.run(_put, digest, data)
+        await self._store.run(_put, digest, data)
         return digest
 
     async def has(self, digest: str) -> bool:
-        """Whether the database holds a blob."""
+        """Whether the database holds a blob. Raises `WireError` for what is no digest."""
+        hex_of(digest)
         return await self._store.read(_has, digest)
 
     async def get(self, digest: str) -> bytes:
@@ -109,7 +110,9 @@ class PostgresBlobs:
 def _put(digest: str, data: bytes) -> Steps[None]:
     for part, start in enumerate(range(0, max(1, len(data)), _PART_BYTES)):
         yield from rows(
-            "INSERT INTO blobs (digest, part, data) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+            """INSERT INTO blobs AS b (digest, part, data) VALUES ($1, $2, $3)
+            ON CONFLICT (digest, part) DO UPDATE SET data = excluded.data
+            WHERE b.data <> excluded.data""",
             *(digest, part, data[start : start + _PART_BYTES]),
         )
 

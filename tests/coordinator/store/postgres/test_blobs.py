@@ -63,7 +63,7 @@ async def test_what_nobody_has_put(blobs: PostgresBlobs):
 
 
 async def test_a_name_that_is_no_digest_reaches_no_file(blobs: PostgresBlobs):
-    for call in (blobs.get, blobs.path):
+    for call in (blobs.get, blobs.path, blobs.has):
         with pytest.raises(WireError):
             await call("sha256:../../etc/passwd")
 
@@ -122,6 +122,8 @@ async def test_a_blob_that_is_damaged_in_the_database_is_never_served(
     for call in (blobs.get, blobs.path):
         with pytest.raises(WireError):
             await call(digest)
+    await blobs.put(DATA)
+    assert await blobs.get(digest) == DATA
 
 
 async def test_many_that_ask_at_once_have_it_fetched_once(
