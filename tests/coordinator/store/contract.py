@@ -240,7 +240,7 @@ class StoreContract:
                 await asyncio.sleep(0)
             waiting.cancel()
             await asyncio.wait([waiting])
-            found = await store.run(several, lookup(a), lookup(b))
+            found = await store.read(several, lookup(a), lookup(b))
             assert found in ([None, None], ["", ""])
 
     # Reading
