@@ -13,8 +13,17 @@ from rich.text import Text
 
 from coordinator import taskfile
 from coordinator.client import AdminClient, ClientError
-from coordinator.server import DEFAULT_PORT, ServeError, ServeOptions, serve, tls_context
+from coordinator.server import (
+    DEFAULT_PORT,
+    ServeError,
+    ServeOptions,
+    Worker,
+    serve,
+    tls_context,
+)
+from coordinator.start import StoreOptions
 from coordinator.store.sql import StoreError
+from coordinator.workers import supervise, worker_command
 from coordinator.views import MetricView, TaskDetail, TaskView
 from schedules.duration import Duration, human
 from systemd import install as installer
@@ -99,6 +108,22 @@ InsecureHttp = Annotated[
         help="Serve plain HTTP off this machine.",
     ),
 ]
+StoreUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        envvar="COORDINATOR_STORE",
+        metavar="URL",
+        help="Keep rounds in this PostgreSQL database (postgresql://...), which several "
+        "coordinators may share. [default: a SQLite file in the state folder]",
+    ),
+]
+Workers = Annotated[
+    int,
+    typer.Option(
+        min=1, max=256, envvar="COORDINATOR_WORKERS", help="Processes that serve on this machine."
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
 
 
@@ -117,14 +142,24 @@ def serve_command(
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain, PEM.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Private key, PEM.")] = None,
     insecure_http: InsecureHttp = False,
+    store: StoreUrl = None,
+    workers: Workers = 1,
     verbose: Annotated[bool, typer.Option("--verbose", "-v")] = False,
+    worker: Annotated[int | None, typer.Option(hidden=True)] = None,
+    anchor: Annotated[float | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Serve devices until stopped. The state folder is made at the first start."""
     setup_logging(verbose, "coordinator")
     if tls_cert is None and tls_key is None:
         tls_cert, tls_key = _credential("tls.crt"), _credential("tls.key")
-    options = ServeOptions(state, host, port, tls_cert, tls_key, insecure_http)
-    _guard(lambda: asyncio.run(serve(options)))
+    kept = StoreOptions(store, shared=worker is not None and store is None, anchor=anchor)
+    options = ServeOptions(state, host, port, tls_cert, tls_key, insecure_http, kept)
+    if worker is not None:
+        _guard(lambda: asyncio.run(serve(options, Worker(worker))))
+    elif workers == 1:
+        _guard(lambda: asyncio.run(serve(options)))
+    else:
+        _guard(lambda: asyncio.run(supervise(options, workers, worker_command(options, verbose))))
 
 
 @app.command("compile")

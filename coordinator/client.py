@@ -22,7 +22,7 @@ from coordinator.views import (
     Token,
 )
 from wire.digest import digest_of, verify
-from wire.messages import Left, Problem
+from wire.messages import Left, Problem, Published
 
 T = TypeVar("T")
 _TIMEOUT = aiohttp.ClientTimeout(total=300, connect=10)
@@ -99,6 +99,10 @@ class AdminClient:
     async def round(self, name: str, number: int) -> RoundView:
         """One round and everyone in it."""
         return await self._ask(RoundView, "GET", f"tasks/{_part(name)}/rounds/{number}")
+
+    async def model(self, name: str, version: int) -> Published:
+        """A published model of a task."""
+        return await self._ask(Published, "GET", f"tasks/{_part(name)}/models/{version}")
 
     async def stop(self, name: str) -> TaskView:
         """Stop a task."""

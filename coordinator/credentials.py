@@ -6,7 +6,11 @@ The secrets have 256 random bits: a plain SHA-256 of them is as good as a slow h
 
 import hashlib
 import hmac
+import re
 import secrets
+
+
+_IDENTIFIER = re.compile(r"[a-z0-9-]{1,63}")
 
 
 def new_secret() -> str:
@@ -33,4 +37,4 @@ def matches(secret: str, stored: str) -> bool:
 def split(credential: str) -> tuple[str, str]:
     """A device's credential as (id, secret); empty strings when it is not of that form."""
     device, dot, secret = credential.partition(".")
-    return (device, secret) if dot else ("", "")
+    return (device, secret) if dot and _IDENTIFIER.fullmatch(device) else ("", "")

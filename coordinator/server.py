@@ -12,6 +12,8 @@ import os
 import resource
 import signal
 import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from aiohttp import web
 
 from coordinator.http.app import application
 from coordinator.service import Coordinator
-from coordinator.start import open_coordinator
+from coordinator.start import StoreOptions, open_coordinator
 from systemd.journal import fields
 from systemd.notify import Notifier
 from wire.files import write_durably
@@ -52,6 +54,7 @@ class ServeOptions:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     insecure_http: bool = False
+    store: StoreOptions = StoreOptions()
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,18 +93,16 @@ def tls_context(options: ServeOptions) -> ssl.SSLContext | None:
     return context
 
 
-async def serve(options: ServeOptions) -> None:
-    """Serve until SIGTERM or SIGINT. Raises `ServeError`, `StoreError`."""
+async def serve(options: ServeOptions, worker: "Worker | None" = None) -> None:
+    """Serve until SIGTERM or SIGINT; as one `worker` of several, or alone. Raises `ServeError`,
+    `StoreError`."""
     tls = tls_context(options)
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _stop, stopping)
-    loop.set_exception_handler(_Complaints())
+    stopping = until_stopped()
+    asyncio.get_running_loop().set_exception_handler(_Complaints())
     _raise_file_limit()
     notifier = Notifier.of_environment()
     async with (
-        open_coordinator(options.state) as coordinator,
+        open_coordinator(options.state, options=options.store) as coordinator,
         notifier.speaking(lambda: status_line(coordinator)),
     ):
         runner = web.AppRunner(
@@ -111,10 +112,14 @@ async def serve(options: ServeOptions) -> None:
             keepalive_timeout=_KEEPALIVE_SECONDS,
         )
         await runner.setup()
-        endpoint = options.state / ENDPOINT_FILE
         try:
             site = web.TCPSite(
-                runner, options.host, options.port, ssl_context=tls, backlog=_BACKLOG
+                runner,
+                options.host,
+                options.port,
+                ssl_context=tls,
+                backlog=_BACKLOG,
+                reuse_port=worker is not None,
             )
             try:
                 await site.start()
@@ -122,18 +127,50 @@ async def serve(options: ServeOptions) -> None:
                 raise ServeError(
                     f"cannot listen on {options.host}:{options.port}: {error}"
                 ) from None
-            found = await asyncio.to_thread(_endpoint, options, runner.addresses[0][1])
-            await asyncio.to_thread(write_durably, endpoint, msgspec.json.encode(found))
-            log.info(
-                "serving %s, state in %s", found.url, options.state, extra=fields(URL=found.url)
-            )
-            notifier.ready()
-            await stopping.wait()
-            log.info("stopping")
-            notifier.stopping()
+            async with published(options, runner.addresses[0][1], worker):
+                notifier.ready()
+                await stopping.wait()
+                log.info("stopping")
+                notifier.stopping()
         finally:
             await runner.cleanup()
-            await asyncio.to_thread(endpoint.unlink, missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One process of several that serve together: whoever started it hears on the file descriptor
+    `ready` that it serves."""
+
+    ready: int
+
+
+@asynccontextmanager
+async def published(
+    options: ServeOptions, port: int, worker: Worker | None = None
+) -> AsyncIterator[None]:
+    """While this lasts, this machine's command line finds the server."""
+    if worker is not None:
+        os.write(worker.ready, b"ready\n")
+        os.close(worker.ready)
+        yield
+        return
+    endpoint = options.state / ENDPOINT_FILE
+    found = await asyncio.to_thread(_endpoint, options, port)
+    await asyncio.to_thread(write_durably, endpoint, msgspec.json.encode(found))
+    log.info("serving %s, state in %s", found.url, options.state, extra=fields(URL=found.url))
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(endpoint.unlink, missing_ok=True)
+
+
+def until_stopped() -> asyncio.Event:
+    """Set at SIGTERM or SIGINT; a second one ends the process at once."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _stop, stopping)
+    return stopping
 
 
 def status_line(coordinator: Coordinator) -> str:

@@ -46,6 +46,13 @@ class _Kept:
     intake: Intake
 
 
+def _parsed(definition: str, source: str = "task file") -> TaskFile:
+    """Blocking: a task file with its schedule, which is a file, too, where it is ready-made."""
+    file = taskfile.parse(definition, source)
+    _ = file.timing
+    return file
+
+
 class Coordinator:
     """All of one process. Use `coordinator.start.open_coordinator`."""
 
@@ -54,7 +61,7 @@ class Coordinator:
         self.tasks: dict[str, Task] = {}
         self.devices = Devices(services)
         self._given = Given(services.store)
-        self.uploads = Uploads(services, self._given)
+        self.uploads = Uploads(services, self._given, self._find)
         self.desk = Desk(services, self.devices, self._given)
         self._admin = credentials.hashed(admin_token)
         self._nodes = Nodes(services.node)
@@ -103,7 +110,6 @@ class Coordinator:
     def _keep(self, task: Task) -> None:
         kept = _Kept(Keeper(self.services, task, self._nodes), Intake(self.services, task))
         self._kept[task.name] = kept
-        self.uploads.tasks[task.name] = task
         self.uploads.intakes[task.name] = kept.intake
         self._own(kept.keeper.run(), f"rounds of {task.name}")
         self._own(kept.intake.run(), f"intake of {task.name}")
@@ -209,7 +215,7 @@ class Coordinator:
     async def _bring_back(self, record: TaskRecord) -> None:
         source = f"task {record.name}"
         try:
-            file = await asyncio.to_thread(taskfile.parse, record.definition, source)
+            file = await asyncio.to_thread(_parsed, record.definition, source)
             manifest = parse_manifest(await self.services.blobs.get(record.plan))
             found, model = await self.services.store.read(standing_still, terms_of(file))
             await self.services.blobs.get(model.digest)
@@ -229,7 +235,7 @@ class Coordinator:
         """Start a task from blobs that are already stored. Raises `Refused`, `Conflict`."""
         async with self._changing:
             try:
-                file = await asyncio.to_thread(taskfile.parse, definition)
+                file = await asyncio.to_thread(_parsed, definition)
                 manifest = await check_plan(self.services.blobs, plan, model)
             except (taskfile.TaskFileError, WireError) as error:
                 raise Refused("bad_task", str(error)) from None
@@ -252,12 +258,20 @@ class Coordinator:
         self._add(Task(record, file, manifest, found, stored))
         return self.tasks[file.name]
 
-    def task(self, name: str) -> Task:
+    async def _find(self, name: str) -> Task | None:
+        """A task by name; one that another process has just made, too."""
+        if name not in self.tasks and self.services.store.shared:
+            async with self._changing:
+                await self._find_tasks()
+        return self.tasks.get(name)
+
+    async def task(self, name: str) -> Task:
         """A task by name. Raises `NotFound`."""
-        if name not in self.tasks:
+        found = await self._find(name)
+        if found is None:
             known = ", ".join(self.tasks) or "none"
             raise NotFound("unknown_task", f"no task {name!r}; tasks here: {known}")
-        return self.tasks[name]
+        return found
 
     async def refresh(self, task: Task) -> None:
         """Ask the store how a task stands."""
@@ -265,6 +279,6 @@ class Coordinator:
 
     async def stop(self, name: str) -> Task:
         """Stop a task for good. Raises `NotFound`."""
-        task = self.task(name)
+        task = await self.task(name)
         await self._kept[name].keeper.stop()
         return task

@@ -5,10 +5,11 @@ and what came of one before its connection was cut, go to a part, from where the
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from coordinator.errors import Conflict, NotFound, TooLarge
+from coordinator.errors import Conflict, CoordinatorError, NotFound, TooLarge
 from coordinator.given import Given
 from coordinator.intake import Intake, drop, refuse
 from coordinator.round import Arrival, Held
@@ -26,10 +27,15 @@ _LITTLE = 2 << 10
 class Uploads:
     """All uploads of this process. `intakes` has one for each task."""
 
-    def __init__(self, services: Services, given: Given) -> None:
+    def __init__(
+        self,
+        services: Services,
+        given: Given,
+        find_task: Callable[[str], Awaitable[Task | None]],
+    ) -> None:
         self._services = services
         self._given = given
-        self.tasks: dict[str, Task] = {}
+        self._find_task = find_task
         self.intakes: dict[str, Intake] = {}
         self.under_way = 0
         self._in_memory = 0
@@ -38,7 +44,7 @@ class Uploads:
         """An assignment that is at work or accepted, and its task. Raises `NotFound` unless it is
         the device's own, `Conflict` when it has ended or its update would come too late."""
         row = await self._given.find(assignment, device)
-        task = self.tasks.get(row.task)
+        task = await self._find_task(row.task)
         if task is None:
             raise NotFound("unknown_assignment", f"assignment {assignment} is of no task here")
         if row.state == "working":
@@ -59,6 +65,7 @@ class Uploads:
         """Raises `TooLarge`, for good, when an upload is announced that no update can be."""
         if length > task.upload_limit:
             detail = f"an update of {length} bytes; this task takes {task.upload_limit} at most"
+            self._given.forget(row.id)
             await refuse(self._services, task, row.id, WireError(Rule.TOO_LARGE, detail))
             raise TooLarge(str(Rule.TOO_LARGE), detail)
 
@@ -82,7 +89,11 @@ class Uploads:
     ) -> None:
         """An upload is complete. Returns when it counts: see `Intake.submit`."""
         model = await task.model_of(row.version, self._services.store)
-        await self.intakes[task.name].submit(row, model.digest, digest, data)
+        try:
+            await self.intakes[task.name].submit(row, model.digest, digest, data)
+        except CoordinatorError:
+            self._given.forget(row.id)  # it may have ended: ask the store next time
+            raise
         self._given.add(msgspec.structs.replace(row, state="accepted", length=length))
         if data is None:
             await asyncio.to_thread(self._services.parts.drop, row.id)
@@ -91,9 +102,9 @@ class Uploads:
         """The device will not deliver; its place is free again. Raises `NotFound` unless it is the
         device's own, `Conflict` when it has ended."""
         row = await self._given.find(assignment, device)
-        if row.state == "working" and row.task in self.tasks:
+        task = await self._find_task(row.task)
+        if row.state == "working" and task is not None:
             self._given.forget(row.id)
-            task = self.tasks[row.task]
             await drop(self._services, task, row.id, "given_up", why.reason, why.detail)
 
     # Memory

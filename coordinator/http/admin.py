@@ -41,7 +41,7 @@ async def tasks(request: web.Request) -> web.StreamResponse:
 
 async def task(request: web.Request) -> web.StreamResponse:
     """GET /v1/admin/tasks/{task}."""
-    coordinator, found = coordinator_of(request), _task(request)
+    coordinator, found = coordinator_of(request), await _task(request)
     last = await coordinator.services.store.read(rounds.rounds, found.name, _ROUNDS_SHOWN)
     view = await _view(coordinator, found)
     return json_answer(
@@ -67,7 +67,7 @@ async def stop(request: web.Request) -> web.StreamResponse:
 
 async def round_(request: web.Request) -> web.StreamResponse:
     """GET /v1/admin/tasks/{task}/rounds/{number}: who did what, when."""
-    services, found = coordinator_of(request).services, _task(request)
+    services, found = coordinator_of(request).services, await _task(request)
     number = int(request.match_info["number"])
     record = await services.store.read(rounds.round_record, found.name, number)
     if record is None:
@@ -77,6 +77,13 @@ async def round_(request: web.Request) -> web.StreamResponse:
     return json_answer(
         RoundView(round=summary(record), assignments=[_assignment(row, start) for row in rows])
     )
+
+
+async def model(request: web.Request) -> web.StreamResponse:
+    """GET /v1/admin/tasks/{task}/models/{version}: a published model."""
+    found, version = await _task(request), int(request.match_info["version"])
+    store = coordinator_of(request).services.store
+    return json_answer(found.published_as(await found.model_of(version, store)))
 
 
 async def put_blob(request: web.Request) -> web.StreamResponse:
@@ -135,8 +142,8 @@ async def token(request: web.Request) -> web.StreamResponse:
     return json_answer(Token(token=made), status=201)
 
 
-def _task(request: web.Request) -> Task:
-    return coordinator_of(request).task(request.match_info["task"])
+async def _task(request: web.Request) -> Task:
+    return await coordinator_of(request).task(request.match_info["task"])
 
 
 async def _view(coordinator: Coordinator, task: Task) -> TaskView:
@@ -186,6 +193,7 @@ def routes() -> list[web.RouteDef]:
         web.get(f"{root}/tasks/{{task}}", for_admin(task)),
         web.post(f"{root}/tasks/{{task}}/stop", for_admin(stop)),
         web.get(f"{root}/tasks/{{task}}/rounds/{{number:\\d{{1,9}}}}", for_admin(round_)),
+        web.get(f"{root}/tasks/{{task}}/models/{{version:\\d{{1,9}}}}", for_admin(model)),
         web.put(f"{root}/blobs/{{digest}}", for_admin(put_blob)),
         web.get(f"{root}/blobs/{{digest}}", for_admin(get_blob)),
         web.get(f"{root}/devices", for_admin(devices)),

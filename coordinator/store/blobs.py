@@ -4,38 +4,105 @@ Each is stored as it is and as a zstd frame, whichever a device asks for, so tha
 sending a file. A blob is durable before anything refers to it.
 """
 
+import asyncio
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from coordinator.errors import NotFound
 from wire import compression
 from wire.digest import digest_of, hex_of, verify
+from wire.errors import WireError
 from wire.files import write_durably
+
+log = logging.getLogger(__name__)
+
+
+class Blobs(Protocol):
+    """A place for blobs, which other processes may share. `WireError` (bad_digest) is raised for
+    what is no digest."""
+
+    async def put(self, data: bytes) -> str:
+        """Store `data` durably; returns its digest. Storing it again changes nothing, unless what
+        is there is damaged."""
+
+    async def get(self, digest: str) -> bytes:
+        """The blob, its digest checked. Raises `NotFound`, or `WireError` when it is damaged."""
+
+    async def path(self, digest: str, compressed: bool = False) -> Path:
+        """A local file to serve: the blob, or its zstd frame. Raises `NotFound`."""
+
+    async def has(self, digest: str) -> bool:
+        """Whether it is there."""
 
 
 class BlobStore:
-    """A folder of blobs. Blocking: call it off the event loop."""
+    """`Blobs` in a folder. Made in a thread: it creates the folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    def put(self, data: bytes) -> str:
-        """Store `data` durably; returns its digest. Storing it again costs nothing."""
+    async def put(self, data: bytes) -> str:
+        """Store `data` durably; returns its digest."""
+        return await asyncio.to_thread(self._put, data)
+
+    async def get(self, digest: str) -> bytes:
+        """The blob, its digest checked. Raises `NotFound`, or `WireError` when it is damaged."""
+        return await asyncio.to_thread(self._get, digest)
+
+    async def path(self, digest: str, compressed: bool = False) -> Path:
+        """A local file to serve: the blob, or its zstd frame. Raises `NotFound`."""
+        path = self._path(digest, compressed)
+        if not await asyncio.to_thread(path.exists):
+            raise _unknown(digest)
+        return path
+
+    async def has(self, digest: str) -> bool:
+        """Whether it is there."""
+        return await asyncio.to_thread(self._path(digest).exists)
+
+    def _put(self, data: bytes) -> str:
         digest = digest_of(data)
-        if not self.path(digest).exists():
-            write_durably(self.path(digest, compressed=True), compression.compress(data))
-            write_durably(self.path(digest), data)
+        path = self._path(digest)
+        with self._alone():
+            if not path.exists() or path.read_bytes() != data:
+                # The plain file comes last: while it is missing, the other one may be half.
+                write_durably(self._path(digest, compressed=True), compression.compress(data))
+                write_durably(path, data)
         return digest
 
-    def get(self, digest: str) -> bytes:
-        """The blob, its digest checked. Raises `NotFound`, or `WireError` when it is damaged."""
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Blocking: nobody else puts a blob, in any process: two that put the same one would write
+        to the same file aside."""
+        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            data = self.path(digest).read_bytes()
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _get(self, digest: str) -> bytes:
+        path = self._path(digest)
+        try:
+            data = path.read_bytes()
         except FileNotFoundError:
-            raise NotFound("unknown_blob", f"no blob {digest}") from None
-        verify(data, digest)
+            raise _unknown(digest) from None
+        try:
+            verify(data, digest)
+        except WireError:
+            log.error("the blob %s is damaged: restore it from a backup", path)
+            raise
         return data
 
-    def path(self, digest: str, compressed: bool = False) -> Path:
-        """Where a blob lies, or would. The digest's form was checked when it came in."""
+    def _path(self, digest: str, compressed: bool = False) -> Path:
         return self._folder / (hex_of(digest) + (".zst" if compressed else ""))
+
+
+def _unknown(digest: str) -> NotFound:
+    return NotFound("unknown_blob", f"no blob {digest}")

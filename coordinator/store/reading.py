@@ -48,7 +48,7 @@ class Reader:
             cause = lost.__cause__
             reason = trouble(self._path, cause) if isinstance(cause, Exception) else str(lost)
             return Answer(asked, error=StoreUnavailable(reason))
-        except BaseException as error:  # noqa: BLE001: its caller is to have it
+        except BaseException as error:  # noqa: BLE001  its caller is to have it
             return Answer(asked, error=error)
 
     def _answer(self, step: Step) -> Any:

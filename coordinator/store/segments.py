@@ -14,7 +14,7 @@ from typing import NamedTuple
 from wire.files import sync_folder
 
 _OPEN = 64  # segments that are kept open: a node rarely has as many rounds open
-_PROBE = b"\0" * (64 << 10)
+_PROBE = bytes(1 << 20)  # with less than this left, a disk is called full
 _PROBE_FILE = ".probe"
 _SAFE = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _ZEROS = bytes(1 << 20)
@@ -51,6 +51,7 @@ class Segments:
         self._open: OrderedDict[str, _Open] = OrderedDict()
         self._appended: list[_Appended] = []  # since the last flush that was settled
         self._created = False
+        self._there: set[str] = set()  # segments seen since the last group
 
     # Writing: append, flush, and then settle or rewind
 
@@ -91,10 +92,13 @@ class Segments:
             segment = self._opened(name)
             os.ftruncate(segment.descriptor, start)
             segment.size = start
+        if not mark:
+            self.settle()
 
     def settle(self) -> None:
-        """What was appended stays."""
+        """What was appended stays, and the group is over: others may put segments aside."""
         self._appended.clear()
+        self._there.clear()
 
     # Reading and removing: from any thread
 
@@ -160,11 +164,12 @@ class Segments:
 
     def _opened(self, name: str) -> _Open:
         segment = self._open.get(name)
-        if segment is not None and segment.path.exists():
-            self._open.move_to_end(name)
-            return segment
-        if segment is not None:  # its round was discarded meanwhile
-            os.close(self._open.pop(name).descriptor)
+        if segment is not None:
+            if name in self._there or segment.path.exists():
+                self._there.add(name)
+                self._open.move_to_end(name)
+                return segment
+            os.close(self._open.pop(name).descriptor)  # its round was discarded meanwhile
         path = self._folder / name
         self._created |= not path.exists()
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC

@@ -20,7 +20,7 @@ class Behaviour:
     `gives_up`: the chance that it stops in mid-training and says so.
     `late_by`: how long after the deadline its update is sent, on average; 0 keeps to the deadline.
     `repeats`: how many answers to each update are lost on their way, so that it is sent again.
-    `lies`: the chance that an update breaks a rule: not finite, absurdly large, or no change.
+    `lies`: the chance that an update breaks a rule: not finite, or absurdly large.
     `drift`: its clock runs too fast or too slow by up to this share.
     `offset`: its clock has run for up to so many seconds before the simulation starts.
     """

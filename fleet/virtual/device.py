@@ -24,7 +24,7 @@ _ELIGIBLE = Verdict(())
 _POLL = 60.0
 _LARGEST_CHANGE, _MOST_EXAMPLES = 8, 15
 """Whole numbers, so small that every sum of them is exact, staleness and all: see the referee."""
-_LIES = (math.nan, math.inf, -1e30, 0.0)
+_LIES = (math.nan, math.inf, -1e30)
 
 
 class Device:

@@ -12,8 +12,10 @@ from aiohttp import web
 
 from coordinator.client import AdminClient
 from coordinator.http.app import application
-from coordinator.running import RunningTask
-from coordinator.service import Coordinator, open_coordinator
+from coordinator.store import rounds
+from coordinator.task import Task
+from coordinator.service import Coordinator
+from coordinator.start import open_coordinator
 from fleet.clients import Device
 from wire import checkpoint
 from wire.checkpoint import Weights
@@ -62,7 +64,7 @@ class Serving:
         """The port it listens on."""
         return int(self.url.rpartition(":")[2])
 
-    def task(self, name: str = "digits") -> RunningTask:
+    def task(self, name: str = "digits") -> Task:
         """A running task."""
         return self.coordinator.tasks[name]
 
@@ -90,9 +92,9 @@ class Serving:
 
     async def until_swept(self) -> None:
         """Wait until no upload has bytes on disk."""
-        spool = self.coordinator.services.spool
+        parts = self.coordinator.services.parts
         for _ in range(400):
-            if not await asyncio.to_thread(spool.held):
+            if not await asyncio.to_thread(parts.held):
                 return
             await asyncio.sleep(0.005)
         raise AssertionError("uploads stay on disk")
@@ -100,10 +102,11 @@ class Serving:
     async def model(self, name: str = "digits", version: int | None = None) -> Weights:
         """A published model, the newest unless `version` says which."""
         task, services = self.task(name), self.coordinator.services
-        models = await services.worker.call(services.database.models, name)
-        data = await services.worker.call(
-            services.blobs.get, models[-1 if version is None else version].digest
-        )
+        if version is None:
+            found = await services.store.read(rounds.newest_model, name)
+        else:
+            found = await task.model_of(version, services.store)
+        data = await services.blobs.get(found.digest)
         return checkpoint.read(data, task.manifest.parameters)
 
     async def states(self, number: int = 1, name: str = "digits") -> dict[str, str]:

@@ -1,0 +1,192 @@
+"""`coordinator serve --workers N`: several processes on one machine serve together.
+
+Each is a coordinator of its own over the same store, and all listen on the same port: the kernel
+gives each connection to one of them. This process only watches: it holds the lock of the state
+folder and the port, starts a worker anew when it ends, and ends them all when it is told to stop.
+"""
+
+import asyncio
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, suppress
+
+from coordinator.server import ServeError, ServeOptions, published, tls_context, until_stopped
+from coordinator.store.sqlite import lock_state, prepare
+from schedules.backoff import Backoff
+from schedules.clock import SystemClock
+from systemd.notify import Notifier
+
+log = logging.getLogger(__name__)
+
+METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+STORE_URL = "COORDINATOR_STORE"
+_START_SECONDS = 60.0
+_STOP_SECONDS = 15.0
+_STEADY_SECONDS = 60.0  # a worker that lived for so long did not fail at its start
+_BACKOFF = Backoff(first=0.5, limit=30.0)
+
+
+class Supervisor:
+    """Starts the workers, and starts them again."""
+
+    def __init__(self, command: Sequence[str], number: int) -> None:
+        """`command` starts one worker; the option that hands it its pipe is added."""
+        self._command = command
+        self._number = number
+        self._stopping = False
+
+    async def run(self, ready: asyncio.Event, stopping: asyncio.Event) -> None:
+        """Until `stopping`; `ready` is set when all serve. Raises `ServeError` when one cannot."""
+        started = [asyncio.Event() for _ in range(self._number)]
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._keep(n, event)) for n, event in enumerate(started)]
+            waiting = group.create_task(_all(started, ready))
+            await stopping.wait()
+            self._stopping = True
+            waiting.cancel()
+            for task in tasks:
+                task.cancel()
+
+    async def _keep(self, number: int, started: asyncio.Event) -> None:
+        """One worker, again and again."""
+        failures = 0
+        loop = asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            code = await self._one(number, started)
+            if not started.is_set():
+                raise ServeError(f"worker {number} does not start: see its messages above")
+            failures = 1 if loop.time() - began > _STEADY_SECONDS else failures + 1
+            wait = _BACKOFF.delay(failures, 1.0)
+            log.error("worker %d ended (%s); a new one starts in %.1f s", number, code, wait)
+            await asyncio.sleep(wait)
+
+    async def _one(self, number: int, started: asyncio.Event) -> int:
+        """One worker's life; returns its exit status. Cancelled, it ends the worker."""
+        reading, writing = os.pipe()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._command, "--worker", str(writing), pass_fds=(writing,)
+            )
+        except BaseException:
+            os.close(reading)
+            raise
+        finally:
+            os.close(writing)
+        try:
+            if await _heard(reading):
+                log.info("worker %d serves, process %d", number, process.pid)
+                started.set()
+            return await process.wait()
+        finally:
+            await _end(process)
+
+
+async def _heard(reading: int) -> bool:
+    """Whether a worker says on its pipe that it serves, before it closes it or time is up."""
+    loop = asyncio.get_running_loop()
+    stream = asyncio.StreamReader()
+    with os.fdopen(reading, "rb", buffering=0) as pipe:
+        transport, _ = await loop.connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(stream), pipe
+        )
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                return bool(await stream.readline())
+        except TimeoutError:
+            return False
+        finally:
+            transport.close()
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """SIGTERM, and SIGKILL if that does not help in time."""
+    if process.returncode is not None:
+        return
+    with suppress(ProcessLookupError):
+        process.send_signal(signal.SIGTERM)
+    try:
+        async with asyncio.timeout(_STOP_SECONDS):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+async def _all(started: list[asyncio.Event], ready: asyncio.Event) -> None:
+    for event in started:
+        await event.wait()
+    ready.set()
+
+
+async def supervise(options: ServeOptions, workers: int, command: Sequence[str]) -> None:
+    """Serve with `workers` processes until SIGTERM or SIGINT. `command` starts one, but for its
+    port, its clock and its pipe. Raises `ServeError`, `StoreError`."""
+    tls_context(options)
+    stopping, ready = until_stopped(), asyncio.Event()
+    notifier = Notifier.of_environment()
+    async with AsyncExitStack() as stack:
+        anchor = None
+        if options.store.url is None:
+            await asyncio.to_thread(stack.enter_context, lock_state(options.state))
+            anchor = await asyncio.to_thread(prepare, options.state, SystemClock())
+        metrics = options.state / "metrics"
+        await asyncio.to_thread(shutil.rmtree, metrics, ignore_errors=True)
+        await asyncio.to_thread(metrics.mkdir, 0o700, parents=True)
+        os.environ[METRICS_FOLDER] = str(metrics)
+        if options.store.url is not None:  # it may hold a password: not for everybody's `ps`
+            os.environ[STORE_URL] = options.store.url
+        held = stack.enter_context(_port(options))
+        port = held.getsockname()[1]
+        arguments = [*command, "--port", str(port)]
+        if anchor is not None:
+            arguments += ["--anchor", repr(anchor)]
+        supervisor = Supervisor(arguments, workers)
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(supervisor.run(ready, stopping))
+            waiting = group.create_task(_ready(options, port, ready, stopping, notifier))
+            await running
+            waiting.cancel()
+
+
+async def _ready(
+    options: ServeOptions,
+    port: int,
+    ready: asyncio.Event,
+    stopping: asyncio.Event,
+    notifier: Notifier,
+) -> None:
+    await ready.wait()
+    async with published(options, port), notifier.speaking(lambda: "workers serve"):
+        notifier.ready()
+        await stopping.wait()
+        notifier.stopping()
+
+
+def _port(options: ServeOptions) -> socket.socket:
+    """The port, held for the workers: bound, not listening. Raises `ServeError`."""
+    try:
+        (family, _, _, _, address), *_ = socket.getaddrinfo(
+            options.host, options.port, type=socket.SOCK_STREAM
+        )
+        held = socket.socket(family, socket.SOCK_STREAM)
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        held.bind(address)
+    except OSError as error:
+        raise ServeError(f"cannot listen on {options.host}:{options.port}: {error}") from None
+    return held
+
+
+def worker_command(options: ServeOptions, verbose: bool) -> list[str]:
+    """How one worker is started, but for its port, its clock and its pipe."""
+    command = [sys.executable, "-m", "coordinator", "serve"]
+    command += ["--state", str(options.state), "--host", options.host]
+    if options.tls_cert is not None and options.tls_key is not None:
+        command += ["--tls-cert", str(options.tls_cert), "--tls-key", str(options.tls_key)]
+    command += ["--insecure-http"] * options.insecure_http + ["--verbose"] * verbose
+    return command
