@@ -165,6 +165,13 @@ class Round:
         """Seconds to the deadline."""
         return self.policy.deadline if self.deadline is None else max(0.0, self.deadline - now)
 
+    def time_left(self, given: int, assigned: float, now: float) -> float:
+        """For how many seconds the update of an assignment may still count at most: one that was
+        `given` in that round, at the moment `assigned`."""
+        if self.policy.late is Late.REFUSE:
+            return self.remaining(now) if given == self.number else 0.0
+        return max(0.0, assigned + self.policy.longest - now)
+
     # What to do
 
     def refusal(self, served: bool, now: float) -> WaitReason | None:

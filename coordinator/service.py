@@ -25,6 +25,7 @@ from coordinator.store.sql import StoreError, StoreUnavailable
 from coordinator.task import Task, standing_still, terms_of
 from coordinator.taskfile import TaskFile
 from coordinator.uploads import Uploads
+from schedules.schedule import Schedule
 from wire.errors import WireError
 from wire.messages import CheckIn, CheckInReply, Left
 from wire.plan import Manifest, parse_manifest
@@ -35,6 +36,8 @@ _HEARTBEAT_SECONDS = 2.0
 _DEAD_SECONDS = 10.0  # without a heartbeat: what a process has summed is others' to sum
 _CROWD_SECONDS = 30.0
 _CHANGED_SECONDS = 5.0
+_A_DAY = 26 * 3600.0
+_AWAKE_SECONDS = 900.0
 _STALE_PART_SECONDS = 86400.0
 
 
@@ -44,6 +47,13 @@ class _Kept:
 
     keeper: Keeper
     intake: Intake
+
+
+def _awake_seconds(schedule: Schedule) -> float:
+    """Who was not seen for so long is not reckoned with: places are not kept for it."""
+    if schedule.windows:
+        return _A_DAY
+    return max(_AWAKE_SECONDS, 4 * float(schedule.check_in))
 
 
 def _parsed(definition: str, source: str = "task file") -> TaskFile:
@@ -162,8 +172,10 @@ class Coordinator:
             await asyncio.sleep(_CROWD_SECONDS)
 
     async def _crowd(self, task: Task) -> Crowd:
-        labels = task.file.participants.labels
-        population = await self.services.store.read(store.labelled, labels)
+        labels, now = task.file.participants.labels, self.services.store.now()
+        population = await self.services.store.read(
+            store.labelled, labels, now - _awake_seconds(task.timing)
+        )
         examples, served = await self.services.store.read(store.crowd, task.name)
         return Crowd(
             population=population,

@@ -103,8 +103,6 @@ class Task:
 
     def assignment(self, row: AssignmentRecord, model: ModelRecord, now: float) -> Assignment:
         """What a device is told. Its deadline is when its update can count no more."""
-        late = row.round != self.round.number
-        remaining = 0.0 if late else self.round.remaining(now)
         return Assignment(
             id=row.id,
             task=self.name,
@@ -113,7 +111,7 @@ class Task:
             plan=self.record.plan,
             model=model.digest,
             codec=self.file.upload.codec,
-            deadline=min(remaining + self.terms.policy.patience, _LONGEST),
+            deadline=min(self.round.time_left(row.round, row.assigned, now), _LONGEST),
             upload_limit=self.upload_limit,
             seed=row.seed,
         )

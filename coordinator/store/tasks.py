@@ -78,15 +78,16 @@ def crowd(task: str) -> Steps[tuple[float | None, list[Row]]]:
     return None if average is None else float(average), served
 
 
-def labelled(labels: Mapping[str, str]) -> Steps[int]:
-    """How many devices carry all of these labels."""
+def labelled(labels: Mapping[str, str], since: float) -> Steps[int]:
+    """How many devices carry all of these labels and have been seen since."""
     if not labels:
-        row = yield from one("SELECT count(*) AS found FROM devices")
+        row = yield from one("SELECT count(*) AS found FROM devices WHERE seen >= $1", since)
         return int(row["found"]) if row else 0
     found, last = 0, ""
     while page := (
         yield from rows(
-            "SELECT id, labels FROM devices WHERE id > $1 ORDER BY id LIMIT $2", last, _PAGE
+            "SELECT id, labels FROM devices WHERE id > $1 AND seen >= $3 ORDER BY id LIMIT $2",
+            *(last, _PAGE, since),
         )
     ):
         last = page[-1]["id"]

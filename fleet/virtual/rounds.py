@@ -99,9 +99,7 @@ class Rounds:
 
     def time_left(self, given: Given) -> float:
         """Seconds until its update can count no more, as the device is told."""
-        own = given.round == self.round.number
-        remaining = self.round.remaining(self._timeline.now) if own else 0.0
-        return remaining + self.task.policy.patience
+        return self.round.time_left(given.round, given.assigned, self._timeline.now)
 
     def give_up(self, given: Given) -> None:
         """The device will not deliver."""
