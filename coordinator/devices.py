@@ -121,6 +121,11 @@ class Devices:
         """A device checks in."""
         self._seen[device] = (facts, self._services.store.now())
 
+    def seen_lately(self, identifier: str) -> float | None:
+        """When a device last checked in here, if that is not in the store yet."""
+        found = self._seen.get(identifier)
+        return None if found is None else found[1]
+
     def last_seen(self, device: DeviceRecord) -> float:
         """When the device last checked in, in seconds since the epoch, as far as is known here."""
         return max(device.seen, self._seen[device.id][1] if device.id in self._seen else 0.0)
