@@ -141,7 +141,7 @@ class Metrics:
         if not self._several:
             return generate_latest(self.registry)
         every = CollectorRegistry()
-        MultiProcessCollector(every)
+        MultiProcessCollector(every)  # type: ignore[no-untyped-call]
         return generate_latest(every)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:

@@ -14,7 +14,7 @@ import signal
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ class ServeOptions:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     insecure_http: bool = False
-    store: StoreOptions = StoreOptions()
+    store: StoreOptions = field(default_factory=StoreOptions)
     max_connections: int | None = None
     metrics_open: bool = False
 
@@ -113,15 +113,13 @@ async def serve(options: ServeOptions, worker: "Worker | None" = None) -> None:
     async with (
         open_coordinator(options.state, options=options.store) as coordinator,
         notifier.speaking(lambda: status_line(coordinator)),
+        _listening(options, tls, coordinator, worker) as port,
+        published(options, port, worker),
     ):
-        async with (
-            _listening(options, tls, coordinator, worker) as port,
-            published(options, port, worker),
-        ):
-            notifier.ready()
-            await stopping.wait()
-            log.info("stopping")
-            notifier.stopping()
+        notifier.ready()
+        await stopping.wait()
+        log.info("stopping")
+        notifier.stopping()
 
 
 @asynccontextmanager

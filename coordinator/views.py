@@ -44,8 +44,8 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
 class RoundSummary(msgspec.Struct, frozen=True, kw_only=True):
     """A round at a glance. `version` is that of the model it trains from; of its `places`,
     `working` devices are at work, `dropped` came to nothing; `selected` devices were given one,
-    where that was counted. `deadline` is in seconds from its start, the other times in seconds
-    since the epoch."""
+    where that was counted. In seconds: `deadline`, from its start; `elapsed`, from its start to its
+    end or to now; the other times since the epoch."""
 
     task: str
     number: int
@@ -62,10 +62,14 @@ class RoundSummary(msgspec.Struct, frozen=True, kw_only=True):
     opened: float
     started: float | None
     ended: float | None
+    elapsed: float | None
 
 
-def summary(row: RoundRecord, deadline: float, selected: int | None = None) -> RoundSummary:
+def summary(
+    row: RoundRecord, deadline: float, now: float, selected: int | None = None
+) -> RoundSummary:
     """A round's record, for those who ask."""
+    end = now if row.ended is None else row.ended
     return RoundSummary(
         task=row.task,
         number=row.number,
@@ -82,6 +86,7 @@ def summary(row: RoundRecord, deadline: float, selected: int | None = None) -> R
         opened=row.opened,
         started=row.started,
         ended=row.ended,
+        elapsed=None if row.started is None else max(0.0, end - row.started),
     )
 
 

@@ -55,10 +55,9 @@ async def task(request: web.Request) -> web.StreamResponse:
     coordinator, found = coordinator_of(request), _task(request)
     last = await coordinator.services.store.read(rounds.rounds, found.name, _ROUNDS_SHOWN)
     view = await _view(coordinator, found, _ROUNDS_SHOWN)
-    summaries = [summary(row, found.terms.policy.deadline) for row in last]
-    return json_answer(
-        TaskDetail(task=view, definition=found.record.definition, rounds=summaries)
-    )
+    now = coordinator.services.store.now()
+    summaries = [summary(row, found.terms.policy.deadline, now) for row in last]
+    return json_answer(TaskDetail(task=view, definition=found.record.definition, rounds=summaries))
 
 
 async def create(request: web.Request) -> web.StreamResponse:
@@ -218,7 +217,7 @@ async def _metrics(store: Store, task: Task, versions: int) -> dict[int, list[Me
 
 async def _summary(services: Services, task: Task, row: RoundRecord) -> RoundSummary:
     selected = await services.store.read(journal.selected, task.name, row.number)
-    return summary(row, task.terms.policy.deadline, selected)
+    return summary(row, task.terms.policy.deadline, services.store.now(), selected)
 
 
 def _seen(coordinator: Coordinator, place: Place) -> Place:
