@@ -1,5 +1,5 @@
-"""`coordinator rounds`: the journal. What each round came to; who was in one, who came when, who did
-not and what is known of why."""
+"""`coordinator rounds`: the journal. What each round came to; who was in one, who came when, who
+did not and what is known of why."""
 
 import sys
 from typing import Annotated
