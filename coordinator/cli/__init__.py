@@ -5,7 +5,7 @@ import sys
 import typer
 
 from coordinator.cli import fleet, rounds, serving, tasks
-from coordinator.cli.common import Complaint, complain
+from coordinator.cli.common import EXIT_INPUT, Complaint, complain
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,7 +23,10 @@ def main() -> None:
         status = app(standalone_mode=False)
     except Exception as error:
         # What cannot be understood is one line, as every other mistake.
-        if not (said := getattr(error, "format_message", None)):
+        # (Typer has click's exceptions, but not always click's own: asked for by what they can do.)
+        if (said := getattr(error, "format_message", None)) is None:
             raise
-        sys.exit(complain(Complaint(said()), 2))
+        if text := said():  # none where the help was shown already
+            complain(Complaint(text), EXIT_INPUT)
+        sys.exit(EXIT_INPUT)
     sys.exit(status if isinstance(status, int) else 0)

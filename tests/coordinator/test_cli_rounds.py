@@ -89,10 +89,10 @@ def test_devices_in_trouble_are_shown(state: Path):
         (("rounds", "other"), "no task 'other'"),
         (("rounds", "[red]"), "lower case letters"),
         (("rounds", "digits", "--last", "0"), "--last: from 1 to 1000"),
-        (("rounds", "digits", "--last", "many"), "'many'"),
+        (("rounds", "digits", "--last", "many"), "'--last'"),
         (("rounds", "digits", "--round", "0"), "--round: 1 or more"),
         (("rounds", "digits", "--round", "7"), "has had 2 rounds"),
-        (("rounds",), "NAME"),
+        (("rounds",), "Missing argument 'name'"),
         (("token", "--uses", "0"), "--uses: from 1 to 1000000"),
         (("token", "--expires", "foo"), "'1h30m'"),
         (("token", "--expires", "0s"), "--expires: from '1s' to '366d'"),
@@ -119,3 +119,6 @@ def test_help_is_not_a_mistake():
     assert done.returncode == 0
     assert "--round" in done.stdout
     assert "rounds" in run("--help").stdout
+    nothing = run()
+    assert "rounds" in nothing.stdout
+    assert (nothing.returncode, nothing.stderr) == (2, "")

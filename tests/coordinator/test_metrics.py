@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from coordinator.client import AdminClient
 from coordinator.server import max_connections
 from edge_agent.errors import Rejected
-from fleet.clients import Device, Lie, LyingDevice, NoWork
+from fleet.clients import Device, Lie, LyingDevice
 from tests.coordinator.plans import constant, plan
 from tests.coordinator.processes import served_process, stop
 from tests.coordinator.raw import ask
@@ -109,33 +109,27 @@ def test_workers_answer_for_each_other(tmp_path: Path):
             while not what(await count(url, sample)):  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
 
-    async def patiently(device: Device) -> None:
-        for _ in range(100):
-            try:
-                await device.serve(constant(1.0))
-            except NoWork:  # it asked a worker that has not heard of the task yet
-                await asyncio.sleep(0.05)
-            else:
-                return
-
     async def serve(url: str, own: AdminClient) -> None:
         async with own as admin:
             await plan(goal=8, deadline="1h").create(admin)
             token = await admin.token(8, 60.0)
-            for _ in range(8):
-                await patiently(await Device.enroll(admin.url, token))
+            devices = [await Device.enroll(admin.url, token) for _ in range(8)]
+            await asyncio.sleep(1.0)  # each worker has heard of the task by then
+            await asyncio.gather(*(device.serve(constant(1.0)) for device in devices))
         accepted = 'lamplighter_updates_total{outcome="accepted",task="digits"}'
         for _ in range(10):
             assert await count(url, accepted) == 8
         await until(lambda n: n == 1, url, 'lamplighter_model_version{task="digits"}')
         # A worker that is killed leaves its counts, and none of its gauges.
         folder = state / "metrics"
-        pids = {int(p.stem.split("_")[-1]) for p in folder.glob("gauge_livesum_*.db")}
+        gauges = await asyncio.to_thread(lambda: list(folder.glob("gauge_livesum_*.db")))
+        pids = {int(path.stem.split("_")[-1]) for path in gauges}
         assert len(pids) == 2
         victim = pids.pop()
         os.kill(victim, signal.SIGKILL)
         async with asyncio.timeout(30):
-            while list(folder.glob(f"gauge_*_{victim}.db")):  # noqa: ASYNC110
+            gone = folder / f"gauge_livesum_{victim}.db"
+            while await asyncio.to_thread(gone.exists):
                 await asyncio.sleep(0.1)
         await until(lambda n: n == 8, url, accepted)
 
