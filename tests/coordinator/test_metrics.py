@@ -129,7 +129,7 @@ def test_workers_answer_for_each_other(tmp_path: Path):
         os.kill(victim, signal.SIGKILL)
         async with asyncio.timeout(30):
             gone = folder / f"gauge_livesum_{victim}.db"
-            while await asyncio.to_thread(gone.exists):
+            while await asyncio.to_thread(gone.exists):  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
         await until(lambda n: n == 8, url, accepted)
 
