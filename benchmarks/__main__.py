@@ -13,7 +13,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before anything imports ONNX Runtim
 
 from rich.console import Console
 
-from benchmarks import guest, memory, rounds, steps
+from benchmarks import aggregation, guest, load, memory, rounds, steps
 from benchmarks.report import Section
 from benchmarks.runtimes import Runtime, RuntimeMissing, here, probe
 
@@ -38,10 +38,16 @@ def _guest(work: Path, runtimes: list[Runtime], quick: bool, say: Callable[[str]
     return asyncio.run(guest.measure(work, runtimes, quick, say))
 
 
+def _load(work: Path, runtimes: list[Runtime], quick: bool, say: Callable[[str], None]) -> Section:
+    return asyncio.run(load.measure(work, quick, say))
+
+
 SECTIONS: dict[str, Measure] = {
     "steps": steps.measure,
     "memory": _memory,
     "rounds": _rounds,
+    "load": _load,
+    "aggregation": aggregation.measure,
     "guest": _guest,
 }
 

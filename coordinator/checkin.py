@@ -1,7 +1,8 @@
 """Check-in: work for a device, or when it should come back, and why."""
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from coordinator.aggregation import counted
 from coordinator.credentials import new_id
@@ -20,11 +21,13 @@ from coordinator.store.records import (
     StandingRecord,
 )
 from coordinator.task import Task
-from schedules.pacing import RetryWindow, retry_window
+from schedules.pacing import CHECK_INS_PER_SECOND, Gate, RetryWindow, retry_window
 from wire import PROTOCOL_VERSIONS
 from wire.messages import Assignment, CheckIn, CheckInReply, Wait, WaitReason
 
 _IDLE_CHECK_IN = 300.0  # the usual wait of a device that has no task at all
+_AT_ONCE = 128  # check-ins under way at one moment; what comes then is told to come back
+_BOOKED_PER_SECOND = 4 * CHECK_INS_PER_SECOND
 _LARGEST_METRIC = 3.5e38  # float32's range: a lie beyond it would spoil every mean
 _NOWHERE = StandingRecord(device="", task="", round=0)
 
@@ -47,6 +50,27 @@ class Desk:
         self._services = services
         self._devices = devices
         self._given = given
+        self._at_once = 0
+        self._gate = Gate(rate=_BOOKED_PER_SECOND)
+
+    def turn_away(self) -> CheckInReply | None:
+        """What to tell a device at once, at no cost to the store, when too many check in at this
+        moment, as they do after an outage: they come back one after the other."""
+        if self._at_once < _AT_ONCE:
+            return None
+        self._services.metrics.check_ins.labels(WaitReason.BUSY).inc()
+        window = self._gate.book(self._services.clock.monotonic())
+        wait = Wait(reason=WaitReason.BUSY, after=window.after, before=window.before)
+        return CheckInReply(protocol=max(PROTOCOL_VERSIONS), wait=wait)
+
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """While one checks in."""
+        self._at_once += 1
+        try:
+            yield
+        finally:
+            self._at_once -= 1
 
     async def check_in(
         self, device: DeviceRecord, message: CheckIn, every: Mapping[str, Task]

@@ -25,7 +25,7 @@ from coordinator.views import (
     Token,
 )
 from wire.digest import digest_of, verify
-from wire.messages import Left, Problem
+from wire.messages import Left, Problem, Published
 
 T = TypeVar("T")
 PAGE = 1000
@@ -116,6 +116,10 @@ class AdminClient:
         """One round and up to `limit` of those in it, at most 5000; `after` is the last view's."""
         path = f"tasks/{_part(name)}/rounds/{number}?limit={limit}"
         return await self._ask(RoundView, "GET", path + (f"&after={after}" if after else ""))
+
+    async def model(self, name: str, version: int) -> Published:
+        """A published model of a task."""
+        return await self._ask(Published, "GET", f"tasks/{_part(name)}/models/{version}")
 
     async def stop(self, name: str) -> TaskView:
         """Stop a task."""

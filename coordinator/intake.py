@@ -1,6 +1,6 @@
 """Intake: complete updates are decoded, checked, made durable and summed, in batches.
 
-    queue -> decode and check -> one transaction for the batch -> sum -> acknowledge
+    queue -> decode, check and sum -> one transaction for the batch -> merge -> acknowledge
 
 The queue is bounded, by number and by bytes. Two runners share it, so that one batch is decoded
 while the other's bytes go to the disk. Only what is durable is acknowledged; what is durable
@@ -10,28 +10,27 @@ counts, acknowledged or not, and a device that asks again hears "accepted".
 import asyncio
 import logging
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from coordinator import lateness
 from coordinator.aggregation import Contribution
 from coordinator.errors import Conflict, CoordinatorError, Refused, Unavailable
-from coordinator.round import Arrival
+from coordinator.round import Arrival, Held
 from coordinator.services import Services
 from coordinator.store import rounds
 from coordinator.store.records import AssignmentRecord
 from coordinator.store.rounds import Arrived
-from coordinator.tally import Summed
+from coordinator.tally import Batch, Summed
 from coordinator.task import Task
 from systemd.journal import fields
 from wire.digest import verify
 from wire.errors import Rule, WireError
-from wire.update import Update, read
+from wire.update import read
 
 log = logging.getLogger(__name__)
 
 _WAITING = 256  # updates that wait, at most; whoever comes then waits to wait
 _BATCH = 32
-_DECODED_BYTES = 64 << 20  # of one batch, in memory at once; one update may be larger
 _RUNNERS = 2
 _PATIENCE = 30.0  # for the next round to open, when an update counts in that
 _LOOK_AGAIN = 0.05
@@ -47,9 +46,10 @@ class _Job:
     digest: str
     data: bytes | None
     done: asyncio.Future[Arrival]
-    update: Update | None = None
+    since: float
+    arrived: Arrived | None = None
+    staleness: int = 0
     error: Exception | None = None
-    since: float = field(default_factory=lambda: asyncio.get_running_loop().time())
 
 
 class Intake:
@@ -61,8 +61,6 @@ class Intake:
         self._jobs: deque[_Job] = deque()
         self._arrived = asyncio.Event()
         self._room = asyncio.Semaphore(_WAITING)
-        decoded = 4 * max(1, task.manifest.weights)
-        self._most = max(1, min(_BATCH, _DECODED_BYTES // decoded))
 
     async def submit(
         self, row: AssignmentRecord, base: str, digest: str, data: bytes | None
@@ -74,7 +72,8 @@ class Intake:
         bytes are not those that were announced; `Unavailable` when the disk does not take it.
         """
         async with self._room:
-            job = _Job(row, base, digest, data, asyncio.get_running_loop().create_future())
+            loop = asyncio.get_running_loop()
+            job = _Job(row, base, digest, data, loop.create_future(), loop.time())
             self._jobs.append(job)
             self._arrived.set()
             arrival = await job.done
@@ -100,7 +99,7 @@ class Intake:
             while not self._jobs:
                 self._arrived.clear()
                 await self._arrived.wait()
-            batch = [self._jobs.popleft() for _ in range(min(self._most, len(self._jobs)))]
+            batch = [self._jobs.popleft() for _ in range(min(_BATCH, len(self._jobs)))]
             try:
                 await self._take(batch)
             except CoordinatorError as error:
@@ -113,38 +112,51 @@ class Intake:
                 _fail(batch, Unavailable("stopping", "the coordinator stops: try again"))
                 raise
 
-    async def _take(self, batch: list[_Job]) -> None:
-        await asyncio.to_thread(self._open, batch)
-        good = []
-        for job in batch:
-            if job.error is None:
-                good.append(job)
-            else:
-                await self._refuse(job)
+    async def _take(self, jobs: list[_Job]) -> None:
+        batch = await asyncio.to_thread(self._open, jobs)
+        good = [job for job in jobs if job.error is None]
         if good:
-            await self._accept(good)
+            await self._accept(good, batch)
+        for job in jobs:
+            if job.error is not None:
+                await self._refuse(job)
 
-    def _open(self, batch: list[_Job]) -> None:
-        """Blocking: decode and check each, or say what is wrong with it."""
-        task = self._task
-        for job in batch:
+    def _open(self, jobs: list[_Job]) -> Batch:
+        """Blocking: decode, check and sum each, one at a time in memory, or say what is wrong with
+        it. That it counts is not known yet."""
+        batch = Batch(self._task.aggregator)
+        for job in jobs:
             try:
-                if job.data is None:
-                    job.data = self._services.parts.read(job.row.id, job.digest)
-                else:
-                    verify(job.data, job.digest)
-                job.update = read(job.data, task.manifest.parameters, task.file.upload.codec)
-                header = job.update.header
-                if (header.assignment, header.plan, header.base) != (
-                    *(job.row.id, task.record.plan, job.base),
-                ):
-                    raise WireError(
-                        Rule.WRONG_BASE,
-                        "made for another assignment, from another plan or another model",
-                    )
-                task.aggregator.check(_contribution(job.update, 0))
+                batch.add(Summed(job.row.id, self._decode(job)))
             except (WireError, CoordinatorError, OSError) as error:
                 job.error = error
+        return batch
+
+    def _decode(self, job: _Job) -> Contribution:
+        """What an update contributes to the open round. Raises `WireError` when it breaks a rule,
+        `CoordinatorError` or `OSError` when its bytes cannot be had."""
+        task = self._task
+        if job.data is None:
+            job.data = self._services.parts.read(job.row.id, job.digest)
+        else:
+            verify(job.data, job.digest)
+        update = read(job.data, task.manifest.parameters, task.file.upload.codec)
+        header = update.header
+        if (header.assignment, header.plan, header.base) != (
+            *(job.row.id, task.record.plan, job.base),
+        ):
+            raise WireError(
+                Rule.WRONG_BASE, "made for another assignment, from another plan or another model"
+            )
+        held = Held("working", job.row.round, job.row.version)
+        job.staleness = task.round.staleness(held)
+        found = Contribution(update.delta, header.examples, header.steps, job.staleness)
+        if not task.aggregator.streams:  # a sum checks what it adds
+            task.aggregator.check(found)
+        job.arrived = Arrived(
+            job.row.id, job.data, job.digest, header.examples, header.steps, header.loss
+        )
+        return found
 
     async def _refuse(self, job: _Job) -> None:
         error = job.error
@@ -163,21 +175,21 @@ class Intake:
         else:
             _settle(job, Refused(str(error.code), error.detail))
 
-    async def _accept(self, jobs: list[_Job]) -> None:
+    async def _accept(self, jobs: list[_Job], batch: Batch) -> None:
         task, services = self._task, self._services
-        arrived = [_arrived(job) for job in jobs]
+        arrived = [job.arrived for job in jobs if job.arrived is not None]
         async with task.tally.lock:
             now = services.store.now()
             accepted = await services.store.run(
                 rounds.accept, task.terms, arrived, services.node, now
             )
             counted = [
-                Summed(job.row.id, _contribution(job.update, staleness))
+                (job, staleness)
                 for job, (arrival, staleness) in zip(jobs, accepted.arrivals, strict=True)
-                if arrival is Arrival.COUNTS and job.update is not None
+                if arrival is Arrival.COUNTS
             ]
             if counted:
-                await self._sum(accepted.round.number, counted)
+                await self._sum(accepted.round.number, counted, batch)
         task.saw(accepted.round)
         if accepted.round.due(now) or accepted.round.arrived == len(counted):
             task.told.set()
@@ -190,13 +202,24 @@ class Intake:
             else:
                 _settle(job, arrival)
 
-    async def _sum(self, number: int, counted: list[Summed]) -> None:
+    async def _sum(self, number: int, counted: list[tuple[_Job, int]], batch: Batch) -> None:
         try:
-            await asyncio.to_thread(self._task.tally.add, number, counted)
+            expected = all(job.staleness == staleness for job, staleness in counted)
+            if len(counted) != batch.updates or not expected:
+                batch = await asyncio.to_thread(self._anew, counted)
+            await asyncio.to_thread(self._task.tally.add, number, batch)
         except BaseException:
             # They count, summed here or not: at the close their bytes are summed instead.
             self._task.tally.spoil()
             raise
+
+    def _anew(self, counted: list[tuple[_Job, int]]) -> Batch:
+        """Blocking: the sum of those that count, when it was not what was expected."""
+        batch = Batch(self._task.aggregator)
+        for job, staleness in counted:
+            found = self._decode(job)
+            batch.add(Summed(job.row.id, found._replace(staleness=staleness)))
+        return batch
 
     def _again(self, job: _Job) -> None:
         """The round is closing: this one counts in the next."""
@@ -231,18 +254,6 @@ async def drop(
     if await services.store.run(rounds.drop, task.terms, assignment, state, reason, detail, now):
         services.metrics.updates.labels(task.name, state).inc()
     await asyncio.to_thread(services.parts.drop, assignment)
-
-
-def _contribution(update: Update | None, staleness: int) -> Contribution:
-    assert update is not None
-    return Contribution(update.delta, update.header.examples, update.header.steps, staleness)
-
-
-def _arrived(job: _Job) -> Arrived:
-    assert job.update is not None
-    assert job.data is not None
-    header = job.update.header
-    return Arrived(job.row.id, job.data, job.digest, header.examples, header.steps, header.loss)
 
 
 def _settle(job: _Job, outcome: Arrival | Exception) -> None:

@@ -61,7 +61,7 @@ class Coordinator:
         self.tasks: dict[str, Task] = {}
         self.devices = Devices(services)
         self._given = Given(services.store)
-        self.uploads = Uploads(services, self._given)
+        self.uploads = Uploads(services, self._given, self._find)
         self.desk = Desk(services, self.devices, self._given)
         self._admin = credentials.hashed(admin_token)
         self._nodes = Nodes(services.node)
@@ -111,7 +111,6 @@ class Coordinator:
     def _keep(self, task: Task) -> None:
         kept = _Kept(Keeper(self.services, task, self._nodes), Intake(self.services, task))
         self._kept[task.name] = kept
-        self.uploads.tasks[task.name] = task
         self.uploads.intakes[task.name] = kept.intake
         self._own(kept.keeper.run(), f"rounds of {task.name}")
         self._own(kept.intake.run(), f"intake of {task.name}")
@@ -259,12 +258,20 @@ class Coordinator:
         self._add(Task(record, file, manifest, found, stored))
         return self.tasks[file.name]
 
-    def task(self, name: str) -> Task:
+    async def _find(self, name: str) -> Task | None:
+        """A task by name; one that another process has just made, too."""
+        if name not in self.tasks and self.services.store.shared:
+            async with self._changing:
+                await self._find_tasks()
+        return self.tasks.get(name)
+
+    async def task(self, name: str) -> Task:
         """A task by name. Raises `NotFound`."""
-        if name not in self.tasks:
+        found = await self._find(name)
+        if found is None:
             known = ", ".join(self.tasks) or "none"
             raise NotFound("unknown_task", f"no task {name!r}; tasks here: {known}")
-        return self.tasks[name]
+        return found
 
     async def refresh(self, task: Task) -> None:
         """Ask the store how a task stands."""
@@ -272,6 +279,6 @@ class Coordinator:
 
     async def stop(self, name: str) -> Task:
         """Stop a task for good. Raises `NotFound`."""
-        task = self.task(name)
+        task = await self.task(name)
         await self._kept[name].keeper.stop()
         return task

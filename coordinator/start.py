@@ -84,15 +84,14 @@ async def _open_store(
         )
         return store, await asyncio.to_thread(BlobStore, state / "blobs")
     try:
-        from coordinator.store.postgres import open_postgres
-        from coordinator.store.postgres_blobs import PostgresBlobs
+        from coordinator.store.postgres import PostgresBlobs, open_postgres
     except ImportError as error:
         raise StoreError(
             f"PostgreSQL needs one more package ({error.name}): pip install 'lamplighter[postgres]'"
         ) from None
     await asyncio.to_thread(state.mkdir, 0o700, parents=True, exist_ok=True)
     postgres = await stack.enter_async_context(open_postgres(options.url, node, clock))
-    return postgres, PostgresBlobs(postgres, state / "cache")
+    return postgres, await asyncio.to_thread(PostgresBlobs, postgres, state / "cache")
 
 
 def _empty(folder: Path) -> None:

@@ -5,6 +5,7 @@ and what came of one before its connection was cut, go to a part, from where the
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -27,10 +28,15 @@ _LITTLE = 2 << 10
 class Uploads:
     """All uploads of this process. `intakes` has one for each task."""
 
-    def __init__(self, services: Services, given: Given) -> None:
+    def __init__(
+        self,
+        services: Services,
+        given: Given,
+        find_task: Callable[[str], Awaitable[Task | None]],
+    ) -> None:
         self._services = services
         self._given = given
-        self.tasks: dict[str, Task] = {}
+        self._find_task = find_task
         self.intakes: dict[str, Intake] = {}
         self.under_way = 0
         self._in_memory = 0
@@ -39,7 +45,7 @@ class Uploads:
         """An assignment that is at work or accepted, and its task. Raises `NotFound` unless it is
         the device's own, `Conflict` when it has ended or its update would come too late."""
         row = await self._found(assignment, device)
-        task = self.tasks.get(row.task)
+        task = await self._find_task(row.task)
         if task is None:
             raise NotFound("unknown_assignment", f"assignment {assignment} is of no task here")
         if row.state == "working":
@@ -108,9 +114,9 @@ class Uploads:
         """The device will not deliver; its place is free again. Raises `NotFound` unless it is the
         device's own, `Conflict` when it has ended."""
         row = await self._given.find(assignment, device)
-        if row.state == "working" and row.task in self.tasks:
+        task = await self._find_task(row.task)
+        if row.state == "working" and task is not None:
             self._given.forget(row.id)
-            task = self.tasks[row.task]
             await drop(self._services, task, row.id, "given_up", why.reason, why.detail)
 
     # Memory

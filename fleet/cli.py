@@ -44,7 +44,7 @@ def demo(
 
     console = Console(soft_wrap=False)
     try:
-        status = asyncio.run(_until_signal(run(folder, console)))
+        status = asyncio.run(_until_signal(run(folder.absolute(), console)))
     except (DemoError, OSError) as error:
         err.print(f"[red]error:[/] {error}")
         status = 1

@@ -151,9 +151,10 @@ class Gate:
         if self._used + 1 <= self.burst:
             self._used += 1
             return None
-        return self._book(now)
+        return self.book(now)
 
-    def _book(self, now: float) -> RetryWindow:
+    def book(self, now: float) -> RetryWindow:
+        """When to come back, though there may be a token."""
         self._booked = max(self._booked, now + _SHORTEST_PAUSE) + 1 / self.rate
         wait = self._booked - now
         if wait <= _LONGEST_PAUSE:

@@ -21,7 +21,6 @@ class Rule(StrEnum):
     NOT_FINITE = "not_finite"
     WRONG_CODEC = "wrong_codec"
     WRONG_BASE = "wrong_base"
-    NO_CHANGE = "no_change"
     TOO_FAR = "too_far"
     TOO_FEW = "too_few"
 

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from coordinator.aggregation.sums import Contribution, Sum
+from coordinator.aggregation.recipe import Contribution
+from coordinator.aggregation.sums import Sum
 from wire.checkpoint import Weights
 
 
@@ -28,7 +29,7 @@ class Aggregator(Protocol):
     streams: bool
 
     def check(self, update: Contribution) -> None:
-        """Raise `WireError` for an update that must not count: no_change, too_far, not_finite.
+        """Raise `WireError` for an update that must not count: too_far, not_finite.
 
         Cheap, and the same verdict on every machine.
         """

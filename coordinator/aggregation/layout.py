@@ -11,9 +11,8 @@ from wire.plan import Parameter
 Vector32 = npt.NDArray[np.float32]
 Vector64 = npt.NDArray[np.float64]
 
-BLOCK = 1 << 16
+BLOCK = 1 << 17
 """Weights in a block, at most. Smaller ones cost more calls, larger ones leave the cache."""
-_ALONE = BLOCK // 4  # a piece of this size is worth calls of its own, rather than a copy
 
 
 class Piece(NamedTuple):
@@ -55,12 +54,15 @@ class Block(NamedTuple):
 
 
 class Layout:
-    """Where each parameter lies in the flat vector: in the order of the plan."""
+    """Where each parameter lies in the flat vector: in the order of the plan.
 
-    def __init__(self, parameters: tuple[Parameter, ...]) -> None:
+    Blocks have `block` weights at most; how a model is cut changes no result.
+    """
+
+    def __init__(self, parameters: tuple[Parameter, ...], block: int = BLOCK) -> None:
         self.parameters = parameters
         self.size = sum(p.size for p in parameters)
-        self.blocks = tuple(_blocks(parameters))
+        self.blocks = tuple(_blocks(parameters, block))
         self.largest = max((block.size for block in self.blocks), default=0)
 
     def pieces(self) -> Iterator[Piece]:
@@ -81,11 +83,14 @@ class Layout:
         return self.parameters == other.parameters
 
 
-def _blocks(parameters: tuple[Parameter, ...]) -> Iterator[Block]:
-    """Large pieces in blocks of their own, so that nothing is copied; small ones together."""
+def _blocks(parameters: tuple[Parameter, ...], most: int) -> Iterator[Block]:
+    """Small pieces together; large ones, worth calls of their own, alone so that nothing is
+    copied."""
     start, length, waiting = 0, 0, list[Piece]()
-    for piece in _cut(parameters):
-        if waiting and (piece.size >= _ALONE or length + piece.size > BLOCK):
+    for piece in _cut(parameters, most):
+        # Pieces that together are large stand alone, too: a large one is never copied.
+        full = 8 * max(piece.size, length) >= most
+        if waiting and full:
             yield Block(start, start + length, tuple(waiting))
             start, length, waiting = start + length, 0, []
         waiting.append(piece)
@@ -94,7 +99,7 @@ def _blocks(parameters: tuple[Parameter, ...]) -> Iterator[Block]:
         yield Block(start, start + length, tuple(waiting))
 
 
-def _cut(parameters: tuple[Parameter, ...]) -> Iterator[Piece]:
+def _cut(parameters: tuple[Parameter, ...], most: int) -> Iterator[Piece]:
     for p in parameters:
-        for at in range(0, p.size, BLOCK):
-            yield Piece(p.name, at, min(at + BLOCK, p.size))
+        for at in range(0, p.size, most):
+            yield Piece(p.name, at, min(at + most, p.size))

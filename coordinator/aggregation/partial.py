@@ -63,7 +63,7 @@ def read(data: bytes, recipe: bytes, layout: Layout) -> tuple[Counts, list[Limbs
     """What `write` wrote, for the same recipe: limbs by block of the layout. Raises `WireError`."""
     if len(data) < _HEADER.size + _DIGEST:
         raise WireError(Rule.TRUNCATED, f"a partial sum of {len(data)} bytes")
-    magic, version, width, size, *numbers, work, made_by = _HEADER.unpack_from(data)
+    magic, version, width, size, *counted, work, made_by = _HEADER.unpack_from(data)
     if (magic, version) != (_MAGIC, _VERSION) or width not in _WIDTHS:
         raise WireError(Rule.BAD_FORMAT, "not a partial sum of this version")
     if size != layout.size or made_by != recipe:
@@ -73,7 +73,8 @@ def read(data: bytes, recipe: bytes, layout: Layout) -> tuple[Counts, list[Limbs
         raise WireError(Rule.TRUNCATED, f"a partial sum of {len(data)} bytes, not {expected}")
     if hashlib.sha256(memoryview(data)[:-_DIGEST]).digest() != data[-_DIGEST:]:
         raise WireError(Rule.BAD_DIGEST, "a partial sum whose digest is not its own")
-    counts = Counts(*numbers, int.from_bytes(work, "little"))
+    updates, examples, weight = counted
+    counts = Counts(updates, examples, weight, int.from_bytes(work, "little"))
     low = np.frombuffer(data, "<u4", size, _HEADER.size)
     high = np.frombuffer(data, f"<i{width}", size, _HEADER.size + 4 * size)
     _check(counts, high, width)

@@ -56,15 +56,16 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, options: Streaming, staleness_exponent: float) -> "Recipe":
         """That of a task."""
-        nova = isinstance(options, FedNova)
-        return cls(
+        found = cls(
             uniform=options.by == "uniform",
             max_examples=options.max_examples,
             max_norm=options.max_norm,
             staleness_exponent=staleness_exponent,
-            normalised=nova,
-            momentum=options.momentum if nova else 0.0,
-            max_steps=options.max_steps if nova else 1,
+        )
+        if not isinstance(options, FedNova):
+            return found
+        return msgspec.structs.replace(
+            found, normalised=True, momentum=options.momentum, max_steps=options.max_steps
         )
 
     def weight(self, examples: int) -> int:

@@ -77,13 +77,13 @@ class Rows:
 
 
 def _write(file: int, values: Vector32) -> None:
-    rest = memoryview(np.ascontiguousarray(values)).cast("B")
+    rest = np.ascontiguousarray(values).data.cast("B")
     while rest:
         rest = rest[os.write(file, rest) :]
 
 
 def _read(file: int, values: Vector32, offset: int) -> None:
-    rest = memoryview(values).cast("B")
+    rest = values.data.cast("B")
     while rest:
         got = os.preadv(file, [rest], offset)
         if not got:

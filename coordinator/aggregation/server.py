@@ -5,9 +5,10 @@ With x the model, d the mean change, and all else elementwise:
 * FedAvg, FedNova  x + d. FedNova's d is the mean of each change divided by its local steps, times
                    the mean of the steps, so that a device that did more does not pull harder.
 * FedAvgM          v <- momentum v + d;  x + rate v
-* FedAdagrad       m <- b1 m + (1 - b1) d;  v <- v + d^2;                            x + rate m / (sqrt(v) + tau)
-* FedAdam          m as before;             v <- b2 v + (1 - b2) d^2;                the same
-* FedYogi          m as before;             v <- v - (1 - b2) d^2 sign(v - d^2);     the same
+* the adaptive     m <- beta1 m + (1 - beta1) d;  x + rate m / (sqrt(v) + tau), where
+  FedAdagrad         v <- v + d^2
+  FedAdam            v <- beta2 v + (1 - beta2) d^2
+  FedYogi            v <- v - (1 - beta2) d^2 sign(v - d^2)
 
 m and v start at 0, the v of the last three at tau^2, and there is no bias correction, as in
 algorithm 2 of Reddi et al., 2021. They are kept as float32 in a safetensors file; each step is
@@ -18,7 +19,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from coordinator.aggregation.layout import Vector64
+from coordinator.aggregation.layout import Vector32, Vector64
 from coordinator.aggregation.options import FedAdagrad, FedAdam, FedAvgM, FedYogi, Streaming
 from wire import tensors
 from wire.checkpoint import FLOAT32, Weights
@@ -65,7 +66,7 @@ class Server:
         return new, tensors.write(after) if self._schema else None
 
 
-def moved(name: str, base: Weights | tensors.Array, step: Vector64) -> tensors.Array:
+def moved(name: str, base: Vector32, step: Vector64) -> tensors.Array:
     """`base` + `step` in float32. Raises `WireError` (not_finite)."""
     return finite(f"new {name}", base + step)
 

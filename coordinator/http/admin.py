@@ -52,7 +52,7 @@ async def tasks(request: web.Request) -> web.StreamResponse:
 
 async def task(request: web.Request) -> web.StreamResponse:
     """GET /v1/admin/tasks/{task}."""
-    coordinator, found = coordinator_of(request), _task(request)
+    coordinator, found = coordinator_of(request), await _task(request)
     last = await coordinator.services.store.read(rounds.rounds, found.name, _ROUNDS_SHOWN)
     view = await _view(coordinator, found, _ROUNDS_SHOWN)
     now = coordinator.services.store.now()
@@ -78,7 +78,7 @@ async def stop(request: web.Request) -> web.StreamResponse:
 
 async def rounds_(request: web.Request) -> web.StreamResponse:
     """GET /v1/admin/tasks/{task}/rounds?last=N: the last rounds, oldest first."""
-    services, found = coordinator_of(request).services, _task(request)
+    services, found = coordinator_of(request).services, await _task(request)
     last = _number(request, "last", _LAST_ROUNDS, _MOST_ROUNDS)
     return json_answer(
         [
@@ -90,7 +90,7 @@ async def rounds_(request: web.Request) -> web.StreamResponse:
 
 async def round_(request: web.Request) -> web.StreamResponse:
     """GET /v1/admin/tasks/{task}/rounds/{number}?after=ID&limit=N: who did what, when."""
-    coordinator, found = coordinator_of(request), _task(request)
+    coordinator, found = coordinator_of(request), await _task(request)
     services, number = coordinator.services, int(request.match_info["number"])
     after, limit = request.query.get("after", ""), _number(request, "limit", _PAGE, _MOST)
     record = await services.store.read(rounds.round_record, found.name, number)
@@ -107,6 +107,13 @@ async def round_(request: web.Request) -> web.StreamResponse:
             after=places[-1].id if len(places) == limit else None,
         )
     )
+
+
+async def model(request: web.Request) -> web.StreamResponse:
+    """GET /v1/admin/tasks/{task}/models/{version}: a published model."""
+    found, version = await _task(request), int(request.match_info["version"])
+    store = coordinator_of(request).services.store
+    return json_answer(found.published_as(await found.model_of(version, store)))
 
 
 async def put_blob(request: web.Request) -> web.StreamResponse:
@@ -176,8 +183,8 @@ async def token(request: web.Request) -> web.StreamResponse:
     return json_answer(Token(token=made), status=201)
 
 
-def _task(request: web.Request) -> Task:
-    return coordinator_of(request).task(request.match_info["task"])
+async def _task(request: web.Request) -> Task:
+    return await coordinator_of(request).task(request.match_info["task"])
 
 
 async def _view(coordinator: Coordinator, task: Task, versions: int = 2) -> TaskView:
@@ -244,6 +251,7 @@ def routes() -> list[web.RouteDef]:
         web.post(f"{root}/tasks/{{task}}/stop", for_admin(stop)),
         web.get(f"{root}/tasks/{{task}}/rounds", for_admin(rounds_)),
         web.get(f"{root}/tasks/{{task}}/rounds/{{number:\\d{{1,9}}}}", for_admin(round_)),
+        web.get(f"{root}/tasks/{{task}}/models/{{version:\\d{{1,9}}}}", for_admin(model)),
         web.put(f"{root}/blobs/{{digest}}", for_admin(put_blob)),
         web.get(f"{root}/blobs/{{digest}}", for_admin(get_blob)),
         web.get(f"{root}/devices", for_admin(devices)),

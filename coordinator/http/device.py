@@ -37,13 +37,17 @@ async def enroll(request: web.Request) -> web.StreamResponse:
     return json_answer(joined, status=201)
 
 
-async def check_in(request: web.Request, device: DeviceRecord) -> web.StreamResponse:
+async def check_in(request: web.Request) -> web.StreamResponse:
     """POST /v1/check-in: work, or when to come back."""
     coordinator = coordinator_of(request)
-    data = await message_bytes(request)
-    # First the versions: what a newer agent adds to its message must not hide that it is newer.
-    common_protocol(decoded(data, Spoken).protocols)
-    return json_answer(await coordinator.check_in(device, decoded(data, CheckIn)))
+    if (busy := coordinator.desk.turn_away()) is not None:
+        return json_answer(busy)
+    with coordinator.desk.serving():
+        device = await coordinator.devices.check(bearer(request))
+        data = await message_bytes(request)
+        # First the versions: what a newer agent adds to its message must not hide that it is newer.
+        common_protocol(decoded(data, Spoken).protocols)
+        return json_answer(await coordinator.check_in(device, decoded(data, CheckIn)))
 
 
 async def give_up(request: web.Request, device: DeviceRecord) -> web.StreamResponse:
@@ -94,7 +98,7 @@ def routes() -> list[web.RouteDef]:
     """This module's routes."""
     return [
         web.post("/v1/enroll", enroll),
-        web.post("/v1/check-in", for_device(check_in)),
+        web.post("/v1/check-in", check_in),
         web.post("/v1/assignments/{assignment}/give-up", for_device(give_up)),
         web.get("/v1/blobs/{digest}", for_device(blob)),
         web.delete("/v1/device", for_device(leave)),

@@ -5,7 +5,11 @@ sending a file. A blob is durable before anything refers to it.
 """
 
 import asyncio
+import fcntl
 import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -65,11 +69,23 @@ class BlobStore:
     def _put(self, data: bytes) -> str:
         digest = digest_of(data)
         path = self._path(digest)
-        if not path.exists() or path.read_bytes() != data:
-            # The plain file comes last: while it is missing, the other one may be half.
-            write_durably(self._path(digest, compressed=True), compression.compress(data))
-            write_durably(path, data)
+        with self._alone():
+            if not path.exists() or path.read_bytes() != data:
+                # The plain file comes last: while it is missing, the other one may be half.
+                write_durably(self._path(digest, compressed=True), compression.compress(data))
+                write_durably(path, data)
         return digest
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Blocking: nobody else puts a blob, in any process: two that put the same one would write
+        to the same file aside."""
+        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
     def _get(self, digest: str) -> bytes:
         path = self._path(digest)

@@ -32,6 +32,9 @@ from wire.messages import WaitReason
 ROUNDS = "rounds"
 """What is told when a round opens, starts or closes."""
 
+ROUNDS_KEPT = 50
+"""For so many rounds it is kept who did what in them."""
+
 _REMEMBERED = 20  # rounds from which the drop-out rate is estimated
 _MEMORY = 0.7  # how much of a device's average time stays when a new one comes
 
@@ -413,6 +416,7 @@ def _conclude(terms: Terms, ended: Round, version: int, now: float) -> Steps[Non
     dropped = yield from _expire(terms, ended, version, now)
     task = terms.task
     yield from rows("DELETE FROM partials WHERE task = $1 AND round <= $2", task, ended.number)
+    yield from _forget(task, ended.number - ROUNDS_KEPT, version - ROUNDS_KEPT)
     ended = replace(ended, dropped=ended.dropped + dropped)
     yield from save(task, ended)
     yield Discard(task, ended.number)
@@ -427,6 +431,17 @@ def _conclude(terms: Terms, ended: Round, version: int, now: float) -> Steps[Non
         yield from rows("UPDATE tasks SET state = $2 WHERE name = $1", task, state)
         return
     yield from open_round(task, ended.following(version, (yield from places(terms)), now))
+
+
+def _forget(task: str, number: int, version: int) -> Steps[None]:
+    """Who did what in long gone rounds, and how each device found long gone models. The rounds'
+    own numbers stay."""
+    yield from rows(
+        "DELETE FROM assignments WHERE task = $1 AND round <= $2 AND state <> 'working'"
+        " AND (counted IS NULL OR counted <= $2)",
+        *(task, number),
+    )
+    yield from rows("DELETE FROM evaluations WHERE task = $1 AND version <= $2", task, version)
 
 
 def _expire(terms: Terms, ended: Round, version: int, now: float) -> Steps[int]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from wire.files import sync_folder
 
 _OPEN = 64  # segments that are kept open: a node rarely has as many rounds open
-_PROBE = b"\0" * (64 << 10)
+_PROBE = bytes(1 << 20)  # with less than this left, a disk is called full
 _PROBE_FILE = ".probe"
 _SAFE = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _ZEROS = bytes(1 << 20)

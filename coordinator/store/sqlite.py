@@ -9,6 +9,7 @@ One thread writes, one reads. Transactions that wait for the writer are made dur
 """
 
 import asyncio
+import logging
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +37,8 @@ from coordinator.store.sql import Steps, StoreError, StoreUnavailable, one, rows
 from coordinator.store.turns import Turns
 from coordinator.store.writing import Writer
 from schedules.clock import Clock
+
+log = logging.getLogger(__name__)
 
 __all__ = ["SqliteStore", "lock_state", "open_sqlite", "prepare"]
 
@@ -95,7 +98,7 @@ class SqliteStore:
             turn=nullcontext if opened.turns is None else opened.turns.turn,
             now=self.now,
             told=lambda number: self._writing.tell(self._hear, number),
-            unlink=lambda path: self._janitor.submit(path.unlink, missing_ok=True),
+            unlink=self._unlink_later,
         )
         self._reader = Reader(opened.reading, opened.segments, opened.path)
         self._writing = Lane("store-write", self._writer.serve, self._writer.after)
@@ -168,6 +171,10 @@ class SqliteStore:
         self._writer.close()
         self._opened.close()
 
+    def _unlink_later(self, path: Path) -> None:
+        # Gigabytes take their time: no transaction waits for it.
+        self._janitor.submit(_unlink, path)
+
     def _hear(self, told: int) -> None:
         if told > self._known:
             self._known = told
@@ -203,3 +210,10 @@ def _told() -> Steps[int]:
     if row is None:
         raise StoreError("the database has lost its driver row: restore it from a backup")
     return int(row["told"])
+
+
+def _unlink(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("%s stays until the next start: %s", path, error)

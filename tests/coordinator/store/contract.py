@@ -19,6 +19,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -111,6 +112,11 @@ def first(word: str) -> Steps[bool]:
         "INSERT INTO meta VALUES ($1, '') ON CONFLICT (key) DO NOTHING RETURNING key", word
     )
     return bool(said)
+
+
+def names(folder: Path) -> list[str]:
+    """What a folder holds."""
+    return sorted(path.name for path in folder.iterdir())
 
 
 async def hears(store: Store, within: float = SOON) -> bool:
@@ -234,7 +240,7 @@ class StoreContract:
                 await asyncio.sleep(0)
             waiting.cancel()
             await asyncio.wait([waiting])
-            found = await store.run(several, lookup(a), lookup(b))
+            found = await store.read(several, lookup(a), lookup(b))
             assert found in ([None, None], ["", ""])
 
     # Reading

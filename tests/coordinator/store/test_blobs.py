@@ -1,61 +1,95 @@
-"""Blobs: what a crash or a bad disk may leave. The rest is in `tests/coordinator/test_store.py`."""
+"""Blobs: what a crash or a bad disk may leave."""
 
+import asyncio
 import stat
+from pathlib import Path
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import pytest
 
+from coordinator.errors import NotFound
 from coordinator.store.blobs import BlobStore
 from wire import compression
 from wire.digest import digest_of
+from wire.errors import WireError
 
 
-def test_any_bytes_come_back_as_they_are_and_as_a_zstd_frame(tmp_path):
-    blobs = BlobStore(tmp_path / "blobs")
-
-    @settings(max_examples=20)
-    @given(st.binary(max_size=2000))
-    def check(data):
-        digest = blobs.put(data)
-        assert blobs.get(digest) == data
-        packed = blobs.path(digest, compressed=True).read_bytes()
-        assert compression.decompress(packed, max(1, len(data))) == data
-
-    check()
+@pytest.fixture
+def blobs(tmp_path: Path) -> BlobStore:
+    return BlobStore(tmp_path / "blobs")
 
 
-def test_a_store_over_a_folder_that_is_there_finds_its_blobs(tmp_path):
-    digest = BlobStore(tmp_path / "deep" / "blobs").put(b"weights")
-    assert BlobStore(tmp_path / "deep" / "blobs").get(digest) == b"weights"
+async def read(path: Path) -> bytes:
+    return await asyncio.to_thread(path.read_bytes)
 
 
-def test_the_plain_file_comes_last_so_that_a_crash_between_the_two_is_made_good(tmp_path):
-    blobs = BlobStore(tmp_path / "blobs")
-    digest = blobs.put(b"weights")
-    blobs.path(digest).unlink()
-    blobs.path(digest, compressed=True).write_bytes(b"half")
-    blobs.put(b"weights")
-    assert blobs.get(digest) == b"weights"
-    packed = blobs.path(digest, compressed=True).read_bytes()
-    assert compression.decompress(packed, 7) == b"weights"
+@pytest.mark.parametrize("data", [b"", b"weights", bytes(range(256)) * 999])
+async def test_bytes_come_back_as_they_are_and_as_a_zstd_frame(blobs, data):
+    digest = await blobs.put(data)
+    assert digest == digest_of(data)
+    assert await blobs.has(digest)
+    assert await blobs.get(digest) == data
+    assert await read(await blobs.path(digest)) == data
+    packed = await read(await blobs.path(digest, compressed=True))
+    assert compression.decompress(packed, max(1, len(data))) == data
 
 
-def test_storing_again_writes_nothing(tmp_path):
-    blobs = BlobStore(tmp_path / "blobs")
-    path = blobs.path(blobs.put(b"weights"))
-    inode = path.stat().st_ino
-    blobs.put(b"weights")
-    assert path.stat().st_ino == inode
+async def test_what_is_not_there_is_said_to_be(blobs):
+    absent = digest_of(b"absent")
+    assert not await blobs.has(absent)
+    for attempt in (blobs.get(absent), blobs.path(absent), blobs.path(absent, compressed=True)):
+        with pytest.raises(NotFound) as refused:
+            await attempt
+        assert refused.value.code == "unknown_blob"
 
 
-def test_blobs_are_their_owners_alone(tmp_path):
-    blobs = BlobStore(tmp_path / "blobs")
-    path = blobs.path(blobs.put(b"weights"))
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+@pytest.mark.parametrize("name", ["../../etc/passwd", "sha256:" + "0" * 63 + "/", ""])
+async def test_what_is_no_digest_becomes_no_path(blobs, name):
+    for attempt in (blobs.get, blobs.path, blobs.has):
+        with pytest.raises(WireError):
+            await attempt(name)
 
 
-def test_a_blob_lies_in_the_folder_under_its_digest(tmp_path):
-    path = BlobStore(tmp_path / "blobs").path(digest_of(b"weights"))
-    assert path.parent == tmp_path / "blobs"
-    assert "sha256:" + path.name == digest_of(b"weights")
+async def test_a_store_over_a_folder_that_is_there_finds_its_blobs(tmp_path):
+    first = await asyncio.to_thread(BlobStore, tmp_path / "deep" / "blobs")
+    digest = await first.put(b"weights")
+    again = await asyncio.to_thread(BlobStore, tmp_path / "deep" / "blobs")
+    assert await again.get(digest) == b"weights"
+
+
+async def test_the_plain_file_comes_last_so_that_a_crash_between_the_two_is_made_good(blobs):
+    digest = await blobs.put(b"weights")
+    packed = await blobs.path(digest, compressed=True)
+    await asyncio.to_thread((await blobs.path(digest)).unlink)
+    await asyncio.to_thread(packed.write_bytes, b"half")
+    assert not await blobs.has(digest)
+    await blobs.put(b"weights")
+    assert await blobs.get(digest) == b"weights"
+    assert compression.decompress(await read(packed), 7) == b"weights"
+
+
+@pytest.mark.parametrize("damaged", [b"", b"weight", b"weightz"])
+async def test_a_damaged_blob_is_said_and_never_handed_out_and_can_be_put_again(
+    blobs, caplog, damaged
+):
+    digest = await blobs.put(b"weights")
+    path = await blobs.path(digest)
+    await asyncio.to_thread(path.write_bytes, damaged)
+    with pytest.raises(WireError) as refused:
+        await blobs.get(digest)
+    assert refused.value.code == "bad_digest"
+    assert str(path) in caplog.text
+    assert await blobs.put(b"weights") == digest
+    assert await blobs.get(digest) == b"weights"
+
+
+async def test_storing_again_writes_nothing(blobs):
+    path = await blobs.path(await blobs.put(b"weights"))
+    before = await asyncio.to_thread(path.stat)
+    await blobs.put(b"weights")
+    assert (await asyncio.to_thread(path.stat)).st_ino == before.st_ino
+
+
+async def test_blobs_are_their_owners_alone(blobs):
+    path = await blobs.path(await blobs.put(b"weights"))
+    found = [(await asyncio.to_thread(p.stat)).st_mode for p in (path, path.parent)]
+    assert [stat.S_IMODE(mode) for mode in found] == [0o600, 0o700]

@@ -18,6 +18,11 @@ class TestSqlite(StoreContract):
         async with open_sqlite(tmp_path / "state", "alone", CLOCK) as store:
             yield store
 
+    async def test_it_says_that_it_is_healthy(self, store: SqliteStore):
+        assert await store.healthy()
+        await store.close()
+        assert not await store.healthy()
+
 
 @pytest.fixture
 def shared_state(tmp_path: Path) -> Iterator[Path]:

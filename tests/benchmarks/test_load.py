@@ -1,0 +1,84 @@
+"""What the load's figures rest on: updates of the size that is said, and verdicts that can be no.
+
+No time is measured here.
+"""
+
+import numpy as np
+import pytest
+
+from benchmarks import load_memory, load_slow
+from benchmarks.load_fleet import DENSE, SPARSE, delta
+from coordinator.store.records import RoundRecord
+from fleet.swarm import Mould, dripping
+from fleet.swarm.drip import Drips, Ended
+from wire.messages import Assignment
+from wire.plan import Parameter
+
+LAYERS = [(784, 200), (200, 200), (200, 10)]
+TWO_NN = tuple(
+    Parameter(name=f"{n}.{kind}", shape=shape if kind == "weight" else shape[1:])
+    for n, shape in enumerate(LAYERS)
+    for kind in ("weight", "bias")
+)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_an_update_has_twenty_kilobytes(seed: int):
+    assignment = Assignment(
+        id="task-1",
+        task="task",
+        round=1,
+        version=0,
+        plan="sha256:" + "1" * 64,
+        model="sha256:" + "2" * 64,
+        codec="int8",
+        deadline=60.0,
+        upload_limit=1 << 20,
+        seed=seed,
+    )
+    assert sum(p.size for p in TWO_NN) == 199_210
+    sparse, dense = (
+        Mould(assignment, delta(TWO_NN, part, np.random.default_rng(seed))).cast("task-1").length
+        for part in (SPARSE, DENSE)
+    )
+    assert 19_000 < sparse < 21_000
+    assert dense > load_slow.RATE * 90  # no slow upload is done before its deadline
+
+
+def record(**changes: object) -> RoundRecord:
+    """A round that its deadline of 10 s ended in time, with the updates that it waits for."""
+    facts = {"phase": "closed", "reason": "deadline", "updates": 50, "ended": 110.02} | changes
+    return RoundRecord(
+        task="t", number=1, version=0, opened=99.0, started=100.0, examples=500, **facts
+    )
+
+
+async def verdicts(found: RoundRecord, ended: tuple[Ended, ...] = (), held: int = 9) -> list:
+    async with dripping("http://127.0.0.1:1") as drips:
+        assert isinstance(drips, Drips)
+        drips.ended += ended
+        seen = load_slow.Seen(waits=[0.1, 0.2], news=110.1)
+        return [row.met for row in load_slow.rows(found, 10.0, drips, 9, held, seen, 0.5)]
+
+
+async def test_a_round_that_closes_in_time_with_all_held_is_good():
+    assert await verdicts(record()) == [True, True, None]
+    assert await verdicts(record(), (Ended(110.5, None),) * 9) == [True, True, None]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"ended": 110.2}, {"ended": 109.9}, {"reason": "goal"}, {"updates": 49}]
+)
+async def test_a_round_that_closes_late_early_or_otherwise_is_not(changes: dict[str, object]):
+    assert (await verdicts(record(**changes)))[0] is False
+
+
+async def test_an_upload_that_is_cut_before_the_deadline_is_seen():
+    assert (await verdicts(record(), (Ended(109.9, None),)))[1] is False
+    assert (await verdicts(record(), held=8))[1] is False
+
+
+def test_memory_that_grows_is_seen_at_the_peak_and_after():
+    first = load_memory.Memory(peak=100.0, after=90.0)
+    for peak, after, good in ((110.0, 90.0, True), (111.0, 90.0, False), (100.0, 100.0, False)):
+        assert load_memory.row("x", load_memory.Memory(peak, after), first).met is good
