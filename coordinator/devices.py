@@ -74,10 +74,6 @@ class Devices:
         self._seen.pop(identifier, None)
         self.population = max(0, self.population - 1)
 
-    def all(self) -> "Pages":
-        """Every device, a page at a time: `async for page in devices.all()`."""
-        return Pages(self._services)
-
     # Joining
 
     async def new_token(self, uses: int, lifetime: timedelta) -> str:
@@ -161,21 +157,3 @@ class Devices:
                 await self._services.store.run(store.saw, page)
         except StoreUnavailable as error:
             log.warning("when devices were last seen is not written: %s", error)
-
-
-class Pages:
-    """Pages of devices, by id."""
-
-    def __init__(self, services: Services) -> None:
-        self._services = services
-        self._after = ""
-
-    def __aiter__(self) -> "Pages":
-        return self
-
-    async def __anext__(self) -> list[DeviceRecord]:
-        page = await self._services.store.read(store.devices, self._after, _PAGE)
-        if not page:
-            raise StopAsyncIteration
-        self._after = page[-1].id
-        return page

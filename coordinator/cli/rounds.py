@@ -79,10 +79,14 @@ def _show_rounds(rounds: list[RoundSummary], as_json: bool) -> None:
     for r in rounds:
         table.add_row(
             *(str(r.number), f"v{r.version}", r.phase, r.reason or "", str(r.places)),
-            *(str(r.selected), str(r.updates), str(r.dropped), str(r.examples)),
+            *(_selected(r), str(r.updates), str(r.dropped), str(r.examples)),
             *(human(r.deadline), _took(r)),
         )
     out.print(table)
+
+
+def _selected(r: RoundSummary) -> str:
+    return "?" if r.selected is None else str(r.selected)
 
 
 def _took(r: RoundSummary) -> str:
@@ -107,6 +111,8 @@ async def _write_round(client: AdminClient, name: str, number: int) -> None:
 async def _show_round(client: AdminClient, name: str, number: int, every: bool) -> None:
     view = await client.round(name, number, limit=PAGE if every else _SHOWN)
     _show_head(view)
+    if view.round.selected is None:
+        out.print("  who was in it is not kept any more")
     shown = len(view.assignments)
     _show_places(view)
     while every and view.after is not None:
@@ -125,7 +131,7 @@ def _show_head(view: RoundView) -> None:
         f"[bold]round {r.number} of {r.task}[/]: {r.phase}{why}, from model version {r.version}"
     )
     out.print(
-        f"  {r.places} places, {r.selected} selected, {r.updates} arrived, {r.dropped} dropped; "
+        f"  {r.places} places, {_selected(r)} selected, {r.updates} arrived, {r.dropped} dropped; "
         f"deadline {human(r.deadline)}, took {_took(r)}"
     )
     said = [

@@ -224,7 +224,9 @@ async def _metrics(store: Store, task: Task, versions: int) -> dict[int, list[Me
 
 async def _summary(services: Services, task: Task, row: RoundRecord) -> RoundSummary:
     selected = await services.store.read(journal.selected, task.name, row.number)
-    return summary(row, task.terms.policy.deadline, services.store.now(), selected)
+    gone = row.started is not None and not selected  # who was in it is not kept for ever
+    now = services.store.now()
+    return summary(row, task.terms.policy.deadline, now, None if gone else selected)
 
 
 def _seen(coordinator: Coordinator, place: Place) -> Place:
