@@ -12,10 +12,10 @@ T = TypeVar("T")
 
 
 class WatchedStore:
-    """A `coordinator.store.sql.Store` over another."""
+    """A `coordinator.store.sql.Store` over another, `within`."""
 
     def __init__(self, store: Store, metrics: Metrics) -> None:
-        self._store = store
+        self.within = store
         self._writing = metrics.store_waiting.labels("write")
         self._reading = metrics.store_waiting.labels("read")
         self._write_seconds = metrics.store_seconds.labels("write")
@@ -24,11 +24,11 @@ class WatchedStore:
     @property
     def shared(self) -> bool:
         """Whether other processes may be over it, too."""
-        return self._store.shared
+        return self.within.shared
 
     def now(self) -> float:
         """Seconds since the epoch; goes forward only."""
-        return self._store.now()
+        return self.within.now()
 
     async def run(
         self, transaction: Callable[P, Steps[T]], /, *args: P.args, **kwargs: P.kwargs
@@ -37,7 +37,7 @@ class WatchedStore:
         self._writing.inc()
         start = perf_counter()
         try:
-            return await self._store.run(transaction, *args, **kwargs)
+            return await self.within.run(transaction, *args, **kwargs)
         finally:
             self._writing.dec()
             self._write_seconds.observe(perf_counter() - start)
@@ -49,19 +49,19 @@ class WatchedStore:
         self._reading.inc()
         start = perf_counter()
         try:
-            return await self._store.read(transaction, *args, **kwargs)
+            return await self.within.read(transaction, *args, **kwargs)
         finally:
             self._reading.dec()
             self._read_seconds.observe(perf_counter() - start)
 
     async def changed(self, timeout: float) -> None:  # noqa: ASYNC109
         """Returns when something was told, or after `timeout` seconds."""
-        await self._store.changed(timeout)
+        await self.within.changed(timeout)
 
     async def healthy(self) -> bool:
         """Whether it takes what is written, at this moment."""
-        return await self._store.healthy()
+        return await self.within.healthy()
 
     async def close(self) -> None:
         """Finish what was begun and let go."""
-        await self._store.close()
+        await self.within.close()

@@ -206,6 +206,20 @@ async def test_devices_are_read_in_pages(served: Serving):
     assert first.population == 5
 
 
+# Tasks
+
+
+async def test_a_task_says_what_its_aggregation_needs(served: Serving):
+    await plan().create(served.admin)
+    median = '[aggregation]\nkind = "median"'
+    await plan("robust", median, goal=40).create(served.admin)
+    streams, robust = await served.admin.tasks()
+    assert streams.needs is None
+    assert robust.needs
+    assert robust.needs == served.task("robust").aggregator.needs(40)
+    assert robust.deadline is None
+
+
 # Evaluations
 
 
