@@ -1,8 +1,9 @@
 """The admin API's client: what the command line, the demo and scripts use."""
 
-import io
+import asyncio
 import re
 import ssl
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -13,9 +14,11 @@ import msgspec
 from coordinator.server import ENDPOINT_FILE, Endpoint
 from coordinator.start import ADMIN_FILE
 from coordinator.views import (
+    DevicePage,
     DeviceView,
     NewTask,
     NewToken,
+    RoundSummary,
     RoundView,
     TaskDetail,
     TaskView,
@@ -25,11 +28,20 @@ from wire.digest import digest_of, verify
 from wire.messages import Left, Problem, Published
 
 T = TypeVar("T")
-_TIMEOUT = aiohttp.ClientTimeout(total=300, connect=10)
+PAGE = 1000
+_CONTROL = aiohttp.ClientTimeout(total=30, connect=10)
+_IDLE_SECONDS = 60.0  # a blob may take as long as it takes, but must go on
+_BLOB = aiohttp.ClientTimeout(total=None, connect=10, sock_read=_IDLE_SECONDS)
+_PIECE = 64 << 10
+_INPUT = (400, 404, 409, 413, 422)
 
 
 class ClientError(Exception):
     """The coordinator does not answer, or says no; one line for a person."""
+
+
+class InputError(ClientError):
+    """What was asked for cannot be: another word from the person who asks is needed."""
 
 
 class AdminClient:
@@ -64,7 +76,7 @@ class AdminClient:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=self._tls()),
             headers={"Authorization": f"Bearer {self._token}"},
-            timeout=_TIMEOUT,
+            timeout=_CONTROL,
         )
         return self
 
@@ -96,9 +108,14 @@ class AdminClient:
         """One task with its last rounds."""
         return await self._ask(TaskDetail, "GET", f"tasks/{_part(name)}")
 
-    async def round(self, name: str, number: int) -> RoundView:
-        """One round and everyone in it."""
-        return await self._ask(RoundView, "GET", f"tasks/{_part(name)}/rounds/{number}")
+    async def rounds(self, name: str, last: int = 20) -> list[RoundSummary]:
+        """The last rounds of a task, oldest first."""
+        return await self._ask(list[RoundSummary], "GET", f"tasks/{_part(name)}/rounds?last={last}")
+
+    async def round(self, name: str, number: int, after: str = "", limit: int = PAGE) -> RoundView:
+        """One round and up to `limit` of those in it, at most 5000; `after` is the last view's."""
+        path = f"tasks/{_part(name)}/rounds/{number}?limit={limit}"
+        return await self._ask(RoundView, "GET", path + (f"&after={after}" if after else ""))
 
     async def model(self, name: str, version: int) -> Published:
         """A published model of a task."""
@@ -110,7 +127,20 @@ class AdminClient:
 
     async def devices(self) -> list[DeviceView]:
         """Every enrolled device."""
-        return await self._ask(list[DeviceView], "GET", "devices")
+        page = await self.device_page()
+        found = page.devices
+        while page.after:
+            page = await self.device_page(page.after)
+            found += page.devices
+        return found
+
+    async def device_page(
+        self, after: str = "", limit: int = PAGE, resting: bool = False
+    ) -> DevicePage:
+        """Up to `limit` devices, at most 5000; `after` is the last page's. With `resting` those of
+        them that rest now, since they keep failing."""
+        path = f"devices?limit={limit}&resting={int(resting)}"
+        return await self._ask(DevicePage, "GET", path + (f"&after={after}" if after else ""))
 
     async def remove(self, device: str) -> Left:
         """Remove a device from the fleet, as if it had left by itself."""
@@ -151,17 +181,40 @@ class AdminClient:
         target = self.url + (path if path.startswith("/") else f"/v1/admin/{path}")
         # Identity: the client library may not know zstd, and the way here is short.
         headers = {"Accept-Encoding": "identity"}
+        if data is not None:
+            headers["Content-Length"] = str(len(data))
+        blob = path.startswith("blobs/")
         try:
-            body = None if data is None else io.BytesIO(data)  # sent in pieces, however large
-            async with self._session.request(method, target, data=body, headers=headers) as answer:
+            async with (
+                asyncio.timeout(_IDLE_SECONDS if blob else None) as patience,
+                self._session.request(
+                    method,
+                    target,
+                    data=None if data is None else _pieces(data, patience),
+                    headers=headers,
+                    timeout=_BLOB if blob else _CONTROL,
+                ) as answer,
+            ):
+                patience.reschedule(None)  # the answer's bytes have a bound of their own
                 content = await answer.read()
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise ClientError(
-                f"{self.url} does not answer: {error or type(error).__name__}"
-            ) from None
+        except TimeoutError:
+            raise ClientError(f"{self.url} does not answer in time") from None
+        except (aiohttp.ClientError, OSError) as error:
+            reason = str(error) or type(error).__name__
+            raise ClientError(f"{self.url} does not answer: {reason}") from None
         if answer.status >= 400:
-            raise ClientError(_explain(content, answer.status))
+            kind = InputError if answer.status in _INPUT else ClientError
+            raise kind(_explain(content, answer.status))
         return content
+
+
+async def _pieces(data: bytes, patience: asyncio.Timeout) -> AsyncIterator[bytes]:
+    """A body in pieces; whoever waits for them has new patience with each."""
+    loop = asyncio.get_running_loop()
+    for start in range(0, len(data), _PIECE):
+        if patience.when() is not None:
+            patience.reschedule(loop.time() + _IDLE_SECONDS)
+        yield data[start : start + _PIECE]
 
 
 def _explain(content: bytes, status: int) -> str:
@@ -172,7 +225,7 @@ def _explain(content: bytes, status: int) -> str:
 
 
 def _part(name: str, of: str = "task") -> str:
-    """A name as one part of an address. Raises `ClientError` when it can be nobody's."""
+    """A name as one part of an address. Raises `InputError` when it can be nobody's."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", name):
-        raise ClientError(f"{name!r} is no {of}'s name: lower case letters, digits and hyphens")
+        raise InputError(f"{name!r} is no {of}'s name: lower case letters, digits and hyphens")
     return name

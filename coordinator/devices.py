@@ -74,10 +74,6 @@ class Devices:
         self._seen.pop(identifier, None)
         self.population = max(0, self.population - 1)
 
-    def all(self) -> "Pages":
-        """Every device, a page at a time: `async for page in devices.all()`."""
-        return Pages(self._services)
-
     # Joining
 
     async def new_token(self, uses: int, lifetime: timedelta) -> str:
@@ -121,6 +117,11 @@ class Devices:
         """A device checks in."""
         self._seen[device] = (facts, self._services.store.now())
 
+    def seen_lately(self, identifier: str) -> float | None:
+        """When a device last checked in here, if that is not in the store yet."""
+        found = self._seen.get(identifier)
+        return None if found is None else found[1]
+
     def last_seen(self, device: DeviceRecord) -> float:
         """When the device last checked in, in seconds since the epoch, as far as is known here."""
         return max(device.seen, self._seen[device.id][1] if device.id in self._seen else 0.0)
@@ -156,21 +157,3 @@ class Devices:
                 await self._services.store.run(store.saw, page)
         except StoreUnavailable as error:
             log.warning("when devices were last seen is not written: %s", error)
-
-
-class Pages:
-    """Pages of devices, by id."""
-
-    def __init__(self, services: Services) -> None:
-        self._services = services
-        self._after = ""
-
-    def __aiter__(self) -> "Pages":
-        return self
-
-    async def __anext__(self) -> list[DeviceRecord]:
-        page = await self._services.store.read(store.devices, self._after, _PAGE)
-        if not page:
-            raise StopAsyncIteration
-        self._after = page[-1].id
-        return page

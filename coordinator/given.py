@@ -10,6 +10,14 @@ from coordinator.store.sql import Store
 _KNOWN = 20_000
 
 
+class AssignmentEnded(Conflict):
+    """An assignment of `task` has ended: its update can count no more."""
+
+    def __init__(self, task: str, detail: str) -> None:
+        super().__init__("late", detail)
+        self.task = task
+
+
 class Given:
     """What never changes of an assignment (whose, of which task, from which model); its state is as
     last seen, and only the store's word on that counts."""
@@ -40,5 +48,5 @@ class Given:
         if row.state == "working":
             self.add(row)
         elif row.state != "accepted":
-            raise Conflict("late", f"assignment {assignment} has ended: {row.state}")
+            raise AssignmentEnded(row.task, f"assignment {assignment} has ended: {row.state}")
         return row

@@ -12,6 +12,7 @@ import logging
 from collections import deque
 from dataclasses import dataclass
 
+from coordinator import lateness
 from coordinator.aggregation import Contribution
 from coordinator.errors import Conflict, CoordinatorError, Refused, Unavailable
 from coordinator.round import Arrival, Held
@@ -76,8 +77,10 @@ class Intake:
             self._jobs.append(job)
             self._arrived.set()
             arrival = await job.done
+        if arrival is Arrival.DUPLICATE:
+            self._services.metrics.updates.labels(self._task.name, "duplicate").inc()
         if arrival is Arrival.LATE:
-            self._count("late")
+            await lateness.note(self._services, self._task.name, row.id)
             raise Conflict("late", "the round has closed without this update")
 
     @property
@@ -190,7 +193,9 @@ class Intake:
         task.saw(accepted.round)
         if accepted.round.due(now) or accepted.round.arrived == len(counted):
             task.told.set()
-        self._count("accepted", len(counted))
+        deadline = accepted.round.deadline
+        for _ in counted:
+            services.metrics.arrived(task.name, "accepted", now - (deadline or now))
         for job, (arrival, _) in zip(jobs, accepted.arrivals, strict=True):
             if arrival is Arrival.WAIT:
                 self._again(job)
@@ -228,9 +233,6 @@ class Intake:
             self._arrived.set()
 
         loop.call_later(_LOOK_AGAIN, back)
-
-    def _count(self, outcome: str, updates: int = 1) -> None:
-        self._services.metrics.updates.labels(self._task.name, outcome).inc(updates)
 
 
 async def refuse(services: Services, task: Task, assignment: str, error: WireError) -> None:

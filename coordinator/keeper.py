@@ -80,7 +80,6 @@ class Keeper:
         task = self._task
         found, model = await self._services.store.read(standing_still, task.terms)
         task.round, task.model = found, model
-        self._services.metrics.version.labels(task.name).set(model.version)
 
     async def _step(self) -> None:
         task, services = self._task, self._services

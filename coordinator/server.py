@@ -14,14 +14,16 @@ import signal
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from coordinator.http.app import application
+from coordinator.http.door import Door
 from coordinator.service import Coordinator
 from coordinator.start import StoreOptions, open_coordinator
 from systemd.journal import fields
@@ -35,7 +37,10 @@ ENDPOINT_FILE = "endpoint.json"
 """In the state folder while the server runs, so that the command line finds it."""
 _SHUTDOWN_SECONDS = 5.0
 _KEEPALIVE_SECONDS = 75.0
+_HANDSHAKE_SECONDS = 20.0
 _BACKLOG = 128
+_MOST_CONNECTIONS = 50_000  # each costs some 30 kB
+_OWN_FILES = 64
 _COMPLAINT_SECONDS = 30.0
 _ROUNDS_SHOWN = 3
 
@@ -46,7 +51,8 @@ class ServeError(Exception):
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """Where and how to serve. Port 0 takes any free one."""
+    """Where and how to serve. Port 0 takes any free one. `max_connections` is each process's;
+    `None` is what the open files allow. `metrics_open`: without the admin token, too."""
 
     state: Path
     host: str = "127.0.0.1"
@@ -54,7 +60,9 @@ class ServeOptions:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     insecure_http: bool = False
-    store: StoreOptions = StoreOptions()
+    store: StoreOptions = field(default_factory=StoreOptions)
+    max_connections: int | None = None
+    metrics_open: bool = False
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,40 +108,57 @@ async def serve(options: ServeOptions, worker: "Worker | None" = None) -> None:
     stopping = until_stopped()
     asyncio.get_running_loop().set_exception_handler(_Complaints())
     _raise_file_limit()
+    logging.getLogger("aiohttp.server").addFilter(_Rubbish())
     notifier = Notifier.of_environment()
     async with (
         open_coordinator(options.state, options=options.store) as coordinator,
         notifier.speaking(lambda: status_line(coordinator)),
+        _listening(options, tls, coordinator, worker) as port,
+        published(options, port, worker),
     ):
-        runner = web.AppRunner(
-            application(coordinator),
-            access_log=None,
-            shutdown_timeout=_SHUTDOWN_SECONDS,
-            keepalive_timeout=_KEEPALIVE_SECONDS,
-        )
-        await runner.setup()
+        notifier.ready()
+        await stopping.wait()
+        log.info("stopping")
+        notifier.stopping()
+
+
+@asynccontextmanager
+async def _listening(
+    options: ServeOptions,
+    tls: ssl.SSLContext | None,
+    coordinator: Coordinator,
+    worker: "Worker | None",
+) -> AsyncIterator[int]:
+    """While this lasts, requests are answered; gives the port. Raises `ServeError`."""
+    runner = web.AppRunner(
+        application(coordinator, options.metrics_open),
+        access_log=None,
+        shutdown_timeout=_SHUTDOWN_SECONDS,
+        keepalive_timeout=_KEEPALIVE_SECONDS,
+    )
+    await runner.setup()
+    assert runner.server is not None
+    limit = options.max_connections or max_connections()
+    door = Door(runner.server, limit, coordinator.services.metrics)
+    try:
         try:
-            site = web.TCPSite(
-                runner,
+            server = await asyncio.get_running_loop().create_server(
+                door,
                 options.host,
                 options.port,
-                ssl_context=tls,
+                ssl=tls,
+                ssl_handshake_timeout=_HANDSHAKE_SECONDS if tls else None,
                 backlog=_BACKLOG,
                 reuse_port=worker is not None,
             )
-            try:
-                await site.start()
-            except OSError as error:
-                raise ServeError(
-                    f"cannot listen on {options.host}:{options.port}: {error}"
-                ) from None
-            async with published(options, runner.addresses[0][1], worker):
-                notifier.ready()
-                await stopping.wait()
-                log.info("stopping")
-                notifier.stopping()
+        except OSError as error:
+            raise ServeError(f"cannot listen on {options.host}:{options.port}: {error}") from None
+        try:
+            yield server.sockets[0].getsockname()[1]
         finally:
-            await runner.cleanup()
+            server.close()
+    finally:
+        await runner.cleanup()
 
 
 @dataclass(frozen=True)
@@ -199,6 +224,21 @@ def _raise_file_limit() -> None:
     """Every connection is an open file: take as many as the system lets us."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def max_connections() -> int:
+    """How many the open files allow: each may have a second one open, that of a model it sends."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = _MOST_CONNECTIONS * 2 if soft == resource.RLIM_INFINITY else soft
+    return max(1, min(_MOST_CONNECTIONS, (files - _OWN_FILES) // 2))
+
+
+class _Rubbish(logging.Filter):
+    """Whoever sends what is no HTTP hears 400. A traceback for each would fill the disk."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, HttpProcessingError)
 
 
 class _Complaints:

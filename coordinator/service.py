@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from coordinator import credentials, leaving, taskfile
+from coordinator import credentials, gauges, leaving, taskfile
 from coordinator.checkin import Desk
 from coordinator.devices import Devices
 from coordinator.errors import Conflict, CoordinatorError, Denied, NotFound, Refused, unknown_device
@@ -99,6 +99,7 @@ class Coordinator:
                 self._own(self._listen(), "changes")
                 self._own(self._beat(), "heartbeat")
                 self._own(self._count(), "crowds")
+                self._own(gauges.keep_looking(self), "gauges")
                 for task in self.tasks.values():
                     self._keep(task)
                 try:
@@ -239,7 +240,6 @@ class Coordinator:
 
     def _add(self, task: Task) -> None:
         self.tasks[task.name] = task
-        self.services.metrics.version.labels(task.name).set(task.model.version)
         if self._group is not None:
             self._keep(task)
 

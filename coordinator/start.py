@@ -14,6 +14,7 @@ from coordinator.store.blobs import Blobs, BlobStore
 from coordinator.store.parts import Parts
 from coordinator.store.sql import Store, StoreError
 from coordinator.store.sqlite import open_sqlite
+from coordinator.store.watched import WatchedStore
 from schedules.clock import Clock, SystemClock
 from wire.files import write_durably
 
@@ -57,16 +58,16 @@ async def open_coordinator(
     node = credentials.new_id("node")
     async with AsyncExitStack() as stack:
         store, blobs = await _open_store(stack, state, node, clock, options)
-        scratch = state / "scratch"
+        scratch, metrics = state / "scratch", Metrics()
         await asyncio.to_thread(_empty, scratch)
         services = Services(
             node=node,
-            store=store,
+            store=WatchedStore(store, metrics),
             blobs=blobs,
             parts=await asyncio.to_thread(Parts, state / "parts"),
             scratch=scratch,
             clock=clock,
-            metrics=Metrics(),
+            metrics=metrics,
         )
         coordinator = Coordinator(services, await asyncio.to_thread(admin_token, state))
         await coordinator.load()

@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
+from coordinator import lateness
 from coordinator.errors import Conflict, CoordinatorError, NotFound, TooLarge
-from coordinator.given import Given
+from coordinator.given import AssignmentEnded, Given
 from coordinator.intake import Intake, drop, refuse
 from coordinator.round import Arrival, Held
 from coordinator.services import Services
@@ -43,13 +44,20 @@ class Uploads:
     async def find(self, assignment: str, device: str) -> tuple[AssignmentRecord, Task]:
         """An assignment that is at work or accepted, and its task. Raises `NotFound` unless it is
         the device's own, `Conflict` when it has ended or its update would come too late."""
-        row = await self._given.find(assignment, device)
+        row = await self._found(assignment, device)
         task = await self._find_task(row.task)
         if task is None:
             raise NotFound("unknown_assignment", f"assignment {assignment} is of no task here")
         if row.state == "working":
             await self._check_in_time(row, task)
         return row, task
+
+    async def _found(self, assignment: str, device: str) -> AssignmentRecord:
+        try:
+            return await self._given.find(assignment, device)
+        except AssignmentEnded as ended:
+            await lateness.note(self._services, ended.task, assignment)
+            raise
 
     async def _check_in_time(self, row: AssignmentRecord, task: Task) -> None:
         """Before its bytes are sent. What decides is asked again once they are here."""
@@ -58,7 +66,7 @@ class Uploads:
             return
         if task.round.arrival(held, self._services.store.now()) is Arrival.LATE:
             self._given.forget(row.id)
-            self._services.metrics.updates.labels(task.name, "late").inc()
+            await lateness.note(self._services, task.name, row.id)
             raise Conflict("late", "the round has closed without this update")
 
     async def check_length(self, row: AssignmentRecord, task: Task, length: int) -> None:
@@ -68,6 +76,10 @@ class Uploads:
             self._given.forget(row.id)
             await refuse(self._services, task, row.id, WireError(Rule.TOO_LARGE, detail))
             raise TooLarge(str(Rule.TOO_LARGE), detail)
+
+    def again(self, task: Task) -> None:
+        """An update that counts already was sent once more."""
+        self._services.metrics.updates.labels(task.name, "duplicate").inc()
 
     async def announce(self, assignment: str, length: int, digest: str) -> int:
         """An upload is about to start, or to go on: returns from which offset."""

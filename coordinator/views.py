@@ -1,10 +1,11 @@
 """What the admin API answers: typed, so that the command line and scripts can rely on it."""
 
-import statistics
-
 import msgspec
 
-from coordinator.store.records import EvaluationRecord, RoundRecord
+from coordinator.selection import Standing
+from coordinator.selection.standing import rests_until
+from coordinator.store.journal import Place
+from coordinator.store.records import MetricRecord, RoundRecord, StandingRecord
 from wire.messages import Facts
 
 
@@ -19,7 +20,9 @@ class MetricView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TaskView(msgspec.Struct, frozen=True, kw_only=True):
-    """A task at a glance. `deadline` is in seconds left; `None` before the first assignment."""
+    """A task at a glance. `deadline` is in seconds left; `None` before the first assignment and
+    once the round closes. `needs`: what closing a round costs beyond memory of the model's size, if
+    anything. `metrics` are what devices say, by version: of the last ones."""
 
     name: str
     state: str
@@ -34,12 +37,15 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
     working: int
     arrived: int
     deadline: float | None
+    needs: str | None = None
     metrics: dict[int, list[MetricView]] = {}
 
 
 class RoundSummary(msgspec.Struct, frozen=True, kw_only=True):
     """A round at a glance. `version` is that of the model it trains from; of its `places`,
-    `working` devices are at work, `dropped` came to nothing. Times in seconds since the epoch."""
+    `working` devices are at work, `dropped` came to nothing; `selected` devices were given one,
+    where that was counted. In seconds: `deadline`, from its start; `elapsed`, from its start to its
+    end or to now; the other times since the epoch."""
 
     task: str
     number: int
@@ -47,17 +53,23 @@ class RoundSummary(msgspec.Struct, frozen=True, kw_only=True):
     phase: str
     reason: str | None
     places: int
+    selected: int | None = None
     working: int
     updates: int
     dropped: int
     examples: int
+    deadline: float
     opened: float
     started: float | None
     ended: float | None
+    elapsed: float | None
 
 
-def summary(row: RoundRecord) -> RoundSummary:
+def summary(
+    row: RoundRecord, deadline: float, now: float, selected: int | None = None
+) -> RoundSummary:
     """A round's record, for those who ask."""
+    end = now if row.ended is None else row.ended
     return RoundSummary(
         task=row.task,
         number=row.number,
@@ -65,13 +77,16 @@ def summary(row: RoundRecord) -> RoundSummary:
         phase=row.phase,
         reason=row.reason,
         places=row.places,
+        selected=selected,
         working=row.working,
         updates=row.arrived,
         dropped=row.dropped,
         examples=row.examples,
+        deadline=deadline,
         opened=row.opened,
         started=row.started,
         ended=row.ended,
+        elapsed=None if row.started is None else max(0.0, end - row.started),
     )
 
 
@@ -84,35 +99,129 @@ class TaskDetail(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AssignmentView(msgspec.Struct, frozen=True, kw_only=True):
-    """What one device did in a round. Times in seconds from the round's first assignment."""
+    """What one device did in a round. `assigned`, `ended` and `late` (when its update came, though
+    it could count no more) are seconds from the round's first assignment, `lateness` the seconds
+    after the deadline at which its update came: negative in time, `None` when none came.
+
+    `staleness`: versions between its model and the round's. `counted`: the round in which its
+    update counts. `seen_after`: seconds from its assignment to the device's last check-in, 0 when
+    it has not been seen since. `streak`: the device's failures in a row in this task until now, for
+    which it rests another `rests` seconds.
+    """
 
     id: str
     device: str
+    name: str
+    round: int
+    version: int
+    staleness: int
     state: str
     reason: str | None
     detail: str | None
     assigned: float
     ended: float | None
+    late: float | None
+    lateness: float | None
+    counted: int | None
     bytes: int | None
     examples: int | None
+    steps: int | None
     loss: float | None
+    seen_after: float
+    streak: int
+    rests: float | None
+
+
+def assignment_view(place: Place, found: RoundSummary, now: float) -> AssignmentView:
+    """One place of a round."""
+    start = found.opened if found.started is None else found.started
+    came = place.late if place.late is not None else place.ended
+    arrived = place.late is not None or place.state in ("accepted", "refused")
+    until = rests_until(Standing(streak=place.streak, failed_at=place.failed_at))
+    return AssignmentView(
+        id=place.id,
+        device=place.device,
+        name=place.name,
+        round=place.round,
+        version=place.version,
+        staleness=max(0, found.version - place.version),
+        state=place.state,
+        reason=place.reason,
+        detail=place.detail,
+        assigned=place.assigned - start,
+        ended=None if place.ended is None else place.ended - start,
+        late=None if place.late is None else place.late - start,
+        lateness=came - start - found.deadline if arrived and came is not None else None,
+        counted=place.counted,
+        bytes=place.length,
+        examples=place.examples,
+        steps=place.steps,
+        loss=place.loss,
+        seen_after=max(0.0, place.seen - place.assigned),
+        streak=place.streak,
+        rests=until - now if until is not None and until > now else None,
+    )
+
+
+class OutcomeView(msgspec.Struct, frozen=True, kw_only=True):
+    """How many of a round's assignments came to the same."""
+
+    state: str
+    reason: str | None
+    assignments: int
 
 
 class RoundView(msgspec.Struct, frozen=True, kw_only=True):
-    """A round and everyone in it."""
+    """A round, what became of everyone in it, and one page of them, in order of assignment. `after`
+    asks for the next page; `None` at the end."""
 
     round: RoundSummary
+    outcomes: list[OutcomeView]
     assignments: list[AssignmentView]
+    after: str | None = None
+
+
+class StandingView(msgspec.Struct, frozen=True, kw_only=True):
+    """A device in a task in which it has failed: `streak` times in a row until now, for which it
+    rests another `rests` seconds."""
+
+    task: str
+    accepted: int
+    failed: int
+    streak: int
+    rests: float | None
+
+
+def standing_view(row: StandingRecord, now: float) -> StandingView:
+    """A standing, for those who ask."""
+    until = rests_until(Standing(streak=row.streak, failed_at=row.failed_at))
+    return StandingView(
+        task=row.task,
+        accepted=row.accepted,
+        failed=row.failed,
+        streak=row.streak,
+        rests=until - now if until is not None and until > now else None,
+    )
 
 
 class DeviceView(msgspec.Struct, frozen=True, kw_only=True):
-    """A device; `seen` is seconds ago."""
+    """A device; `seen` is seconds ago; `standings` are of the tasks that it has failed in."""
 
     id: str
     name: str
     labels: dict[str, str]
     facts: Facts
     seen: float
+    standings: list[StandingView] = []
+
+
+class DevicePage(msgspec.Struct, frozen=True, kw_only=True):
+    """Some of the fleet's devices, by id. `after` asks for the next page; `None` at the end.
+    `population`: how many there are."""
+
+    devices: list[DeviceView]
+    population: int
+    after: str | None = None
 
 
 class NewToken(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -136,26 +245,18 @@ class NewTask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     model: str
 
 
-def summarise(
-    evaluations: list[EvaluationRecord], better: dict[str, str]
-) -> dict[int, list[MetricView]]:
-    """Metrics by version. `better` says for each metric whether `higher` or `lower` is better."""
-    versions: dict[int, list[EvaluationRecord]] = {}
-    for evaluation in evaluations:
-        versions.setdefault(evaluation.version, []).append(evaluation)
-    return {
-        version: [_metric(name, found, higher == "higher") for name, higher in better.items()]
-        for version, found in versions.items()
-    }
-
-
-def _metric(name: str, found: list[EvaluationRecord], higher: bool) -> MetricView:
-    values = [e.metrics[name] for e in found]
-    weights = [float(e.examples) for e in found]
-    return MetricView(
-        name=name,
-        mean=statistics.fmean(values, weights),
-        worst=min(values) if higher else max(values),
-        devices=len(found),
-        examples=sum(e.examples for e in found),
-    )
+def metric_views(found: list[MetricRecord], better: dict[str, str]) -> list[MetricView]:
+    """What devices say of a version. `better` says for each metric whether `higher` or `lower` is
+    better."""
+    said = {metric.metric: metric for metric in found}
+    return [
+        MetricView(
+            name=name,
+            mean=said[name].mean,
+            worst=said[name].lowest if higher == "higher" else said[name].highest,
+            devices=said[name].devices,
+            examples=said[name].examples,
+        )
+        for name, higher in better.items()
+        if name in said
+    ]

@@ -15,6 +15,9 @@ import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 
+from prometheus_client.multiprocess import mark_process_dead
+
+from coordinator.metrics import METRICS_FOLDER
 from coordinator.server import ServeError, ServeOptions, published, tls_context, until_stopped
 from coordinator.store.sqlite import lock_state, prepare
 from schedules.backoff import Backoff
@@ -23,7 +26,6 @@ from systemd.notify import Notifier
 
 log = logging.getLogger(__name__)
 
-METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 STORE_URL = "COORDINATOR_STORE"
 _START_SECONDS = 60.0
 _STOP_SECONDS = 15.0
@@ -85,6 +87,8 @@ class Supervisor:
             return await process.wait()
         finally:
             await _end(process)
+            if folder := os.environ.get(METRICS_FOLDER):
+                await asyncio.to_thread(mark_process_dead, process.pid, folder)
 
 
 async def _heard(reading: int) -> bool:
@@ -188,5 +192,8 @@ def worker_command(options: ServeOptions, verbose: bool) -> list[str]:
     command += ["--state", str(options.state), "--host", options.host]
     if options.tls_cert is not None and options.tls_key is not None:
         command += ["--tls-cert", str(options.tls_cert), "--tls-key", str(options.tls_key)]
+    if options.max_connections is not None:
+        command += ["--max-connections", str(options.max_connections)]
     command += ["--insecure-http"] * options.insecure_http + ["--verbose"] * verbose
+    command += ["--metrics-open"] * options.metrics_open
     return command

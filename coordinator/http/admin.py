@@ -4,26 +4,35 @@ import asyncio
 import re
 from datetime import timedelta
 
+import msgspec
 from aiohttp import web
 
 from coordinator.errors import Denied, NotFound, Refused
 from coordinator.http.common import body, coordinator_of, for_admin, json_answer, message
 from coordinator.http.device import send_blob
 from coordinator.service import Coordinator
-from coordinator.store import rounds
+from coordinator.services import Services
+from coordinator.store import journal, rounds
 from coordinator.store import tasks as stored
-from coordinator.store.records import AssignmentRecord
+from coordinator.store.journal import Place
+from coordinator.store.records import RoundRecord
+from coordinator.store.sql import Store
 from coordinator.task import Task
 from coordinator.views import (
-    AssignmentView,
+    DevicePage,
     DeviceView,
+    MetricView,
     NewTask,
     NewToken,
+    OutcomeView,
+    RoundSummary,
     RoundView,
     TaskDetail,
     TaskView,
     Token,
-    summarise,
+    assignment_view,
+    metric_views,
+    standing_view,
     summary,
 )
 from wire.digest import DIGEST_PATTERN, digest_of
@@ -31,6 +40,8 @@ from wire.plan import PLAN_FILE_LIMIT
 
 _MAX_LIFETIME = 366 * 86400.0
 _ROUNDS_SHOWN = 100
+_LAST_ROUNDS, _MOST_ROUNDS = 20, 1000
+_PAGE, _MOST = 1000, 5000  # assignments or devices of a page
 
 
 async def tasks(request: web.Request) -> web.StreamResponse:
@@ -43,10 +54,10 @@ async def task(request: web.Request) -> web.StreamResponse:
     """GET /v1/admin/tasks/{task}."""
     coordinator, found = coordinator_of(request), await _task(request)
     last = await coordinator.services.store.read(rounds.rounds, found.name, _ROUNDS_SHOWN)
-    view = await _view(coordinator, found)
-    return json_answer(
-        TaskDetail(task=view, definition=found.record.definition, rounds=[*map(summary, last)])
-    )
+    view = await _view(coordinator, found, _ROUNDS_SHOWN)
+    now = coordinator.services.store.now()
+    summaries = [summary(row, found.terms.policy.deadline, now) for row in last]
+    return json_answer(TaskDetail(task=view, definition=found.record.definition, rounds=summaries))
 
 
 async def create(request: web.Request) -> web.StreamResponse:
@@ -65,17 +76,36 @@ async def stop(request: web.Request) -> web.StreamResponse:
     return json_answer(await _view(coordinator, stopped))
 
 
-async def round_(request: web.Request) -> web.StreamResponse:
-    """GET /v1/admin/tasks/{task}/rounds/{number}: who did what, when."""
+async def rounds_(request: web.Request) -> web.StreamResponse:
+    """GET /v1/admin/tasks/{task}/rounds?last=N: the last rounds, oldest first."""
     services, found = coordinator_of(request).services, await _task(request)
-    number = int(request.match_info["number"])
+    last = _number(request, "last", _LAST_ROUNDS, _MOST_ROUNDS)
+    return json_answer(
+        [
+            await _summary(services, found, row)
+            for row in await services.store.read(rounds.rounds, found.name, last)
+        ]
+    )
+
+
+async def round_(request: web.Request) -> web.StreamResponse:
+    """GET /v1/admin/tasks/{task}/rounds/{number}?after=ID&limit=N: who did what, when."""
+    coordinator, found = coordinator_of(request), await _task(request)
+    services, number = coordinator.services, int(request.match_info["number"])
+    after, limit = request.query.get("after", ""), _number(request, "limit", _PAGE, _MOST)
     record = await services.store.read(rounds.round_record, found.name, number)
     if record is None:
         raise NotFound("unknown_round", f"task {found.name} has had {found.round.number} rounds")
-    rows = await services.store.read(rounds.assignments, found.name, number)
-    start = record.started or record.opened
+    places = await services.store.read(journal.places, found.name, number, after, limit)
+    outcomes = await services.store.read(journal.outcomes, found.name, number)
+    shown, now = await _summary(services, found, record), services.store.now()
     return json_answer(
-        RoundView(round=summary(record), assignments=[_assignment(row, start) for row in rows])
+        RoundView(
+            round=shown,
+            outcomes=[OutcomeView(**outcome._asdict()) for outcome in outcomes],
+            assignments=[assignment_view(_seen(coordinator, p), shown, now) for p in places],
+            after=places[-1].id if len(places) == limit else None,
+        )
     )
 
 
@@ -104,21 +134,32 @@ async def get_blob(request: web.Request) -> web.StreamResponse:
 
 
 async def devices(request: web.Request) -> web.StreamResponse:
-    """GET /v1/admin/devices."""
+    """GET /v1/admin/devices?after=ID&limit=N&resting=1."""
     coordinator = coordinator_of(request)
-    now, found = coordinator.services.store.now(), coordinator.devices
+    store, known = coordinator.services.store, coordinator.devices
+    limit, now = _number(request, "limit", _PAGE, _MOST), store.now()
+    resting = request.query.get("resting") == "1"
+    found = await store.read(journal.devices, request.query.get("after", ""), limit, resting)
+    standings = await store.read(journal.standings, found)
+    views = [
+        DeviceView(
+            id=d.id,
+            name=d.name,
+            labels=d.labels,
+            facts=d.facts,
+            seen=max(0.0, now - known.last_seen(d)),
+            standings=[standing_view(row, now) for row in standings.get(d.id, ())],
+        )
+        for d in found
+    ]
+    if resting:
+        views = [view for view in views if any(s.rests for s in view.standings)]
     return json_answer(
-        [
-            DeviceView(
-                id=d.id,
-                name=d.name,
-                labels=d.labels,
-                facts=d.facts,
-                seen=max(0.0, now - found.last_seen(d)),
-            )
-            async for page in found.all()
-            for d in page
-        ]
+        DevicePage(
+            devices=views,
+            population=known.population,
+            after=found[-1].id if len(found) == limit else None,
+        )
     )
 
 
@@ -146,11 +187,12 @@ async def _task(request: web.Request) -> Task:
     return await coordinator_of(request).task(request.match_info["task"])
 
 
-async def _view(coordinator: Coordinator, task: Task) -> TaskView:
+async def _view(coordinator: Coordinator, task: Task, versions: int = 2) -> TaskView:
+    """With what devices say of the last so many versions."""
     store = coordinator.services.store
-    since = max(0, task.model.version - _ROUNDS_SHOWN)
-    evaluations = await store.read(stored.evaluations, task.name, since)
     await coordinator.refresh(task)
+    found = task.round
+    open_ = found.started is not None and found.ending is None
     return TaskView(
         name=task.name,
         state=task.record.state,
@@ -158,30 +200,47 @@ async def _view(coordinator: Coordinator, task: Task) -> TaskView:
         model=task.model.digest,
         version=task.model.version,
         weights=task.manifest.weights,
-        round=task.round.number,
-        phase=str(task.round.phase),
+        round=found.number,
+        phase=str(found.phase),
         goal=task.file.round.goal,
         minimum=task.file.round.minimum,
-        working=task.round.working,
-        arrived=task.round.arrived,
-        deadline=task.round.remaining(store.now()) if task.round.started is not None else None,
-        metrics=summarise(evaluations, {m.name: m.better for m in task.manifest.metrics}),
+        working=found.working,
+        arrived=found.arrived,
+        deadline=found.remaining(store.now()) if open_ else None,
+        needs=task.aggregator.needs(task.file.round.goal),
+        metrics=await _metrics(store, task, versions),
     )
 
 
-def _assignment(row: AssignmentRecord, start: float) -> AssignmentView:
-    return AssignmentView(
-        id=row.id,
-        device=row.device,
-        state=row.state,
-        reason=row.reason,
-        detail=row.detail,
-        assigned=row.assigned - start,
-        ended=None if row.ended is None else row.ended - start,
-        bytes=row.length,
-        examples=row.examples,
-        loss=row.loss,
-    )
+async def _metrics(store: Store, task: Task, versions: int) -> dict[int, list[MetricView]]:
+    """One look a version: a fleet's word on many of them would hold up who else wants to read."""
+    better: dict[str, str] = {m.name: m.better for m in task.manifest.metrics}
+    newest, metrics = task.model.version, dict[int, list[MetricView]]()
+    for version in range(max(0, newest - versions + 1), newest + 1):
+        if said := await store.read(stored.evaluated, task.name, version):
+            metrics[version] = metric_views(said, better)
+    return metrics
+
+
+async def _summary(services: Services, task: Task, row: RoundRecord) -> RoundSummary:
+    selected = await services.store.read(journal.selected, task.name, row.number)
+    gone = row.started is not None and not selected  # who was in it is not kept for ever
+    now = services.store.now()
+    return summary(row, task.terms.policy.deadline, now, None if gone else selected)
+
+
+def _seen(coordinator: Coordinator, place: Place) -> Place:
+    """With what this process alone knows yet of when the device checked in."""
+    seen = coordinator.devices.seen_lately(place.device)
+    return place if seen is None else msgspec.structs.replace(place, seen=max(seen, place.seen))
+
+
+def _number(request: web.Request, name: str, default: int, most: int) -> int:
+    """A whole number of the query, from 1 to `most`. Raises `Refused`."""
+    text = request.query.get(name, str(default))
+    if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) or not 1 <= int(text) <= most:
+        raise Refused("bad_message", f"{name}: from 1 to {most}, not {text[:40]!r}")
+    return int(text)
 
 
 def routes() -> list[web.RouteDef]:
@@ -192,6 +251,7 @@ def routes() -> list[web.RouteDef]:
         web.post(f"{root}/tasks", for_admin(create)),
         web.get(f"{root}/tasks/{{task}}", for_admin(task)),
         web.post(f"{root}/tasks/{{task}}/stop", for_admin(stop)),
+        web.get(f"{root}/tasks/{{task}}/rounds", for_admin(rounds_)),
         web.get(f"{root}/tasks/{{task}}/rounds/{{number:\\d{{1,9}}}}", for_admin(round_)),
         web.get(f"{root}/tasks/{{task}}/models/{{version:\\d{{1,9}}}}", for_admin(model)),
         web.put(f"{root}/blobs/{{digest}}", for_admin(put_blob)),

@@ -1,8 +1,11 @@
 """The application: every route, health, and metrics."""
 
-from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+import asyncio
 
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from coordinator import gauges
 from coordinator.errors import Unavailable
 from coordinator.http import admin, device, uploads
 from coordinator.http.common import COORDINATOR, coordinator_of, errors, for_admin
@@ -22,18 +25,18 @@ async def readyz(request: web.Request) -> web.StreamResponse:
 
 
 async def metrics(request: web.Request) -> web.StreamResponse:
-    """GET /metrics, with the admin token: Prometheus text."""
-    registry = coordinator_of(request).services.metrics.registry
-    return web.Response(
-        body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
-    )
+    """GET /metrics, with the admin token unless they are open: Prometheus text."""
+    coordinator = coordinator_of(request)
+    gauges.look(coordinator)
+    text = await asyncio.to_thread(coordinator.services.metrics.text)
+    return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
-def application(coordinator: Coordinator) -> web.Application:
-    """The HTTP application over a running coordinator."""
+def application(coordinator: Coordinator, metrics_open: bool = False) -> web.Application:
+    """The HTTP application over a running coordinator. `metrics_open`: anybody may read those."""
     app = web.Application(middlewares=[errors])
     app[COORDINATOR] = coordinator
     app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz)])
-    app.add_routes([web.get("/metrics", for_admin(metrics))])
+    app.add_routes([web.get("/metrics", metrics if metrics_open else for_admin(metrics))])
     app.add_routes([*device.routes(), *uploads.routes(), *admin.routes()])
     return app

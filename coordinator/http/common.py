@@ -4,12 +4,13 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import msgspec
 from aiohttp import web
 
 from coordinator.errors import CoordinatorError, Denied, Refused, TooLarge, Unavailable
+from coordinator.http.pace import MESSAGE_SECONDS, Pace
 from coordinator.service import Coordinator
 from coordinator.store.records import DeviceRecord
 from coordinator.store.sql import StoreUnavailable
@@ -20,8 +21,6 @@ from wire.strict import decode_json
 log = logging.getLogger(__name__)
 
 COORDINATOR = web.AppKey("coordinator", Coordinator)
-BODY_SECONDS = 30.0
-"""A body that brings nothing for so long is given up."""
 
 T = TypeVar("T", bound=msgspec.Struct)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -63,7 +62,12 @@ def for_device(handler: DeviceHandler) -> Handler:
 
 async def message(request: web.Request, kind: type[T]) -> T:
     """The request's JSON body. Raises `Refused` or `TooLarge`."""
-    return decoded(await body(request, MESSAGE_LIMIT), kind)
+    return decoded(await message_bytes(request), kind)
+
+
+async def message_bytes(request: web.Request) -> bytes:
+    """The bytes of a control message, all of them within half a minute. Raises `TooLarge`."""
+    return await _whole(request, MESSAGE_LIMIT, MESSAGE_SECONDS)
 
 
 def decoded(data: bytes, kind: type[T]) -> T:
@@ -75,26 +79,51 @@ def decoded(data: bytes, kind: type[T]) -> T:
 
 
 async def body(request: web.Request, limit: int) -> bytes:
-    """The request's body, of at most `limit` bytes and without long silences."""
+    """The request's body, of at most `limit` bytes, however long it takes at a fair pace."""
+    return await _whole(request, limit, None)
+
+
+async def _whole(request: web.Request, limit: int, within: float | None) -> bytes:
     if (request.content_length or 0) > limit:
         raise TooLarge("too_large", f"a body of {request.content_length} bytes; at most {limit}")
-    received = bytearray()
-    while chunk := await next_chunk(request):
+    received, incoming = bytearray(), Body(request, within)
+    while chunk := await incoming.next():
         received += chunk
         if len(received) > limit:
             raise TooLarge("too_large", f"a body of over {limit} bytes")
     return bytes(received)
 
 
-async def next_chunk(request: web.Request) -> bytes:
-    """The next bytes of a body, empty at its end. Raises `OSError` when the client is gone."""
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            return await request.content.readany()
-    except TimeoutError:
-        raise TimeoutError(f"no bytes in {BODY_SECONDS:.0f} s") from None
-    except (web.PayloadAccessError, web.RequestPayloadError) as error:
-        raise ConnectionResetError(f"the body cannot be read: {error}") from None
+class Body:
+    """A request's body as it comes, at a pace that must not be too slow: see `http.pace`."""
+
+    def __init__(self, request: web.Request, within: float | None = None) -> None:
+        self._request = request
+        self._content = request.content
+        self._time = asyncio.get_running_loop().time
+        self._pace = Pace(self._time(), within)
+
+    async def next(self) -> bytes:
+        """The next bytes, empty at the end. Raises `OSError` when the client is gone or slow."""
+        try:
+            chunk = self._content.read_nowait() or await self._wait()
+        except (web.PayloadAccessError, web.RequestPayloadError) as error:
+            raise ConnectionResetError(f"the body cannot be read: {error}") from None
+        if chunk and self._pace.too_slow(len(chunk), self._time()):
+            self._give_up("the body comes too slowly")
+        return chunk
+
+    async def _wait(self) -> bytes:
+        patience = self._pace.patience(self._time())
+        try:
+            async with asyncio.timeout(patience):
+                return await self._content.readany()
+        except TimeoutError:
+            self._give_up(f"no bytes in {patience:.0f} s")
+
+    def _give_up(self, why: str) -> NoReturn:
+        coordinator_of(self._request).services.metrics.cut_off.labels("slow_body").inc()
+        raise TimeoutError(why)
 
 
 def json_answer(value: msgspec.Struct | object, status: int = 200) -> web.Response:

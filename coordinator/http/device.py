@@ -9,17 +9,17 @@ from coordinator.checkin import common_protocol
 from coordinator.errors import NotFound
 from coordinator.http.common import (
     bearer,
-    body,
     coordinator_of,
     decoded,
     for_device,
     json_answer,
     message,
+    message_bytes,
 )
 from coordinator.service import Coordinator
 from coordinator.store.records import DeviceRecord
 from wire.digest import DIGEST_PATTERN
-from wire.messages import MESSAGE_LIMIT, CheckIn, Enroll, GiveUp, Spoken
+from wire.messages import CheckIn, Enroll, GiveUp, Spoken
 
 # A blob never changes. A cache on the way may keep it for the one who asked, not for others.
 _BLOB_HEADERS = {
@@ -44,7 +44,7 @@ async def check_in(request: web.Request) -> web.StreamResponse:
         return json_answer(busy)
     with coordinator.desk.serving():
         device = await coordinator.devices.check(bearer(request))
-        data = await body(request, MESSAGE_LIMIT)
+        data = await message_bytes(request)
         # First the versions: what a newer agent adds to its message must not hide that it is newer.
         common_protocol(decoded(data, Spoken).protocols)
         return json_answer(await coordinator.check_in(device, decoded(data, CheckIn)))

@@ -17,7 +17,7 @@ import re
 from aiohttp import web
 
 from coordinator.errors import Conflict, Refused
-from coordinator.http.common import coordinator_of, for_device, json_answer, next_chunk
+from coordinator.http.common import Body, coordinator_of, for_device, json_answer
 from coordinator.store.records import AssignmentRecord, DeviceRecord
 from coordinator.task import Task
 from coordinator.uploads import Incoming
@@ -32,6 +32,7 @@ async def create(request: web.Request, device: DeviceRecord) -> web.StreamRespon
     row, task = await uploads.find(request.match_info["assignment"], device.id)
     length, digest = _whole_number(request, "Upload-Length"), _digest(request)
     if row.state == "accepted":
+        uploads.again(task)
         return _accepted(length)
     await uploads.check_length(row, task, length)
     if request.headers.get("Upload-Complete") == "?1":
@@ -72,6 +73,7 @@ async def append(request: web.Request, device: DeviceRecord) -> web.StreamRespon
     row, task = await uploads.find(request.match_info["assignment"], device.id)
     start = _whole_number(request, "Upload-Offset")
     if row.state == "accepted":
+        uploads.again(task)
         return _accepted(row.length or 0)
     length, digest = await uploads.announced(row.id)
     # A wrong offset is told before the body is read.
@@ -98,7 +100,8 @@ async def _receive(
         start=start,
         announced=announced,
     ) as incoming:
-        while chunk := await next_chunk(request):
+        body = Body(request)
+        while chunk := await body.next():
             await incoming.take(chunk)
         data = await incoming.whole()
     if data is None and incoming.position < length:

@@ -119,3 +119,14 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
     device: str
     examples: int
     metrics: dict[str, float]
+
+
+class MetricRecord(NamedTuple):
+    """What devices say of one version: the mean is weighted by their examples."""
+
+    metric: str
+    mean: float
+    lowest: float
+    highest: float
+    devices: int
+    examples: int

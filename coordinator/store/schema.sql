@@ -77,6 +77,7 @@ CREATE TABLE IF NOT EXISTS assignments (
     detail TEXT,
     assigned REAL NOT NULL,
     ended REAL,
+    late REAL,                            -- when its update came, though it could count no more
     counted INTEGER,                      -- the round in which its update counts
     node TEXT,                            -- which has summed it
     tag INTEGER,                          -- 31 bits of its id's hash: see coordinator.store.rounds
@@ -118,11 +119,13 @@ CREATE TABLE IF NOT EXISTS partials (     -- sums of a closing round, on their w
     PRIMARY KEY (task, round, node)
 ) STRICT;
 
-CREATE TABLE IF NOT EXISTS evaluations (
+CREATE TABLE IF NOT EXISTS evaluations (  -- of a version, by one device: one row a metric
     task TEXT NOT NULL,
     version INTEGER NOT NULL,
+    metric TEXT NOT NULL,
     device TEXT NOT NULL REFERENCES devices,
+    value REAL NOT NULL,
     examples INTEGER NOT NULL,
-    metrics TEXT NOT NULL,                -- JSON
-    PRIMARY KEY (task, version, device)
+    PRIMARY KEY (task, version, metric, device)
 ) STRICT;
+CREATE INDEX IF NOT EXISTS evaluations_by_device ON evaluations (device);

@@ -6,7 +6,7 @@ import msgspec
 
 from coordinator.errors import unknown_device
 from coordinator.round import Round
-from coordinator.store.records import EvaluationRecord, ModelRecord, TaskRecord
+from coordinator.store.records import EvaluationRecord, MetricRecord, ModelRecord, TaskRecord
 from coordinator.store.rounds import open_round
 from coordinator.store.sql import Row, Steps, Tell, insert, one, records, rows
 
@@ -39,26 +39,43 @@ def tasks() -> Steps[list[TaskRecord]]:
 def add_evaluations(evaluations: list[EvaluationRecord]) -> Steps[None]:
     """Store metrics; a device's later word on a version replaces its earlier one. Raises `Denied`
     when the device has left."""
-    for evaluation in evaluations:
-        if not (yield from one("SELECT 1 FROM devices WHERE id = $1", evaluation.device)):
+    for said in evaluations:
+        if not (yield from one("SELECT 1 FROM devices WHERE id = $1", said.device)):
             raise unknown_device()
-        yield from insert(
-            "evaluations",
-            evaluation,
-            "ON CONFLICT (task, version, device) DO UPDATE"
-            " SET examples = excluded.examples, metrics = excluded.metrics",
-        )
+        for metric, value in said.metrics.items():
+            yield from rows(
+                "INSERT INTO evaluations (task, version, metric, device, value, examples)"
+                " VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (task, version, metric, device)"
+                " DO UPDATE SET value = excluded.value, examples = excluded.examples",
+                *(said.task, said.version, metric, said.device, float(value), said.examples),
+            )
 
 
-def evaluations(task: str, since: int) -> Steps[list[EvaluationRecord]]:
-    """Every evaluation of a task's models from version `since` on, by version."""
-    return (
-        yield from records(
-            EvaluationRecord,
-            "SELECT * FROM evaluations WHERE task = $1 AND version >= $2 ORDER BY version, device",
-            *(task, since),
-        )
+def evaluated(task: str, version: int) -> Steps[list[MetricRecord]]:
+    """What devices say of one version of a task's model, by metric."""
+    found = yield from rows(
+        "SELECT metric, sum(value * examples) / sum(examples) AS mean, min(value) AS lowest,"
+        " max(value) AS highest, count(*) AS devices, sum(examples) AS examples"
+        " FROM evaluations WHERE task = $1 AND version = $2 GROUP BY metric ORDER BY metric",
+        *(task, version),
     )
+    return [
+        MetricRecord(
+            metric=row["metric"],
+            mean=float(row["mean"]),
+            lowest=float(row["lowest"]),
+            highest=float(row["highest"]),
+            devices=int(row["devices"]),
+            examples=int(row["examples"]),
+        )
+        for row in found
+    ]
+
+
+def last_evaluated(task: str) -> Steps[int | None]:
+    """The newest version of which some device has said something."""
+    row = yield from one("SELECT max(version) AS newest FROM evaluations WHERE task = $1", task)
+    return None if row is None or row["newest"] is None else int(row["newest"])
 
 
 # The crowd

@@ -1,0 +1,135 @@
+"""What every command shares: the consoles, the options that find a coordinator, and how mistakes
+are told."""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from coordinator.client import AdminClient, ClientError, InputError
+from coordinator.server import ServeError
+from coordinator.store.sql import StoreError
+from coordinator.taskfile import TaskFileError
+from systemd import install as installer
+from systemd.errors import InstallError
+from wire.errors import WireError
+
+EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+
+out = Console(soft_wrap=True)
+err = Console(stderr=True, soft_wrap=True)
+
+
+class Complaint(Exception):
+    """A mistake in what was typed; one line that says what is allowed."""
+
+
+# Where the coordinator is
+
+
+def own_state() -> Path:
+    """Where `serve` keeps its state unless told otherwise: systemd's folder for the service, else
+    the user's own."""
+    if folder := os.environ.get("STATE_DIRECTORY"):
+        return Path(folder.split(":")[0])
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "lamplighter" / "coordinator"
+
+
+def served_state() -> Path:
+    """Where the other commands look for the server: that of the service on this machine where they
+    may look into it, or where there is no other; else as `own_state`."""
+    service, own = installer.COORDINATOR_STATE, own_state()
+    readable = os.access(service, os.R_OK | os.X_OK)
+    return service if readable or (service.exists() and not own.exists()) else own
+
+
+State = Annotated[
+    Path,
+    typer.Option(
+        "--state",
+        envvar="COORDINATOR_STATE",
+        default_factory=served_state,
+        help="Folder of the coordinator's state.",
+        show_default="the service's, else ~/.local/state/lamplighter/coordinator",
+    ),
+]
+Url = Annotated[
+    str | None, typer.Option(help="Coordinator to talk to. [default: the one over --state]")
+]
+TokenFile = Annotated[Path | None, typer.Option(help="File of the admin token, with --url.")]
+CaFile = Annotated[Path | None, typer.Option(help="Certificate authority to trust, with --url.")]
+TaskName = Annotated[str, typer.Argument(help="Name of the task.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For scripts: one JSON object a line.")]
+All = Annotated[bool, typer.Option("--all", help="However many there are.")]
+
+
+def with_client(
+    work: Callable[[AdminClient], Awaitable[None]],
+    state: Path,
+    url: str | None,
+    token_file: Path | None,
+    ca_file: Path | None,
+) -> None:
+    """Do `work` with the coordinator that the options name."""
+
+    async def run() -> None:
+        async with _client(state, url, token_file, ca_file) as client:
+            await work(client)
+
+    guard(lambda: asyncio.run(run()))
+
+
+def _client(
+    state: Path, url: str | None, token_file: Path | None, ca_file: Path | None
+) -> AdminClient:
+    if url is None:
+        return AdminClient.of_state(state)
+    if token_file is None:
+        raise InputError("--url needs --token-file, the file of the coordinator's admin token")
+    try:
+        ca = ca_file.read_text() if ca_file else None
+        return AdminClient(url, token_file.read_text().strip(), ca)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--token-file or --ca-file: {error}") from None
+
+
+# Mistakes
+
+
+def guard(work: Callable[[], None]) -> None:
+    """Run; errors a person can mend are one line, exit status 2 for input, 1 for the rest."""
+    from coordinator.compiler.errors import CompileError
+
+    try:
+        work()
+    except BrokenPipeError:  # whoever read us, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise typer.Exit(EXIT_FAILED) from None
+    except (Complaint, InputError, TaskFileError, CompileError, WireError) as error:
+        _fail(error, EXIT_INPUT)
+    except (ClientError, ServeError, StoreError, InstallError, OSError) as error:
+        _fail(error, EXIT_FAILED)
+    except KeyboardInterrupt:
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def _fail(error: Exception, status: int) -> NoReturn:
+    raise typer.Exit(complain(error, status)) from None
+
+
+def complain(error: Exception, status: int) -> int:
+    """Say what is wrong, in one line."""
+    line = " ".join(str(error).split())
+    err.print("[red]error:[/]", plain(line), highlight=False)
+    return status
+
+
+def plain(text: str) -> Text:
+    """Text that a device or a file brought: no markup, nothing that steers the terminal."""
+    return Text("".join(c if c.isprintable() else "?" for c in text))

@@ -1,0 +1,95 @@
+"""The journal's questions, asked of any store: `await asked_of(store)`."""
+
+import pytest
+
+from coordinator.round import Round, RoundPolicy
+from coordinator.store import devices, journal, rounds, tasks
+from coordinator.store.records import DeviceRecord, EvaluationRecord, TaskRecord
+from coordinator.store.rounds import Arrived, Terms
+from coordinator.store.sql import Store
+from fleet.clients import FACTS
+
+TERMS = Terms("digits", RoundPolicy(goal=9, minimum=1, deadline=60.0), 1.0, 1.0, 0)
+DEVICES = [f"device-{letter}" for letter in "abcd"]
+
+
+async def asked_of(store: Store) -> None:
+    """Four devices in a round: one counts, one is refused four times, two come to nothing."""
+    await _fleet(store)
+    for second, device in enumerate(DEVICES):
+        await store.run(rounds.assign, TERMS, f"at-{device}", device, 1, 100.0 + second)
+    arrived = Arrived("at-device-a", b"bytes", "sha256:0", 10, 5, 0.5)
+    await store.run(rounds.accept, TERMS, [arrived], "node", 110.0)
+    await store.run(rounds.drop, TERMS, "at-device-b", "refused", "too_far", "far", 111.0)
+    await store.run(rounds.begin_close, TERMS, "node", 120.0, stopped=True)
+    await _places(store)
+    await _late(store)
+    await _resting(store)
+    await _evaluations(store)
+
+
+async def _fleet(store: Store) -> None:
+    record = TaskRecord(name="digits", state="running", definition="", plan="sha256:1", created=1.0)
+    await store.run(tasks.create, record, "sha256:2", Round(1, 0, TERMS.policy, 9, 99.0))
+    await store.run(devices.add_token, "join", "secret", 9, 1e12)
+    for device in DEVICES:
+        joined = DeviceRecord(
+            id=device, name=device, secret="", labels={}, facts=FACTS, enrolled=1.0, seen=100.0
+        )
+        assert await store.run(devices.enroll, joined, "join")
+
+
+async def _places(store: Store) -> None:
+    every = await store.read(journal.places, "digits", 1, "", 9)
+    assert [place.device for place in every] == DEVICES
+    assert [place.state for place in every] == ["accepted", "refused", "expired", "expired"]
+    assert (every[0].counted, every[0].length, every[0].loss) == (1, 5, 0.5)
+    assert (every[1].reason, every[1].detail, every[1].streak) == ("too_far", "far", 1)
+    first = await store.read(journal.places, "digits", 1, "", 3)
+    rest = await store.read(journal.places, "digits", 1, first[-1].id, 3)
+    assert first + rest == every
+    assert await store.read(journal.places, "digits", 2, "", 9) == []
+    assert await store.read(journal.selected, "digits", 1) == 4
+    assert await store.read(journal.outcomes, "digits", 1) == [
+        ("accepted", None, 1),
+        ("expired", None, 2),
+        ("refused", "too_far", 1),
+    ]
+
+
+async def _late(store: Store) -> None:
+    assert await store.run(journal.came_late, "at-device-c", 125.5) == pytest.approx(5.5)
+    assert await store.run(journal.came_late, "at-device-c", 130.0) is None
+    assert await store.run(journal.came_late, "at-device-a", 130.0) is None
+    assert await store.run(journal.came_late, "at-nobody", 130.0) is None
+    every = await store.read(journal.places, "digits", 1, "", 9)
+    assert [place.late for place in every] == [None, None, 125.5, None]
+
+
+async def _resting(store: Store) -> None:
+    everyone = await store.read(journal.devices, "", 9, False)
+    assert [device.id for device in everyone] == DEVICES
+    assert await store.read(journal.devices, "", 9, True) == []
+    standings = await store.read(journal.standings, everyone)
+    assert "device-a" not in standings
+    assert [standing.streak for standing in standings["device-b"]] == [1]
+    assert await store.read(journal.standings, []) == {}
+
+
+async def _evaluations(store: Store) -> None:
+    assert await store.read(tasks.last_evaluated, "digits") is None
+    said = [
+        EvaluationRecord(
+            task="digits", version=3, device=device, examples=examples, metrics={"loss": loss}
+        )
+        for device, examples, loss in (("device-a", 1, 9.0), ("device-a", 30, 1.0))
+    ]
+    other = EvaluationRecord(
+        task="digits", version=3, device="device-b", examples=10, metrics={"loss": 5.0}
+    )
+    await store.run(tasks.add_evaluations, [*said, other])
+    (found,) = await store.read(tasks.evaluated, "digits", 3)
+    assert found == ("loss", 2.0, 1.0, 5.0, 2, 40)
+    assert type(found.examples) is int
+    assert await store.read(tasks.evaluated, "digits", 2) == []
+    assert await store.read(tasks.last_evaluated, "digits") == 3
