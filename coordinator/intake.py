@@ -226,7 +226,11 @@ async def drop(
 ) -> None:
     """A device at work will not deliver."""
     now = services.store.now()
-    if await services.store.run(rounds.drop, task.terms, assignment, state, reason, detail, now):
+    after = await services.store.run(
+        rounds.drop, task.terms, assignment, state, reason, detail, now
+    )
+    if after is not None:
+        task.saw(after)  # its place is free: the next device that asks here is to know
         services.metrics.updates.labels(task.name, state).inc()
     await asyncio.to_thread(services.parts.drop, assignment)
 

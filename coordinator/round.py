@@ -144,6 +144,11 @@ class Round:
         return Phase.SELECTING if self.free > 0 else Phase.REPORTING
 
     @property
+    def over(self) -> bool:
+        """Whether it is closed or abandoned: one that is closing is not yet."""
+        return self.phase in (Phase.CLOSED, Phase.ABANDONED)
+
+    @property
     def free(self) -> int:
         """Places that no device has."""
         taken = self.working + (0 if self.policy.late is Late.BUFFER else self.arrived)
@@ -235,9 +240,13 @@ class Round:
         return replace(self, ending=ending, ended=now)
 
     def following(self, version: int, places: int, now: float) -> "Round":
-        """The round after this one, from the newest model."""
+        """The round after this one, from the newest model. With devices at work its clock runs:
+        were they all silent, nobody else would ever start it."""
         carried = self.working if self.policy.late is Late.BUFFER else 0
-        return Round(self.number + 1, version, self.policy, places, now, working=carried)
+        started = now if carried else None
+        return Round(
+            self.number + 1, version, self.policy, places, now, working=carried, started=started
+        )
 
     def _started(self, now: float) -> float:
         return now if self.started is None else self.started

@@ -6,6 +6,7 @@ sending a file. A blob is durable before anything refers to it.
 
 import asyncio
 import logging
+import time
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +17,8 @@ from wire.errors import WireError
 from wire.files import write_durably
 
 log = logging.getLogger(__name__)
+
+_LEFT_SECONDS = 86400.0
 
 
 class Blobs(Protocol):
@@ -42,6 +45,9 @@ class BlobStore:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for aside in folder.glob(".*.new"):  # of a process that was killed
+            if time.time() - aside.stat().st_mtime > _LEFT_SECONDS:
+                aside.unlink(missing_ok=True)
 
     async def put(self, data: bytes) -> str:
         """Store `data` durably; returns its digest."""
@@ -67,8 +73,9 @@ class BlobStore:
         path = self._path(digest)
         if not path.exists() or path.read_bytes() != data:
             # The plain file comes last: while it is missing, the other one may be half.
-            write_durably(self._path(digest, compressed=True), compression.compress(data))
-            write_durably(path, data)
+            packed = compression.compress(data)
+            write_durably(self._path(digest, compressed=True), packed, alone=False)
+            write_durably(path, data, alone=False)
         return digest
 
     def _get(self, digest: str) -> bytes:

@@ -128,7 +128,7 @@ def open_round(task: str, new: Round) -> Steps[None]:
             working=new.working,
             arrived=0,
             opened=new.opened,
-            started=None,
+            started=new.started,
             ended=None,
             closer=None,
             examples=0,
@@ -213,6 +213,14 @@ def assignment(identifier: str) -> Steps[AssignmentRecord | None]:
     return found[0] if found else None
 
 
+def working_of(identifiers: Sequence[str]) -> Steps[set[str]]:
+    """Which of these assignments are at work."""
+    marks = ", ".join(f"${number}" for number in range(1, len(identifiers) + 1))
+    text = f"SELECT id FROM assignments WHERE state = 'working' AND id IN ({marks})"
+    found = yield from rows(text, *identifiers)
+    return {row["id"] for row in found}
+
+
 def assignments(task: str, number: int) -> Steps[list[AssignmentRecord]]:
     """Everyone who had a place in a round or whose update counts in it, in order of assignment."""
     return (
@@ -282,13 +290,13 @@ def tag(assignment: str) -> int:
 
 def drop(
     terms: Terms, assignment: str, state: str, reason: str, detail: str, now: float
-) -> Steps[bool]:
-    """A device at work has `given_up`, or its update was `refused` for good. False when it was not
-    at work (any more)."""
+) -> Steps[Round | None]:
+    """A device at work has `given_up`, or its update was `refused` for good. Returns the round
+    after that; `None` when it was not at work (any more)."""
     found = yield from load(terms, lock=True)
     row = yield from one(_STATE + " FOR UPDATE", assignment)
     if row is None or row["state"] != "working":
-        return False
+        return None
     yield from rows(
         "UPDATE assignments SET state = $2, reason = $3, detail = $4, ended = $5 WHERE id = $1",
         *(assignment, state, reason, detail, now),
@@ -298,10 +306,10 @@ def drop(
         " WHERE device = $1 AND task = $2",
         *(row["device"], terms.task, now),
     )
-    if found.ending is None:
-        held = Held(row["state"], row["round"], row["version"])
-        yield from save(terms.task, found.left(held))
-    return True
+    if not found.over:  # one that closes, too: the places that are taken go on to the next
+        found = found.left(Held(row["state"], row["round"], row["version"]))
+        yield from save(terms.task, found)
+    return found
 
 
 # The end
@@ -410,10 +418,10 @@ def finish_close(
 
 def _conclude(terms: Terms, ended: Round, version: int, now: float) -> Steps[None]:
     """After a round: who failed is noted, the task goes on or is done, what was kept goes."""
-    dropped = yield from _expire(terms, ended, version, now)
+    dropped, freed = yield from _expire(terms, ended, version, now)
     task = terms.task
     yield from rows("DELETE FROM partials WHERE task = $1 AND round <= $2", task, ended.number)
-    ended = replace(ended, dropped=ended.dropped + dropped)
+    ended = replace(ended, dropped=ended.dropped + dropped, working=ended.working - freed)
     yield from save(task, ended)
     yield Discard(task, ended.number)
     yield Tell(ROUNDS)
@@ -429,45 +437,49 @@ def _conclude(terms: Terms, ended: Round, version: int, now: float) -> Steps[Non
     yield from open_round(task, ended.following(version, (yield from places(terms)), now))
 
 
-def _expire(terms: Terms, ended: Round, version: int, now: float) -> Steps[int]:
+def _expire(terms: Terms, ended: Round, version: int, now: float) -> Steps[tuple[int, int]]:
     """Those whose update cannot count any more. Returns how many of them came to nothing, though
-    they had as much time as the slowest that counts: of the others nothing is known."""
-    if terms.policy.late is Late.REFUSE:
-        over, number = "state = 'working' AND task = $1 AND round = $2", ended.number
+    they had as much time as the slowest that counts (of the others nothing is known), and how many
+    of the round's places are not theirs any more."""
+    assert ended.ended is not None
+    policy = terms.policy
+    at: tuple[Value, ...]
+    if policy.late is Late.REFUSE:
+        over, at = "round = $2", (terms.task, ended.number)
     else:
-        over = "state = 'working' AND task = $1 AND version < $2"
-        number = version - terms.policy.max_staleness
+        # By time as well: while no model is made, no version grows old.
+        over, given = "(version < $2 OR assigned < $3)", policy.deadline + policy.patience
+        at = (terms.task, version - policy.max_staleness, ended.ended - given)
+    over = f"state = 'working' AND task = $1 AND {over}"
+    then, last = f"${len(at) + 1}", f"${len(at) + 2}"
     row = yield from one(
         "SELECT max(ended - assigned) AS slowest FROM assignments WHERE task = $1 AND counted = $2",
         *(terms.task, ended.number),
     )
     slowest = row["slowest"] if row else None
-    assert ended.ended is not None
-    if slowest is None:
-        slowest = terms.policy.deadline
-    before = ended.ended - slowest
-    at: tuple[Value, ...] = (terms.task, number, before)
-    failed = yield from one(
-        f"SELECT count(*) AS found FROM assignments WHERE {over} AND assigned <= $3", *at
-    )
+    before = ended.ended - (policy.deadline if slowest is None else slowest)
     yield from rows(
-        "UPDATE standings SET failed = failed + 1, streak = streak + 1, failed_at = $4"
+        f"UPDATE standings SET failed = failed + 1, streak = streak + 1, failed_at = {last}"
         " WHERE task = $1 AND device IN"
-        f" (SELECT device FROM assignments WHERE {over} AND assigned <= $3)",
-        *(*at, now),
+        f" (SELECT device FROM assignments WHERE {over} AND assigned <= {then})",
+        *(*at, before, now),
     )
-    yield from rows(
-        f"UPDATE assignments SET state = 'expired', ended = $3 WHERE {over}",
-        *(terms.task, number, ended.ended),
+    expired = yield from rows(
+        f"UPDATE assignments SET state = 'expired', ended = {then} WHERE {over} RETURNING assigned",
+        *(*at, ended.ended),
     )
-    return int(failed["found"]) if failed else 0
+    failed = sum(row["assigned"] <= before for row in expired)
+    freed = {Late.REFUSE: failed, Late.FOLD: 0, Late.BUFFER: len(expired)}[policy.late]
+    return failed, freed
 
 
 def places(terms: Terms) -> Steps[int]:
     """How many devices the next round asks, from how many came to nothing in the last ones."""
     found = yield from rounds(terms.task, _REMEMBERED)
+    # Of one that may still count, a later round tells what became of it.
+    refuse = terms.policy.late is Late.REFUSE
     ended = [
-        EndedRound(r.arrived + r.dropped + r.working, r.arrived, r.dropped)
+        EndedRound(r.arrived + r.dropped + (r.working if refuse else 0), r.arrived, r.dropped)
         for r in found
         if r.phase in ("closed", "abandoned") and r.reason != Reason.STOPPED
     ]
