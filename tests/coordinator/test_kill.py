@@ -26,7 +26,6 @@ from wire import checkpoint
 from wire.digest import hex_of
 from wire.plan import Parameter
 
-KILLS = 20
 DEVICES = 12
 PARAMETERS = (Parameter(name="w", shape=(DEVICES,)),)
 _START_SECONDS = 30.0
@@ -37,9 +36,9 @@ Acknowledged = set[tuple[int, str]]
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("late", ["refuse", "fold"])
+@pytest.mark.parametrize(("late", "kills"), [("refuse", 20), ("fold", 8)])
 async def test_killed_at_random_moments_it_counts_each_acknowledged_update_once(
-    tmp_path: Path, late: str
+    tmp_path: Path, late: str, kills: int
 ) -> None:
     rng = random.Random(20)
     port, acknowledged = _free_port(), Acknowledged()
@@ -61,13 +60,13 @@ async def test_killed_at_random_moments_it_counts_each_acknowledged_update_once(
                 indices[device.id] = index
                 group.create_task(_live(device, index, acknowledged, stop, random.Random(index)))
             await asyncio.sleep(rng.uniform(0, 0.05))
-        for kill in range(KILLS - 1):
+        for kill in range(kills - 1):
             async with _serving(tmp_path, port):
                 await _moments(rng, kill)
         async with _serving(tmp_path, port) as admin:
             await _two_more_rounds(admin)
             stop.set()
-    assert len(acknowledged) > KILLS, "too few updates got through for the test to mean anything"
+    assert len(acknowledged) > kills, "too few updates got through for the test to mean anything"
     await asyncio.to_thread(_check, tmp_path, indices, acknowledged)
 
 
