@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from coordinator.aggregation.options import Aggregation, FedAvg
+from coordinator.aggregation.options import Aggregation, FedAvg, fewest, kind_of
 from coordinator.aggregation.options import problems as aggregation_problems
 from coordinator.selection.options import Selection, Uniform
 from schedules.duration import Duration
@@ -208,6 +208,11 @@ def _problems(task: TaskFile) -> list[str]:
         found.append(
             f"round.minimum = {task.round.minimum}: at most round.goal ({task.round.goal})"
         )
+    if task.round.minimum < fewest(task.aggregation):
+        found.append(
+            f"round.minimum = {task.round.minimum}: at least {fewest(task.aggregation)}, since "
+            f"aggregation.kind = {kind_of(task.aggregation)!r} cannot combine fewer"
+        )
     if not 1 <= task.deadline <= 30 * 86400:
         found.append(f"round.deadline = {Duration(task.deadline)}: from 1 s to 30 days")
     if "accuracy" in task.training.metrics and not isinstance(task.loss, CrossEntropy):
@@ -217,7 +222,7 @@ def _problems(task: TaskFile) -> list[str]:
     found += aggregation_problems(task.aggregation)
     if len(set(task.training.metrics)) != len(task.training.metrics):
         found.append("training.metrics: a metric is named twice")
-    for name in ("optimizer", "training", "keep"):
+    for name in ("optimizer", "training", "keep", "round"):
         for key, value in _floats(name, getattr(task, name)):
             if not math.isfinite(value):
                 found.append(f"{key} = {value}: must be finite")
