@@ -1,7 +1,6 @@
 """Uploads in one request: a POST that brings all of the bytes with it."""
 
 import asyncio
-import base64
 from collections.abc import AsyncIterator
 
 import numpy as np
@@ -12,9 +11,9 @@ from coordinator.uploads import Incoming
 from edge_agent.errors import Offline, Rejected
 from fleet.clients import Device, Lie, LyingDevice
 from tests.coordinator.plans import constant, plan, weights
-from tests.coordinator.raw import connected, update_path
+from tests.coordinator.raw import connected, post_headers, update_path
 from tests.coordinator.serving import Serving
-from wire.digest import digest_of, hex_of
+from wire.digest import digest_of
 from wire.messages import Assignment, UploadState
 from wire.plan import Parameter
 
@@ -33,18 +32,6 @@ async def fleet(served: Serving) -> Serving:
 async def taken(device: Device, seed: int = 3) -> tuple[Assignment, bytes]:
     assignment = await device.take()
     return assignment, device.write(assignment, weights(seed=seed))
-
-
-def headers(device: Device, data: bytes, length: int | None = None) -> dict[str, str]:
-    """Those of a POST of `data`, of which `length` bytes are announced."""
-    sha256 = base64.b64encode(bytes.fromhex(hex_of(digest_of(data)))).decode()
-    return {
-        "Authorization": f"Bearer {device.secret}",
-        "Upload-Length": str(len(data) if length is None else length),
-        "Upload-Complete": "?1",
-        "Repr-Digest": f"sha-256=:{sha256}:",
-        "Content-Length": str(len(data)),
-    }
 
 
 async def trickle(data: bytes, size: int, pause: float = 0.0) -> AsyncIterator[bytes]:
@@ -112,7 +99,7 @@ async def test_one_that_is_cut_in_the_middle_goes_on_or_is_sent_again(
     assignment, data = await taken(device)
     async with connected(fleet) as connection:
         path = update_path(assignment)
-        await connection.request("POST", path, headers(device, data), data[:sent])
+        await connection.request("POST", path, post_headers(device, data), data[:sent])
         await asyncio.sleep(0.02)
         connection.cut()
     await fleet.until(lambda: idle(fleet))
@@ -135,7 +122,7 @@ async def test_a_large_one_that_is_cut_is_resumed_from_all_that_came(served: Ser
     sent = BORDER + 1234
     async with connected(served) as connection:
         path = update_path(assignment)
-        await connection.request("POST", path, headers(device, data), data[:sent])
+        await connection.request("POST", path, post_headers(device, data), data[:sent])
         await asyncio.sleep(0.05)
         connection.cut()
     await served.until(lambda: idle(served))
@@ -149,7 +136,7 @@ async def test_one_that_falls_silent_is_given_up_and_keeps_what_came(fleet: Serv
     assignment, data = await taken(device)
     async with connected(fleet) as connection:
         path = update_path(assignment)
-        await connection.request("POST", path, headers(device, data), data[:50])
+        await connection.request("POST", path, post_headers(device, data), data[:50])
         await asyncio.sleep(0.02)
         fleet.clock.leap(31.0)
         answer = await connection.read()
@@ -179,7 +166,7 @@ async def test_one_that_no_update_can_be_is_refused_for_good_before_its_bytes(fl
     device = await fleet.device()
     assignment, data = await taken(device)
     async with connected(fleet) as connection:
-        told = headers(device, data, length=assignment.upload_limit + 1)
+        told = post_headers(device, data, length=assignment.upload_limit + 1)
         await connection.request("POST", update_path(assignment), told)
         answer = await connection.read()
     assert (answer.status, answer.code) == (413, "too_large")
@@ -248,7 +235,7 @@ async def test_a_late_one_is_refused_and_leaves_nothing(served: Serving):
     assignment, data = await taken(device)
     async with connected(served) as connection:
         path = update_path(assignment)
-        await connection.request("POST", path, headers(device, data), data[:100])
+        await connection.request("POST", path, post_headers(device, data), data[:100])
         await asyncio.sleep(0.02)
         served.clock.leap(11.0)
         await served.round_ends(1)
