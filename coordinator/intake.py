@@ -32,7 +32,7 @@ _WAITING = 256  # updates that wait, at most; whoever comes then waits to wait
 _BATCH = 32
 _DECODED_BYTES = 64 << 20  # of one batch, in memory at once; one update may be larger
 _RUNNERS = 2
-_PATIENCE = 30.0  # for the next round to open, when an update counts in that
+_PATIENCE = 20.0  # for the next round to open; a device waits for an answer a little longer
 _LOOK_AGAIN = 0.05
 _FROM_THE_START = {"Upload-Offset": "0"}
 

@@ -452,12 +452,7 @@ def _expire(terms: Terms, ended: Round, version: int, now: float) -> Steps[tuple
         at = (terms.task, version - policy.max_staleness, ended.ended - given)
     over = f"state = 'working' AND task = $1 AND {over}"
     then, last = f"${len(at) + 1}", f"${len(at) + 2}"
-    row = yield from one(
-        "SELECT max(ended - assigned) AS slowest FROM assignments WHERE task = $1 AND counted = $2",
-        *(terms.task, ended.number),
-    )
-    slowest = row["slowest"] if row else None
-    before = ended.ended - (policy.deadline if slowest is None else slowest)
+    before = yield from _long_enough(terms, ended)
     yield from rows(
         f"UPDATE standings SET failed = failed + 1, streak = streak + 1, failed_at = {last}"
         " WHERE task = $1 AND device IN"
@@ -471,6 +466,22 @@ def _expire(terms: Terms, ended: Round, version: int, now: float) -> Steps[tuple
     failed = sum(row["assigned"] <= before for row in expired)
     freed = {Late.REFUSE: failed, Late.FOLD: 0, Late.BUFFER: len(expired)}[policy.late]
     return failed, freed
+
+
+def _long_enough(terms: Terms, ended: Round) -> Steps[float]:
+    """Who was assigned before that had as much time as the slowest that counts."""
+    row = yield from one(
+        "SELECT max(ended - assigned) AS slowest, max(ended) AS last FROM assignments"
+        " WHERE task = $1 AND counted = $2",
+        *(terms.task, ended.number),
+    )
+    assert ended.ended is not None
+    # A coordinator that was busy, or away, gave nobody more time.
+    over = min(ended.ended, ended.deadline or ended.ended)
+    if row is None or row["slowest"] is None:
+        return over - terms.policy.deadline
+    goal = ended.ending is not None and ended.ending.reason is Reason.GOAL
+    return float((row["last"] if goal else over) - row["slowest"])
 
 
 def places(terms: Terms) -> Steps[int]:

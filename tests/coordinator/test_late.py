@@ -156,7 +156,7 @@ async def test_who_waits_too_long_for_a_round_to_close_is_told_to_come_back(serv
             headers = post_headers(slow, data)
             await connection.request("POST", update_path(assignment), headers, data)
             await asyncio.sleep(0.2)
-            served.clock.leap(31.0)
+            served.clock.leap(21.0)
             answer = await connection.read()
         assert (answer.status, answer.code) == (503, "closing")
     served.clock.leap(100.0)

@@ -209,10 +209,11 @@ async def test_a_round_ends_publishes_and_opens_the_next_in_one_step(store: Stor
 async def test_who_had_less_time_than_the_slowest_that_counts_is_not_called_a_failure(
     store: Store,
 ):
-    for number, now in ((1, 3.0), (2, 4.0), (3, 4.5), (4, 15.0)):
+    for number, now in ((1, 3.0), (3, 4.5), (2, 8.0), (4, 15.0)):
         await assign(store, number, now)
-    await accept(store, 19.0, 1, 2)  # 16 s and 15 s
-    await closed(store, 20.5)  # 3 had 16 s and did not come, 4 had 5.5 s
+    await accept(store, 12.0, 1)
+    await accept(store, 19.0, 2)  # after 11 s: 3 had 14.5 s and did not come, 4 had 4 s
+    await closed(store, 500.0)  # nobody looked earlier, which is no device's fault
     (first, _) = await store.read(rounds.rounds, "digits", 10)
     assert (first.arrived, first.dropped, first.working) == (2, 1, 1)
     failures = {}
@@ -220,6 +221,17 @@ async def test_who_had_less_time_than_the_slowest_that_counts_is_not_called_a_fa
         _, (standing,) = await store.read(rounds.at_work, f"device-{number}")
         failures[number] = (standing.failed, standing.streak)
     assert failures == {3: (1, 1), 4: (0, 0)}
+
+
+async def test_a_coordinator_that_was_away_calls_nobody_a_failure_for_that(store: Store):
+    for number, now in ((1, 3.0), (2, 4.0), (3, 50.0)):
+        await assign(store, number, now)
+    await accept(store, 93.0, 1)  # after 90 s
+    await closed(store, 1e6)  # 2 had 99 s until the deadline, 3 had 53 s
+    (first, _) = await store.read(rounds.rounds, "digits", 10)
+    assert (first.reason, first.dropped, first.working) == ("deadline", 1, 1)
+    _, (standing,) = await store.read(rounds.at_work, "device-3")
+    assert standing.failed == 0
 
 
 async def test_an_abandoned_round_publishes_nothing(store: Store):
