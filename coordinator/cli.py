@@ -23,8 +23,8 @@ from coordinator.server import (
 )
 from coordinator.start import StoreOptions
 from coordinator.store.sql import StoreError
-from coordinator.workers import supervise, worker_command
 from coordinator.views import MetricView, TaskDetail, TaskView
+from coordinator.workers import supervise, worker_command
 from schedules.duration import Duration, human
 from systemd import install as installer
 from systemd.errors import InstallError

@@ -9,7 +9,6 @@ import hmac
 import re
 import secrets
 
-
 _IDENTIFIER = re.compile(r"[a-z0-9-]{1,63}")
 
 

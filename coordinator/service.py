@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from coordinator import credentials, leaving, taskfile
 from coordinator.checkin import Desk
 from coordinator.devices import Devices
-from coordinator.errors import Conflict, CoordinatorError, Denied, NotFound, Refused, Unavailable, unknown_device
+from coordinator.errors import (
+    Conflict,
+    CoordinatorError,
+    Denied,
+    NotFound,
+    Refused,
+    Unavailable,
+    unknown_device,
+)
 from coordinator.given import Given
 from coordinator.intake import Intake
 from coordinator.keeper import Keeper, Nodes
@@ -184,8 +192,8 @@ class Coordinator:
 
     async def leave(self, device: str) -> Left:
         """A device leaves the fleet for good, by its own wish or the administrator's. Returns when
-        that is durable. Raises `Denied` when there is no such device (any more), `Unavailable` when a
-        model that is made with its update does not get done."""
+        that is durable. Raises `Denied` when there is no such device (any more), `Unavailable` when
+        a model that is made with its update does not get done."""
         withdrawn = await self._withdraw(device)
         if withdrawn is None:
             raise unknown_device()

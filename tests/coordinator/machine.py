@@ -198,4 +198,3 @@ class Machine:
         """What became of each device's assignment."""
         found = await self.store.read(rounds.assignments, "digits", number)
         return {row.device: row.state for row in found}
-

@@ -52,8 +52,9 @@ async def play(served: Serving, number: int, silent: int) -> int:
     for device, assignment in held:
         try:
             await device.deliver(assignment, device.write(assignment, constant(1.0)))
-        except Rejected as error:  # the goal was reached
-            assert error.code == "late"
+        except Rejected as error:
+            if error.code != "late":  # the goal was reached
+                raise
     if served.task().round.number == number:
         served.clock.leap(601.0)
     await served.round_ends(number)

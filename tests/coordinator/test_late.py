@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -299,7 +300,7 @@ async def test_every_goal_arrivals_make_a_model(served: Serving):
     detail = await served.admin.task("digits")
     assert [r.updates for r in detail.rounds[:3]] == [3, 3, 3]
     versions = [await served.model(version=v) for v in range(4)]
-    moves = [moved(b, a) for a, b in zip(versions, versions[1:], strict=False)]
+    moves = [moved(b, a) for a, b in pairwise(versions)]
     assert moves == pytest.approx([1.0, 2**-0.5, 3**-0.5], rel=1e-4)
 
 

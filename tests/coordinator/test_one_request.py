@@ -181,9 +181,7 @@ async def test_bytes_of_another_digest_are_asked_for_again(fleet: Serving):
     assert (await device.send(assignment, data)).state is UploadState.ACCEPTED
 
 
-@pytest.mark.parametrize(
-    "lie", [lie for lie in Lie if lie not in (Lie.WRONG_DIGEST, Lie.OVERSIZE)]
-)
+@pytest.mark.parametrize("lie", [lie for lie in Lie if lie not in (Lie.WRONG_DIGEST, Lie.OVERSIZE)])
 async def test_a_lie_is_refused_for_good(fleet: Serving, lie: Lie):
     liar = await fleet.device(LyingDevice, lie=lie)
     assignment = await liar.take()
@@ -276,9 +274,7 @@ async def test_one_that_breaks_off_on_the_device_is_offline_there_and_resumable_
 
 def incoming(served: Serving, name: str, data: bytes) -> Incoming:
     coordinator = served.coordinator
-    return Incoming(
-        coordinator.uploads, coordinator.services, name, len(data), digest_of(data)
-    )
+    return Incoming(coordinator.uploads, coordinator.services, name, len(data), digest_of(data))
 
 
 @pytest.mark.parametrize("size", [0, 1, BORDER - 1, BORDER, BORDER + 1, 3 * BORDER])
@@ -319,9 +315,13 @@ async def test_when_many_are_in_memory_each_keeps_little(served: Serving):
 
 async def test_one_byte_too_many_is_not_taken_and_nothing_of_it_is_kept(served: Serving):
     data = bytes(100)
-    with pytest.raises(TooLarge):
+
+    async def too_many() -> None:
         async with incoming(served, "digits-1", data) as upload:
             await upload.take(data)
             await upload.take(b"x")
+
+    with pytest.raises(TooLarge):
+        await too_many()
     assert await asyncio.to_thread(served.coordinator.services.parts.held) == []
     assert idle(served)

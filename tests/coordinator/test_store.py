@@ -431,8 +431,8 @@ async def test_a_later_evaluation_replaces_an_earlier_one(store: Store):
     assert await store.read(tasks.evaluations, "digits", 0) == [second]
     assert await store.read(tasks.evaluations, "digits", 1) == []
     assert await store.read(tasks.evaluations, "other", 0) == []
+    stranger = msgspec.structs.replace(first, device="nobody")
     with pytest.raises(Denied):
-        stranger = msgspec.structs.replace(first, device="nobody")
         await store.run(tasks.add_evaluations, [second, stranger])
 
 

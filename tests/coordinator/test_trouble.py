@@ -17,8 +17,6 @@ from coordinator.store.sqlite import SqliteStore
 from edge_agent.errors import Rejected
 from tests.coordinator.plans import constant, plan, weights
 from tests.coordinator.serving import LeapingClock, Serving, denied, serving
-from wire.digest import digest_of
-from wire.messages import UploadState
 from wire.plan import Parameter
 
 FULL = OSError(28, "No space left on device")
@@ -116,9 +114,7 @@ async def test_a_part_that_the_disk_does_not_take_is_sent_again(
     assert len(data) > 64 << 10, "small ones never touch the disk"
     calls = fails_once(served.coordinator.services.parts, step)
     with pytest.raises(Rejected) as full:
-        offset = await device.announce(assignment, len(data), digest_of(data))
-        assert offset is not None
-        await device.append(assignment, offset, data[offset:])
+        await device.deliver(assignment, data)
     assert transient(full.value)
     await device.deliver(assignment, data)
     assert len(calls) >= 2
@@ -130,9 +126,11 @@ async def test_a_part_that_the_disk_does_not_take_is_sent_again(
 async def test_a_place_that_cannot_be_journalled_is_not_given(served: Serving):
     await plan(goal=1, over_selection=1).create(served.admin)
     (device,) = await served.devices(1)
-    with denied(served, sqlite3.SQLITE_INSERT, "assignments"):
-        with pytest.raises(Rejected, match="storage"):
-            await device.take()
+    with (
+        denied(served, sqlite3.SQLITE_INSERT, "assignments"),
+        pytest.raises(Rejected, match="storage"),
+    ):
+        await device.take()
     assert (await served.admin.tasks())[0].working == 0
     assert (await served.admin.tasks())[0].deadline is None
     await device.serve(constant(1.0))
