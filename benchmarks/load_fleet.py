@@ -14,7 +14,7 @@ from benchmarks.loopback import Failed
 from benchmarks.plans import LEARNING_RATE
 from coordinator.client import AdminClient
 from coordinator.compiler.folder import read_plan_dir
-from coordinator.store.records import RoundRecord
+from coordinator.views import RoundSummary
 from fleet.swarm import Body, Mould, Said, Script, Swarm, check_in, deliver, enroll, update_request
 from wire.checkpoint import Weights
 from wire.messages import Assignment
@@ -156,7 +156,7 @@ def parameters_of(plan: Path) -> tuple[Parameter, ...]:
     return read_plan_dir(plan).manifest.parameters
 
 
-async def ended_round(client: AdminClient, task: str, seconds: float) -> RoundRecord:
+async def ended_round(client: AdminClient, task: str, seconds: float) -> RoundSummary:
     """The task's only round, once it has ended. Raises `Failed`."""
     try:
         async with asyncio.timeout(seconds):

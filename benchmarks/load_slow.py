@@ -20,7 +20,7 @@ from benchmarks.load_fleet import (
 )
 from benchmarks.loopback import Failed, Processes, coordinator
 from benchmarks.report import Row, median
-from coordinator.store.records import RoundRecord
+from coordinator.views import RoundSummary
 from fleet.swarm import Drips, SlowUpload, Swarm, check_in, dripping
 
 GOAL = 0.1
@@ -101,7 +101,7 @@ async def _probe(swarm: Swarm, secret: str, until: float) -> Seen:
 
 
 def rows(
-    record: RoundRecord,
+    record: RoundSummary,
     seconds: float,
     drips: Drips,
     count: int,

@@ -40,11 +40,13 @@ class Closer:
         self._lost: dict[str, str] = {}
 
     async def close(self) -> Round | None:
-        """Make the model and publish it. `None` when another closer has taken over."""
+        """Make the model and publish it. `None` when another closer has taken over. Raises when
+        the model before it cannot be read: it may be brought back, and no update is lost."""
         made: ModelRecord | Reason
         examples = 0
+        base, state = await self._base()
         try:
-            new = await self._aggregate()
+            new = await self._aggregate(base, state)
             examples = new.examples
             made = await self._keep(new)
         except WireError as error:
@@ -74,10 +76,13 @@ class Closer:
             created=self._services.store.now(),
         )
 
-    async def _aggregate(self) -> Next:
-        blobs, task = self._services.blobs, self._task
-        base = checkpoint.read(await blobs.get(self._model.digest), task.manifest.parameters)
-        state = None if self._model.state is None else await blobs.get(self._model.state)
+    async def _base(self) -> tuple[checkpoint.Weights, bytes | None]:
+        blobs, parameters = self._services.blobs, self._task.manifest.parameters
+        base = checkpoint.read(await blobs.get(self._model.digest), parameters)
+        return base, None if self._model.state is None else await blobs.get(self._model.state)
+
+    async def _aggregate(self, base: checkpoint.Weights, state: bytes | None) -> Next:
+        task = self._task
         if not task.aggregator.streams:
             return await self._of_all(base, state)
         total = await self._total()
@@ -109,13 +114,23 @@ class Closer:
         while loop.time() < until:
             data = await self._services.store.read(rounds.partial, task.name, number, part)
             if data is not None:
-                return await asyncio.to_thread(task.aggregator.read, data)
+                return await self._read(part, data)
             await asyncio.sleep(_LOOK_AGAIN)
         log.warning(
             "task %s: round %d: %s has not handed over its sum; its updates are summed anew",
             *(task.name, number, part.node),
         )
         return None
+
+    async def _read(self, part: Part, data: bytes) -> Sum | None:
+        try:
+            return await asyncio.to_thread(self._task.aggregator.read, data)
+        except WireError as error:
+            log.error(
+                "task %s: round %d: the sum of %s cannot be read (%s); its updates are summed anew",
+                *(self._task.name, self._round.number, part.node, error),
+            )
+            return None
 
     async def _sum_bytes(self, part: Part, total: Sum) -> None:
         store = self._services.store

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 _WAITING = 256  # updates that wait, at most; whoever comes then waits to wait
 _BATCH = 32
 _RUNNERS = 2
-_PATIENCE = 30.0  # for the next round to open, when an update counts in that
+_PATIENCE = 20.0  # for the next round to open; a device waits for an answer a little longer
 _LOOK_AGAIN = 0.05
 _FROM_THE_START = {"Upload-Offset": "0"}
 
@@ -251,7 +251,11 @@ async def drop(
 ) -> None:
     """A device at work will not deliver."""
     now = services.store.now()
-    if await services.store.run(rounds.drop, task.terms, assignment, state, reason, detail, now):
+    after = await services.store.run(
+        rounds.drop, task.terms, assignment, state, reason, detail, now
+    )
+    if after is not None:
+        task.saw(after)  # its place is free: the next device that asks here is to know
         services.metrics.updates.labels(task.name, state).inc()
     await asyncio.to_thread(services.parts.drop, assignment)
 

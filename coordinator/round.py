@@ -151,6 +151,11 @@ class Round:
         return Phase.SELECTING if self.free > 0 else Phase.REPORTING
 
     @property
+    def over(self) -> bool:
+        """Whether it is closed or abandoned: one that is closing is not yet."""
+        return self.phase in (Phase.CLOSED, Phase.ABANDONED)
+
+    @property
     def free(self) -> int:
         """Places that no device has."""
         taken = self.working + (0 if self.policy.late is Late.BUFFER else self.arrived)

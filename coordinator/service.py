@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from coordinator import credentials, gauges, leaving, taskfile
 from coordinator.checkin import Desk
 from coordinator.devices import Devices
-from coordinator.errors import Conflict, CoordinatorError, Denied, NotFound, Refused, unknown_device
+from coordinator.errors import (
+    Conflict,
+    CoordinatorError,
+    Denied,
+    NotFound,
+    Refused,
+    Unavailable,
+    unknown_device,
+)
 from coordinator.given import Given
 from coordinator.intake import Intake
 from coordinator.keeper import Keeper, Nodes
@@ -20,7 +28,7 @@ from coordinator.round import Round
 from coordinator.selection import Crowd
 from coordinator.services import Services
 from coordinator.store import tasks as store
-from coordinator.store.records import DeviceRecord, TaskRecord
+from coordinator.store.records import DeviceRecord, TaskRecord, Withdrawn
 from coordinator.store.sql import StoreError, StoreUnavailable
 from coordinator.task import Task, standing_still, terms_of
 from coordinator.taskfile import TaskFile
@@ -39,6 +47,8 @@ _CHANGED_SECONDS = 5.0
 _A_DAY = 26 * 3600.0
 _AWAKE_SECONDS = 900.0
 _STALE_PART_SECONDS = 86400.0
+_CLOSING_SECONDS = 10.0  # that a device which leaves waits for the model made with its update
+_LOOK_AGAIN = 0.05
 
 
 @dataclass(frozen=True)
@@ -167,6 +177,7 @@ class Coordinator:
                 for task in list(self.tasks.values()):
                     if task.running:
                         task.crowd = await self._crowd(task)
+                await self.uploads.sweep()
                 await asyncio.to_thread(self.services.parts.sweep, _STALE_PART_SECONDS)
             except (StoreUnavailable, OSError) as error:
                 log.warning("the devices of tasks are not counted: %s", error)
@@ -193,16 +204,31 @@ class Coordinator:
 
     async def leave(self, device: str) -> Left:
         """A device leaves the fleet for good, by its own wish or the administrator's. Returns when
-        that is durable. Raises `Denied` when there is no such device (any more)."""
-        async with self._changing:
-            withdrawn = await leaving.withdraw(self.services, self.tasks, device)
-            if withdrawn is None:
-                raise unknown_device()
-            self.devices.forget(device)
-            for row in withdrawn.assignments:
-                self._given.forget(row.id)
+        that is durable. Raises `Denied` when there is no such device (any more), `Unavailable` when
+        a model that is made with its update does not get done."""
+        withdrawn = await self._withdraw(device)
+        if withdrawn is None:
+            raise unknown_device()
+        self.devices.forget(device)
+        for row in withdrawn.assignments:
+            self._given.forget(row.id)
+        for name in {row.task for row in withdrawn.assignments}:
+            await self.refresh(self.tasks[name])
         log.info("device %s left: %d updates dropped", device, withdrawn.dropped)
         return Left(dropped=withdrawn.dropped, published=withdrawn.published)
+
+    async def _withdraw(self, device: str) -> Withdrawn | None:
+        """As `leaving.withdraw`, once no model is being made with what the device brought."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _CLOSING_SECONDS
+        while True:
+            try:
+                async with self._changing:
+                    return await leaving.withdraw(self.services, self.tasks, device)
+            except Unavailable:
+                if loop.time() > until:
+                    raise
+            await asyncio.sleep(_LOOK_AGAIN)
 
     async def check_in(self, device: DeviceRecord, message: CheckIn) -> CheckInReply:
         """Work for the device, or when it should come back."""

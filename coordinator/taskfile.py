@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from coordinator.aggregation.options import Aggregation, FedAvg, FedNova, fewest
+from coordinator.aggregation.options import Aggregation, FedAvg, FedNova, fewest, kind_of
 from coordinator.aggregation.options import problems as aggregation_problems
 from coordinator.selection.options import Selection, Uniform
 from schedules.duration import Duration
@@ -208,6 +208,11 @@ def _problems(task: TaskFile) -> list[str]:
         found.append(
             f"round.minimum = {task.round.minimum}: at most round.goal ({task.round.goal})"
         )
+    if task.round.minimum < fewest(task.aggregation):
+        found.append(
+            f"round.minimum = {task.round.minimum}: at least {fewest(task.aggregation)}, since "
+            f"aggregation.kind = {kind_of(task.aggregation)!r} cannot combine fewer"
+        )
     if not 1 <= task.deadline <= 30 * 86400:
         found.append(f"round.deadline = {Duration(task.deadline)}: from 1 s to 30 days")
     if "accuracy" in task.training.metrics and not isinstance(task.loss, CrossEntropy):
@@ -215,17 +220,13 @@ def _problems(task: TaskFile) -> list[str]:
     if "rmse" in task.training.metrics and not isinstance(task.loss, MeanSquaredError):
         found.append("training.metrics: 'rmse' needs the loss 'mse'")
     found += aggregation_problems(task.aggregation)
-    if task.round.minimum < (least := fewest(task.aggregation)):
-        found.append(
-            f"round.minimum = {task.round.minimum}: this aggregation needs {least} updates at least"
-        )
     if isinstance(task.aggregation, FedNova) and isinstance(task.optimizer, Sgd):
         own, its = task.optimizer.momentum, task.aggregation.momentum
         if own != its:
             found.append(f"aggregation.momentum = {its}: must be optimizer.momentum ({own})")
     if len(set(task.training.metrics)) != len(task.training.metrics):
         found.append("training.metrics: a metric is named twice")
-    for name in ("optimizer", "training", "keep"):
+    for name in ("optimizer", "training", "keep", "round"):
         for key, value in _floats(name, getattr(task, name)):
             if not math.isfinite(value):
                 found.append(f"{key} = {value}: must be finite")

@@ -15,6 +15,7 @@ from coordinator.given import AssignmentEnded, Given
 from coordinator.intake import Intake, drop, refuse
 from coordinator.round import Arrival, Held
 from coordinator.services import Services
+from coordinator.store import rounds
 from coordinator.store.records import AssignmentRecord
 from coordinator.task import Task
 from wire.errors import Rule, WireError
@@ -23,6 +24,7 @@ from wire.messages import GiveUp
 _IN_MEMORY = 64 << 10  # bytes of one upload, before they go to its part
 _IN_MEMORY_ALL = 32 << 20  # of all of them; above it, each keeps little
 _LITTLE = 2 << 10
+_SWEPT = 500  # uploads looked up at a time
 
 
 class Uploads:
@@ -103,8 +105,10 @@ class Uploads:
         model = await task.model_of(row.version, self._services.store)
         try:
             await self.intakes[task.name].submit(row, model.digest, digest, data)
-        except CoordinatorError:
+        except CoordinatorError as error:
             self._given.forget(row.id)  # it may have ended: ask the store next time
+            if error.code == "late":
+                await asyncio.to_thread(self._services.parts.drop, row.id)
             raise
         self._given.add(msgspec.structs.replace(row, state="accepted", length=length))
         if data is None:
@@ -112,12 +116,25 @@ class Uploads:
 
     async def give_up(self, assignment: str, device: str, why: GiveUp) -> None:
         """The device will not deliver; its place is free again. Raises `NotFound` unless it is the
-        device's own, `Conflict` when it has ended."""
-        row = await self._given.find(assignment, device)
+        device's own. One that has ended has ended, and saying so twice is fine."""
+        try:
+            row = await self._given.find(assignment, device)
+        except Conflict:
+            return
         task = await self._find_task(row.task)
         if row.state == "working" and task is not None:
             self._given.forget(row.id)
             await drop(self._services, task, row.id, "given_up", why.reason, why.detail)
+
+    async def sweep(self) -> None:
+        """Delete what is here of uploads that cannot count any more."""
+        held = await asyncio.to_thread(self._services.parts.held)
+        for start in range(0, len(held), _SWEPT):
+            some = held[start : start + _SWEPT]
+            working = await self._services.store.read(rounds.working_of, some)
+            for assignment in set(some) - working:
+                self._given.forget(assignment)
+                await asyncio.to_thread(self._services.parts.drop, assignment)
 
     # Memory
 

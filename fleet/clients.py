@@ -142,6 +142,23 @@ class Device:
         async with self._connect() as transport:
             await transport.give_up(assignment.id, GiveUp(reason=reason))
 
+    async def send(
+        self,
+        assignment: Assignment,
+        data: bytes | AsyncIterator[bytes],
+        length: int | None = None,
+        digest: str | None = None,
+    ) -> Acknowledgement:
+        """POST; all of the bytes in one request. `length` and `digest` say otherwise than the bytes
+        do, or say it of an iterator."""
+        if isinstance(data, bytes):
+            length = len(data) if length is None else length
+            digest = digest_of(data) if digest is None else digest
+        assert length is not None
+        assert digest is not None
+        async with self._connect() as transport:
+            return await transport.send(assignment.id, data, length, digest)
+
     # The steps of an upload
 
     async def announce(self, assignment: Assignment, length: int, digest: str) -> int | None:
@@ -251,6 +268,8 @@ class Lie(StrEnum):
     CUT_SHORT = "bad_compression cut"
     TRUNCATED = "truncated"
     NO_TENSORS = "bad_format"
+    NO_CHANGE = "no_change"
+    TOO_FAR = "too_far"
 
     @property
     def code(self) -> str:
@@ -286,6 +305,11 @@ class LyingDevice(Device):
             case Lie.NOT_FINITE | Lie.INFINITE:
                 bad = np.float32("nan" if self.lie is Lie.NOT_FINITE else "inf")
                 return forge(assignment, {k: v + bad for k, v in delta.items()}, examples)
+            case Lie.NO_CHANGE:
+                return forge(assignment, {k: np.zeros_like(v) for k, v in delta.items()}, examples)
+            case Lie.TOO_FAR:
+                far = np.float32(1e30)
+                return forge(assignment, {k: np.full_like(v, far) for k, v in delta.items()})
             case Lie.OVERSIZE:
                 return honest + bytes(assignment.upload_limit)
             case Lie.BOMB:
@@ -354,11 +378,18 @@ class _Steps(Transport):
     """The agent's transport, an upload's steps one by one."""
 
     async def announce(self, assignment: str, length: int, digest: str) -> int | None:
-        sha256 = base64.b64encode(bytes.fromhex(hex_of(digest))).decode()
-        headers = {"Upload-Length": str(length), "Repr-Digest": f"sha-256=:{sha256}:"}
+        headers = _announcement(length, digest)
         async with self._request("POST", _path(assignment), headers=headers) as answer:
             done = answer.headers.get("Upload-Complete") == "?1"
             return None if done else int(answer.headers["Upload-Offset"])
+
+    async def send(
+        self, assignment: str, data: bytes | AsyncIterator[bytes], length: int, digest: str
+    ) -> Acknowledgement:
+        headers = _announcement(length, digest) | {"Upload-Complete": "?1"}
+        body = _pieces(data) if isinstance(data, bytes) else data
+        async with self._request("POST", _path(assignment), body, headers) as answer:
+            return await self._decode(answer, Acknowledgement)
 
     async def held(self, assignment: str) -> int:
         async with self._request("HEAD", _path(assignment)) as answer:
@@ -371,6 +402,11 @@ class _Steps(Transport):
         body = _pieces(data) if isinstance(data, bytes) else data
         async with self._request("PATCH", _path(assignment), body, headers) as answer:
             return await self._decode(answer, Acknowledgement)
+
+
+def _announcement(length: int, digest: str) -> dict[str, str]:
+    sha256 = base64.b64encode(bytes.fromhex(hex_of(digest))).decode()
+    return {"Upload-Length": str(length), "Repr-Digest": f"sha-256=:{sha256}:"}
 
 
 def _path(assignment: str) -> str:

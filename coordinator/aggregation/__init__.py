@@ -27,7 +27,6 @@ from coordinator.aggregation.options import (
 )
 from coordinator.aggregation.recipe import Contribution
 from coordinator.aggregation.robust import RobustAggregator
-from coordinator.aggregation.running_sum import RunningSum
 from coordinator.aggregation.streaming import StreamingAggregator
 from coordinator.aggregation.sums import Sum
 from wire.plan import Parameter
@@ -46,7 +45,6 @@ __all__ = [
     "Median",
     "MultiKrum",
     "Next",
-    "RunningSum",
     "Sum",
     "TrimmedMean",
     "aggregator",

@@ -8,6 +8,7 @@ import asyncio
 import fcntl
 import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ from wire.errors import WireError
 from wire.files import write_durably
 
 log = logging.getLogger(__name__)
+
+_LEFT_SECONDS = 86400.0
 
 
 class Blobs(Protocol):
@@ -46,6 +49,9 @@ class BlobStore:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for aside in folder.glob(".*.new"):  # of a process that was killed
+            if time.time() - aside.stat().st_mtime > _LEFT_SECONDS:
+                aside.unlink(missing_ok=True)
 
     async def put(self, data: bytes) -> str:
         """Store `data` durably; returns its digest."""

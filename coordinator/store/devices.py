@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-from coordinator.round import Held
+from coordinator.errors import Unavailable
+from coordinator.round import Held, Phase
 from coordinator.store import rounds
 from coordinator.store.records import AssignmentRecord, DeviceRecord, Withdrawn
 from coordinator.store.rounds import Terms
@@ -89,7 +90,8 @@ def learn(now: float) -> Steps[Hours]:
 def withdraw(identifier: str, tasks: Mapping[str, Terms]) -> Steps[Withdrawn | None]:
     """Forget a device: its identity, its evaluations and its part in every round, also in those
     that have ended; what they came to stays in the rounds' own numbers. `None` when there is no
-    such device (any more)."""
+    such device (any more). Raises `Unavailable` while a model is being made with its update: soon
+    that is published, or not."""
     if not (yield from one("SELECT id FROM devices WHERE id = $1", identifier)):
         return None
     found = yield from records(
@@ -104,10 +106,13 @@ def withdraw(identifier: str, tasks: Mapping[str, Terms]) -> Steps[Withdrawn | N
         newest = yield from rounds.load(terms, lock=True)
         for row in (row for row in found if row.task == name):
             here = row.state == "accepted" and row.counted == newest.number
-            if row.state == "accepted":
-                in_model = not here or newest.ending is not None
-                published, dropped = published + in_model, dropped + (not in_model)
-            if here and newest.ending is not None:
+            if here and newest.phase is Phase.CLOSING:
+                raise Unavailable("closing", "a model is being made with its update: try again")
+            if here and not newest.over:
+                dropped += 1
+            elif row.state == "accepted":
+                published += yield from _published(name, row.counted)
+            if newest.over:
                 continue
             if here:
                 kept.append((row, (yield from recall(row.id))))
@@ -123,3 +128,9 @@ def withdraw(identifier: str, tasks: Mapping[str, Terms]) -> Steps[Withdrawn | N
     yield from rows("DELETE FROM devices WHERE id = $1", identifier)
     yield Tell(DEVICES)
     return Withdrawn(found, kept, dropped, published)
+
+
+def _published(task: str, number: int | None) -> Steps[bool]:
+    """Whether a model was made in a round."""
+    row = yield from one("SELECT phase FROM rounds WHERE task = $1 AND number = $2", task, number)
+    return row is not None and row["phase"] == "closed"

@@ -215,6 +215,14 @@ def assignment(identifier: str) -> Steps[AssignmentRecord | None]:
     return found[0] if found else None
 
 
+def working_of(identifiers: Sequence[str]) -> Steps[set[str]]:
+    """Which of these assignments are at work."""
+    marks = ", ".join(f"${number}" for number in range(1, len(identifiers) + 1))
+    text = f"SELECT id FROM assignments WHERE state = 'working' AND id IN ({marks})"
+    found = yield from rows(text, *identifiers)
+    return {row["id"] for row in found}
+
+
 def assignments(task: str, number: int) -> Steps[list[AssignmentRecord]]:
     """Everyone who had a place in a round or whose update counts in it, in order of assignment."""
     return (
@@ -284,13 +292,13 @@ def tag(assignment: str) -> int:
 
 def drop(
     terms: Terms, assignment: str, state: str, reason: str, detail: str, now: float
-) -> Steps[bool]:
-    """A device at work has `given_up`, or its update was `refused` for good. False when it was not
-    at work (any more)."""
+) -> Steps[Round | None]:
+    """A device at work has `given_up`, or its update was `refused` for good. Returns the round
+    after that; `None` when it was not at work (any more)."""
     found = yield from load(terms, lock=True)
     row = yield from one(_STATE + " FOR UPDATE", assignment)
     if row is None or row["state"] != "working":
-        return False
+        return None
     yield from rows(
         "UPDATE assignments SET state = $2, reason = $3, detail = $4, ended = $5 WHERE id = $1",
         *(assignment, state, reason, detail, now),
@@ -300,9 +308,10 @@ def drop(
         " WHERE device = $1 AND task = $2",
         *(row["device"], terms.task, now),
     )
-    held = Held(row["state"], row["round"], row["version"])
-    yield from save(terms.task, found.left(held))
-    return True
+    if not found.over:  # one that closes, too: the places that are taken go on to the next
+        found = found.left(Held(row["state"], row["round"], row["version"]))
+        yield from save(terms.task, found)
+    return found
 
 
 # The end
@@ -452,40 +461,54 @@ def _expire(
     are, and how many of them came to nothing, though they had as much time as the slowest that
     counts: of the others nothing is known."""
     policy = terms.policy
+    before = yield from _long_enough(terms, ended)
     assert ended.ended is not None
     oldest, since = version - policy.max_staleness, ended.ended - policy.longest
     if last or policy.late is Late.REFUSE:
         oldest = version + 1
     over = "state = 'working' AND task = $1 AND (version < $2 OR assigned <= $3)"
-    row = yield from one(
-        "SELECT max(ended - assigned) AS slowest FROM assignments WHERE task = $1 AND counted = $2",
-        *(terms.task, ended.number),
-    )
-    slowest = row["slowest"] if row else None
-    before = ended.ended - (policy.deadline if slowest is None else slowest)
+    at = (terms.task, oldest, since)
     yield from rows(
         "UPDATE standings SET failed = failed + 1, streak = streak + 1, failed_at = $5"
         " WHERE task = $1 AND device IN"
         f" (SELECT device FROM assignments WHERE {over} AND assigned <= $4)",
-        *(terms.task, oldest, since, before, now),
+        *(*at, before, now),
     )
     found = yield from one(
         "SELECT count(*) AS gone, coalesce(sum(CASE WHEN assigned <= $4 THEN 1 ELSE 0 END), 0)"
         f" AS failed FROM assignments WHERE {over}",
-        *(terms.task, oldest, since, before),
+        *(*at, before),
     )
     yield from rows(
         f"UPDATE assignments SET state = 'expired', ended = $4 WHERE {over}",
-        *(terms.task, oldest, since, ended.ended),
+        *(*at, ended.ended),
     )
     return (int(found["gone"]), int(found["failed"])) if found else (0, 0)
+
+
+def _long_enough(terms: Terms, ended: Round) -> Steps[float]:
+    """Who was assigned before that had as much time as the slowest that counts."""
+    row = yield from one(
+        "SELECT max(ended - assigned) AS slowest, max(ended) AS last FROM assignments"
+        " WHERE task = $1 AND counted = $2",
+        *(terms.task, ended.number),
+    )
+    assert ended.ended is not None
+    # A coordinator that was busy, or away, gave nobody more time.
+    over = min(ended.ended, ended.deadline or ended.ended)
+    if row is None or row["slowest"] is None:
+        return over - terms.policy.deadline
+    goal = ended.ending is not None and ended.ending.reason is Reason.GOAL
+    return float((row["last"] if goal else over) - row["slowest"])
 
 
 def places(terms: Terms) -> Steps[int]:
     """How many devices the next round asks, from how many came to nothing in the last ones."""
     found = yield from rounds(terms.task, _REMEMBERED)
+    # Of one that may still count, a later round tells what became of it.
+    refuse = terms.policy.late is Late.REFUSE
     ended = [
-        EndedRound(r.arrived + r.dropped + r.working, r.arrived, r.dropped)
+        EndedRound(r.arrived + r.dropped + (r.working if refuse else 0), r.arrived, r.dropped)
         for r in found
         if r.phase in ("closed", "abandoned") and r.reason != Reason.STOPPED
     ]

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import load_memory, load_slow
 from benchmarks.load_fleet import DENSE, SPARSE, delta
-from coordinator.store.records import RoundRecord
+from coordinator.views import RoundSummary
 from fleet.swarm import Mould, dripping
 from fleet.swarm.drip import Drips, Ended
 from wire.messages import Assignment
@@ -45,15 +45,24 @@ def test_an_update_has_twenty_kilobytes(seed: int):
     assert dense > load_slow.RATE * 90  # no slow upload is done before its deadline
 
 
-def record(**changes: object) -> RoundRecord:
+def record(**changes: object) -> RoundSummary:
     """A round that its deadline of 10 s ended in time, with the updates that it waits for."""
     facts = {"phase": "closed", "reason": "deadline", "updates": 50, "ended": 110.02} | changes
-    return RoundRecord(
-        task="t", number=1, version=0, opened=99.0, started=100.0, examples=500, **facts
+    return RoundSummary(
+        task="t",
+        number=1,
+        version=0,
+        places=59,
+        working=9,
+        dropped=0,
+        opened=99.0,
+        started=100.0,
+        examples=500,
+        **facts,
     )
 
 
-async def verdicts(found: RoundRecord, ended: tuple[Ended, ...] = (), held: int = 9) -> list:
+async def verdicts(found: RoundSummary, ended: tuple[Ended, ...] = (), held: int = 9) -> list:
     async with dripping("http://127.0.0.1:1") as drips:
         assert isinstance(drips, Drips)
         drips.ended += ended

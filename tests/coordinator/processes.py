@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,13 +41,14 @@ def one_line(done: subprocess.CompletedProcess[str], status: int) -> str:
 
 @contextmanager
 def served_process(
-    state: Path, *options: object, **environment: str
+    state: Path, *options: object, command: Sequence[str] = COMMAND, **environment: str
 ) -> Iterator[tuple[subprocess.Popen[bytes], Endpoint]]:
-    """`coordinator serve` over `state` on a free port. Killed on the way out if it still runs."""
+    """`coordinator serve` over `state` on a free port. Killed on the way out if it still runs.
+    `command` is another way to start a coordinator."""
     log = state.with_suffix(".log")
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*COMMAND, "serve", "--state", str(state), "--port", "0", *map(str, options)],
+            [*command, "serve", "--state", str(state), "--port", "0", *map(str, options)],
             stderr=output,
             env=_ENVIRONMENT | environment,
         )

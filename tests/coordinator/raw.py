@@ -1,6 +1,7 @@
 """HTTP by hand over a socket, for what no well-behaved client does."""
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NamedTuple
@@ -9,6 +10,7 @@ import msgspec
 
 from fleet.clients import Device
 from tests.coordinator.serving import Serving
+from wire.digest import digest_of, hex_of
 from wire.messages import PROBLEM_TYPE, Assignment, Problem
 
 
@@ -109,6 +111,18 @@ def patch_headers(device: Device, offset: int, length: int) -> dict[str, str]:
         "Authorization": f"Bearer {device.secret}",
         "Upload-Offset": str(offset),
         "Content-Length": str(length),
+    }
+
+
+def post_headers(device: Device, data: bytes, length: int | None = None) -> dict[str, str]:
+    """The headers of a POST of all of `data`, announced as of `length` bytes."""
+    sha256 = base64.b64encode(bytes.fromhex(hex_of(digest_of(data)))).decode()
+    return {
+        "Authorization": f"Bearer {device.secret}",
+        "Upload-Length": str(len(data) if length is None else length),
+        "Upload-Complete": "?1",
+        "Repr-Digest": f"sha-256=:{sha256}:",
+        "Content-Length": str(len(data)),
     }
 
 

@@ -1,8 +1,9 @@
 """A coordinator in the test's own process, over real sockets, with a clock that leaps."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,10 +13,11 @@ from aiohttp import web
 
 from coordinator.client import AdminClient
 from coordinator.http.app import application
-from coordinator.store import rounds
-from coordinator.task import Task
 from coordinator.service import Coordinator
 from coordinator.start import open_coordinator
+from coordinator.store import rounds
+from coordinator.store.sqlite import SqliteStore
+from coordinator.task import Task
 from fleet.clients import Device
 from wire import checkpoint
 from wire.checkpoint import Weights
@@ -120,6 +122,28 @@ class Serving:
             if line.startswith(f"{sample} "):
                 return float(line.split()[-1])
         return 0.0
+
+
+@contextmanager
+def denied(served: Serving, action: int, table: str) -> Iterator[list[int]]:
+    """Meanwhile the database refuses to do `action` (`sqlite3.SQLITE_INSERT`, ...) to `table`.
+    Gives a list that grows with each attempt."""
+    tried: list[int] = []
+
+    def check(asked: int, name: str | None, *_: object) -> int:
+        if (asked, name) != (action, table):
+            return sqlite3.SQLITE_OK
+        tried.append(1)
+        return sqlite3.SQLITE_DENY
+
+    store = served.coordinator.services.store
+    assert isinstance(store, SqliteStore)
+    database = store._writer._sql
+    database.set_authorizer(check)
+    try:
+        yield tried
+    finally:
+        database.set_authorizer(None)
 
 
 @asynccontextmanager

@@ -35,9 +35,14 @@ def test_only_the_secret_itself_matches(secret, guess):
     assert matches(guess, hashed(secret)) == (guess == secret)
 
 
-@given(st.text(st.characters(exclude_characters=".")), st.text())
+@given(st.from_regex(r"[a-z0-9-]{1,63}", fullmatch=True), st.text())
 def test_a_credential_is_cut_at_its_first_dot(device, secret):
     assert split(f"{device}.{secret}") == (device, secret)
+
+
+@pytest.mark.parametrize("device", ["", "Device", "a" * 64, "a b", "é", "a/b", "a\0", "\udcff"])
+def test_what_no_identifier_can_be_is_nobodys(device):
+    assert split(f"{device}.secret") == ("", "")
 
 
 def test_a_new_credential_comes_apart_as_it_was_put_together():

@@ -14,7 +14,7 @@ from edge_agent.transport import Transport
 from fleet.clients import Device, NoWork
 from tests.coordinator.plans import constant, plan
 from tests.coordinator.raw import ask, connected, patch_headers, update_path
-from tests.coordinator.serving import Serving, serving
+from tests.coordinator.serving import Serving, denied, serving
 from tests.coordinator.test_http import DEVICE, check_in, filled
 from wire.digest import digest_of
 from wire.messages import Evaluation, Left
@@ -136,9 +136,10 @@ async def test_a_device_leaves_every_task_and_others_stay_in_theirs(served: Serv
         for _ in range(3):
             await device.serve(constant(1.0)) if device is leaving else await device.take()
     await served.admin.stop("ended")
-    assert (await leave(leaving)).dropped == 2
+    # What came to a task that was stopped is in no model, and is not to come into one.
+    assert await leave(leaving) == Left(dropped=2, published=0)
     for name in ("one", "two"):
-        assert served.task(name).round.arrived == {}
+        assert served.task(name).round.arrived == 0
         assert await served.states(1, name) in ({}, {staying.id: "working"})
 
 
@@ -197,7 +198,7 @@ async def test_an_upload_that_ends_after_its_device_left_is_refused_and_leaves_n
         await connection.send(data[sent:])
         answer = await connection.read()
     assert answer.status in (404, 409)
-    assert answer.code in ("unknown_assignment", "superseded")
+    assert answer.code in ("unknown_assignment", "not_announced")
     await served.until_swept()
     assert (await served.admin.task("digits")).task.arrived == 0
 
@@ -239,14 +240,17 @@ async def test_whatever_a_device_does_while_it_leaves_nothing_of_it_is_left(serv
             later(leave(device), rng.uniform(0, 0.012)),
         ]
         for found in await asyncio.gather(*errands, return_exceptions=True):
+            if isinstance(found, NoWork):  # of two check-ins at once, one gets the place
+                continue
             assert not isinstance(found, BaseException) or (
                 isinstance(found, Rejected)
-                and found.code in ("unknown_device", "unknown_assignment", "superseded")
+                and found.code in ("unknown_device", "unknown_assignment", "late")
             )
     detail = await served.admin.task("digits")
     assert (detail.task.arrived, detail.task.working, detail.task.metrics) == (0, 0, {})
     assert await served.states() == {}
     assert await served.admin.devices() == []
+    served.clock.leap(31.0)  # what was sent at that very moment goes with the next sweep
     await served.until_swept()
 
 
@@ -285,20 +289,13 @@ async def test_a_leaving_that_cannot_be_journalled_changes_nothing(served: Servi
     one, two = await served.devices(2)
     await one.serve(constant(1.0))
 
-    def refuse(action: int, table: str | None, *_: object) -> int:
-        denied = action == sqlite3.SQLITE_DELETE and table == "devices"
-        return sqlite3.SQLITE_DENY if denied else sqlite3.SQLITE_OK
-
-    journal = served.coordinator.services.database._sql
-    journal.set_authorizer(refuse)
-    with pytest.raises(Rejected) as failed:
+    with denied(served, sqlite3.SQLITE_DELETE, "devices"), pytest.raises(Rejected) as failed:
         await leave(one)
     assert (failed.value.status, failed.value.code, failed.value.transient) == (
         503,
         "storage",
         True,
     )
-    journal.set_authorizer(None)
     assert len(await served.admin.devices()) == 2
     await two.serve(constant(3.0))
     await served.round_ends(1)

@@ -2,16 +2,17 @@
 
 import asyncio
 import random
+import sqlite3
 import subprocess
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, closing
 from pathlib import Path
 
 import numpy as np
 
 from coordinator.client import AdminClient
 from coordinator.server import ENDPOINT_FILE
-from coordinator.store.database import Database
+from coordinator.store.opening import DATABASE_FILE
 from edge_agent.errors import Offline, Rejected
 from edge_agent.transport import Transport
 from fleet.clients import Device
@@ -48,8 +49,9 @@ async def test_killed_while_a_device_leaves_it_forgets_all_of_it_or_nothing(tmp_
         assert await admin.devices() == []
         for device in await _enroll(admin, 2 * KILLS):
             await device.serve(constant(1.0))
-        while (await admin.task("digits")).task.version == 0:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+        async with asyncio.timeout(30.0):
+            while (await admin.task("digits")).task.version == 0:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
         model = await admin.blob((await admin.task("digits")).task.model)
     after = checkpoint.read(model, made.manifest.parameters)["w"]
     before = checkpoint.read(made.initial, made.manifest.parameters)["w"]
@@ -71,14 +73,21 @@ async def _leave(device: Device) -> bool:
 
 def _known(state: Path, device: str) -> bool:
     """Whether the journal has the device and its update; it is all, or nothing."""
-    database = Database(state / "coordinator.sqlite")
-    try:
-        known = device in {d.id for d in database.devices()}
-        accepted = device in {a.device for a in database.assignments("digits", 1)}
-        assert known == accepted
+    with closing(sqlite3.connect(state / DATABASE_FILE)) as database:
+
+        def found(text: str) -> int:
+            return int(database.execute(text, (device,)).fetchone()[0])
+
+        known = bool(found("SELECT count(*) FROM devices WHERE id = ?"))
+        assert known == bool(found("SELECT count(*) FROM assignments WHERE device = ?"))
+        assert known == bool(found("SELECT count(*) FROM standings WHERE device = ?"))
+        payload = "SELECT count(*) FROM payloads JOIN assignments ON id = assignment"
+        assert known == bool(found(f"{payload} WHERE device = ?"))
+        arrived, held = database.execute(
+            "SELECT arrived, (SELECT count(*) FROM payloads) FROM rounds WHERE number = 1"
+        ).fetchone()
+        assert arrived == held
         return known
-    finally:
-        database.close()
 
 
 @asynccontextmanager

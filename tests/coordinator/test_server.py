@@ -136,7 +136,12 @@ def test_a_signal_stops_it_within_seconds_and_leaves_nothing(tmp_path: Path, how
             assert stop(process, how) < 10
         assert process.returncode == 0
     left = {path.name for path in state.iterdir()}
-    assert left == {"admin.token", "blobs", "coordinator.sqlite", "spool"}
+    locks = {"coordinator.lock", "workers.lock"}
+    assert left - locks == {
+        *("admin.token", "blobs", "coordinator.sqlite", "parts", "scratch", "spool")
+    }
+    for folder in ("parts", "scratch", "spool"):
+        assert not [*(state / folder).iterdir()]
     assert "Traceback" not in (tmp_path / "state.log").read_text()
 
 

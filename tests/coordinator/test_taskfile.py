@@ -86,6 +86,37 @@ def test_a_schedule_is_written_out_or_named():
     assert parse("schedule = 'nightly'" + GOOD).timing.round_deadline == 7200
 
 
+def test_late_updates_are_refused_unless_the_task_says_otherwise():
+    task = parse(GOOD)
+    assert (task.round.late, task.round.max_staleness, task.round.staleness_exponent) == (
+        *("refuse", 5),
+        0.5,
+    )
+    for late in ("refuse", "fold", "buffer"):
+        task = parse(GOOD + f"late = '{late}'\nmax_staleness = 3\nstaleness_exponent = 1")
+        assert (task.round.late, task.round.max_staleness) == (late, 3)
+
+
+@pytest.mark.parametrize(
+    ("table", "kind"),
+    [
+        ("aggregation", kind)
+        for kind in ("fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi", "fednova")
+    ]
+    + [("aggregation", kind) for kind in ("median", "trimmed_mean")]
+    + [("selection", kind) for kind in ("uniform", "data", "speed", "fair")],
+)
+def test_each_strategy_has_defaults(table, kind):
+    task = parse(GOOD + f"[{table}]\nkind = '{kind}'")
+    assert type(getattr(task, table)).__struct_config__.tag == kind
+
+
+@pytest.mark.parametrize("kind", ["krum", "multi_krum"])
+def test_krum_takes_as_few_updates_as_it_can_combine(kind):
+    text = GOOD + f"minimum = 3\n[aggregation]\nkind = '{kind}'"
+    assert parse(text).round.minimum == 3
+
+
 @pytest.mark.parametrize(
     ("old", "new", "error"),
     [
@@ -157,8 +188,72 @@ def test_a_schedule_is_written_out_or_named():
         ),
         (
             "goal = 5",
-            "goal = 5\nlate = 'fold'",
-            "line 16: round.late = 'fold': expected one of 'refuse'",
+            "goal = 5\nlate = 'wait'",
+            "line 16: round.late = 'wait': expected one of 'refuse', 'fold', 'buffer'",
+        ),
+        (
+            "goal = 5",
+            "goal = 5\nmax_staleness = 0",
+            "line 16: round.max_staleness = 0: expected `int` >= 1",
+        ),
+        (
+            "goal = 5",
+            "goal = 5\nmax_staleness = 1001",
+            "line 16: round.max_staleness = 1001: expected `int` <= 1000",
+        ),
+        (
+            "goal = 5",
+            "goal = 5\nstaleness_exponent = -0.5",
+            "line 16: round.staleness_exponent = -0.5: expected `float` >= 0.0",
+        ),
+        (
+            "goal = 5",
+            "goal = 5\nstaleness_exponent = inf",
+            "round.staleness_exponent = inf: must be finite",
+        ),
+        (
+            "goal = 5",
+            "goal = 5\nover_selection_limit = 0.5",
+            "line 16: round.over_selection_limit = 0.5: expected `float` >= 1.0",
+        ),
+        (
+            "goal = 5",
+            "goal = 5\n[aggregation]\nkind = 'mean'",
+            "line 17: aggregation.kind = 'mean': expected one of 'fedavg', 'fedavgm', "
+            "'fedadagrad', 'fedadam', 'fedyogi', 'fednova', 'median', 'trimmed_mean', 'krum', "
+            "'multi_krum'",
+        ),
+        (
+            "goal = 5",
+            "goal = 5\n[aggregation]\nkind = 'trimmed_mean'\ntrim = 0.5",
+            "line 18: aggregation.trim = 0.5: expected `float` < 0.5",
+        ),
+        (
+            "goal = 5",
+            "goal = 5\n[aggregation]\nkind = 'median'\nmax_examples = 9",
+            "line 18: unknown key 'aggregation.max_examples'",
+        ),
+        (
+            "goal = 5",
+            "goal = 5\n[aggregation]\nkind = 'fedadam'\ntau = inf",
+            "aggregation.tau = inf: must be finite",
+        ),
+        (
+            "goal = 5",
+            "goal = 5\nminimum = 2\n[aggregation]\nkind = 'multi_krum'",
+            "round.minimum = 2: at least 3, since aggregation.kind = 'multi_krum' cannot combine "
+            "fewer",
+        ),
+        (
+            "goal = 5",
+            "goal = 5\n[selection]\nkind = 'fastest'",
+            "line 17: selection.kind = 'fastest': expected one of 'uniform', 'data', 'speed', "
+            "'fair'",
+        ),
+        (
+            "goal = 5",
+            "goal = 5\n[selection]\nkind = 'speed'\nmargin = 0.5",
+            "line 18: selection.margin",
         ),
         (
             "goal = 5",

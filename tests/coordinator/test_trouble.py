@@ -1,6 +1,7 @@
 """A disk that fails under a running coordinator: said plainly, nothing lost, nothing twice."""
 
 import asyncio
+import inspect
 import logging
 import sqlite3
 from collections.abc import Callable
@@ -10,50 +11,59 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coordinator.running import RunningTask
-from coordinator.service import open_coordinator
+from coordinator.keeper import Keeper
+from coordinator.start import open_coordinator
+from coordinator.store.sqlite import SqliteStore
 from edge_agent.errors import Rejected
-from tests.coordinator.plans import constant, plan
-from tests.coordinator.serving import LeapingClock, Serving, serving
+from tests.coordinator.plans import constant, plan, weights
+from tests.coordinator.serving import LeapingClock, Serving, denied, serving
+from wire.plan import Parameter
 
-FULL = [sqlite3.OperationalError("database or disk is full"), OSError(28, "No space left")]
-Failing = Callable[[object, str, Exception], list[int]]
+FULL = OSError(28, "No space left on device")
+LARGE = (Parameter(name="w", shape=(40_000,)),)
+Failing = Callable[[object, str], list[int]]
 
 
 @pytest.fixture
 def fails_once(monkeypatch: pytest.MonkeyPatch) -> Failing:
-    """Make a method raise at its first call."""
+    """Make a method fail at its first call as on a full disk."""
 
-    def break_(target: object, name: str, error: Exception) -> list[int]:
+    def break_(target: object, name: str) -> list[int]:
         works, calls = getattr(target, name), []
 
         def method(*arguments: Any) -> Any:
             calls.append(1)
             if len(calls) == 1:
-                raise error
+                raise FULL
             return works(*arguments)
 
+        assert not inspect.iscoroutinefunction(works)
         monkeypatch.setattr(target, name, method)
         return calls
 
     return break_
 
 
-@pytest.mark.parametrize("error", FULL, ids=["database", "file system"])
-@pytest.mark.parametrize("step", ["spool.write", "spool.seal", "database.accept"])
-async def test_an_update_that_cannot_be_stored_is_taken_at_the_next_try(
-    served: Serving, fails_once: Failing, step: str, error: Exception
+def transient(refused: Rejected) -> bool:
+    """Whether it says: the disk does not take it now, try again."""
+    return (refused.status, refused.code, refused.transient) == (503, "storage", True)
+
+
+@pytest.mark.parametrize("step", ["append", "flush"])
+async def test_an_update_that_cannot_be_kept_is_taken_at_the_next_try(
+    served: Serving, fails_once: Failing, step: str
 ):
     await plan(goal=2).create(served.admin)
     before = await served.model()
     device, other = await served.devices(2)
     assignment = await device.take()
     data = device.write(assignment, constant(1.0))
-    part, method = step.split(".")
-    calls = fails_once(getattr(served.coordinator.services, part), method, error)
+    store = served.coordinator.services.store
+    assert isinstance(store, SqliteStore)
+    calls = fails_once(store._writer._segments, step)
     with pytest.raises(Rejected) as full:
         await device.deliver(assignment, data)
-    assert (full.value.status, full.value.code, full.value.transient) == (503, "storage", True)
+    assert transient(full.value)
     assert (await served.admin.tasks())[0].arrived == 0
     await device.deliver(assignment, data)
     assert len(calls) >= 2
@@ -62,14 +72,64 @@ async def test_an_update_that_cannot_be_stored_is_taken_at_the_next_try(
     np.testing.assert_allclose((await served.model())["w"], before["w"] + 2.0, rtol=1e-6)
 
 
-@pytest.mark.parametrize("error", FULL, ids=["database", "file system"])
-async def test_a_place_that_cannot_be_journalled_is_not_given(
-    served: Serving, fails_once: Failing, error: Exception
+@pytest.mark.parametrize(
+    ("action", "table"),
+    [
+        (sqlite3.SQLITE_INSERT, "payloads"),
+        (sqlite3.SQLITE_UPDATE, "assignments"),
+        (sqlite3.SQLITE_UPDATE, "standings"),
+        (sqlite3.SQLITE_UPDATE, "rounds"),
+    ],
+)
+async def test_an_update_that_cannot_be_journalled_leaves_no_trace_and_is_taken_later(
+    served: Serving, action: int, table: str
 ):
+    await plan(goal=2).create(served.admin)
+    before = await served.model()
+    device, other = await served.devices(2)
+    assignment = await device.take()
+    data = device.write(assignment, constant(1.0))
+    with denied(served, action, table) as tried, pytest.raises(Rejected) as full:
+        await device.deliver(assignment, data)
+    assert tried
+    assert transient(full.value)
+    assert (await served.admin.tasks())[0].arrived == 0
+    assert await served.states() == {device.id: "working"}
+    await device.deliver(assignment, data)
+    await other.serve(constant(3.0))
+    await served.round_ends(1)
+    np.testing.assert_allclose((await served.model())["w"], before["w"] + 2.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("step", ["announce", "write", "read"])
+async def test_a_part_that_the_disk_does_not_take_is_sent_again(
+    served: Serving, fails_once: Failing, step: str
+):
+    await plan(goal=1, parameters=LARGE).create(served.admin)
+    before = await served.model()
+    (device,) = await served.devices(1)
+    assignment = await device.take()
+    delta = weights(LARGE, seed=3)
+    data = device.write(assignment, delta)
+    assert len(data) > 64 << 10, "small ones never touch the disk"
+    calls = fails_once(served.coordinator.services.parts, step)
+    with pytest.raises(Rejected) as full:
+        await device.deliver(assignment, data)
+    assert transient(full.value)
+    await device.deliver(assignment, data)
+    assert len(calls) >= 2
+    await served.round_ends(1)
+    expected = before["w"] + delta["w"]
+    np.testing.assert_allclose((await served.model())["w"], expected, rtol=1e-6, atol=1e-8)
+
+
+async def test_a_place_that_cannot_be_journalled_is_not_given(served: Serving):
     await plan(goal=1, over_selection=1).create(served.admin)
     (device,) = await served.devices(1)
-    fails_once(served.coordinator.services.database, "assign", error)
-    with pytest.raises(Rejected, match="storage"):
+    with (
+        denied(served, sqlite3.SQLITE_INSERT, "assignments"),
+        pytest.raises(Rejected, match="storage"),
+    ):
         await device.take()
     assert (await served.admin.tasks())[0].working == 0
     assert (await served.admin.tasks())[0].deadline is None
@@ -77,28 +137,42 @@ async def test_a_place_that_cannot_be_journalled_is_not_given(
     await served.round_ends(1)
 
 
-@pytest.mark.parametrize("error", FULL, ids=["database", "file system"])
+@pytest.mark.parametrize(
+    ("action", "table"),
+    [
+        (sqlite3.SQLITE_UPDATE, "rounds"),  # it does not begin to close
+        (sqlite3.SQLITE_INSERT, "models"),  # the model is a blob, and is not published
+        (sqlite3.SQLITE_INSERT, "rounds"),  # the next one cannot open
+        (sqlite3.SQLITE_DELETE, "payloads"),
+    ],
+)
 async def test_a_round_that_cannot_be_ended_in_the_journal_ends_at_the_next_try(
-    served: Serving, fails_once: Failing, error: Exception
+    served: Serving, action: int, table: str
 ):
-    await plan(goal=1).create(served.admin)
+    await plan(goal=2, minimum=1, deadline="10m").create(served.admin)
     before = await served.model()
-    calls = fails_once(served.coordinator.services.database, "end_round", error)
     (device,) = await served.devices(1)
     await device.serve(constant(1.0))
-    await served.until(lambda: calls)
-    await asyncio.sleep(0.01)
+    with denied(served, action, table) as tried:
+        served.clock.leap(601.0)
+        await served.until(lambda: tried)
+        await asyncio.sleep(0.02)
+        assert served.task().round.number == 1
     served.clock.leap(2.0)
     await served.round_ends(1)
     np.testing.assert_allclose((await served.model())["w"], before["w"] + 1.0, rtol=1e-6)
-    assert [m for m in (await served.admin.task("digits")).rounds if m.phase == "closed"]
+    first, second = (await served.admin.task("digits")).rounds
+    assert (first.phase, first.updates, second.phase) == ("closed", 1, "open")
+    assert served.task().model.version == 1
 
 
-async def test_a_task_that_cannot_be_stopped_goes_on(served: Serving, fails_once: Failing):
+async def test_a_task_that_cannot_be_stopped_goes_on(served: Serving):
     await plan(goal=1).create(served.admin)
-    fails_once(served.coordinator.services.database, "end_round", FULL[0])
     (device,) = await served.devices(1)
-    with pytest.raises(Exception, match="cannot write to its disk"):
+    with (
+        denied(served, sqlite3.SQLITE_UPDATE, "rounds"),
+        pytest.raises(Exception, match="cannot write to its store"),
+    ):
         await served.admin.stop("digits")
     await device.serve(constant(1.0))
     await served.round_ends(1)
@@ -106,20 +180,31 @@ async def test_a_task_that_cannot_be_stopped_goes_on(served: Serving, fails_once
 
 
 async def test_when_devices_were_last_seen_is_worth_no_stop(
-    tmp_path: Path, fails_once: Failing, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     async with serving(tmp_path) as served:
-        calls = fails_once(served.coordinator.services.database, "saw", FULL[0])
         device = await served.device()
         await device.check_in()
-        served.clock.leap(61.0)
-        await served.until(lambda: calls)
+        with denied(served, sqlite3.SQLITE_UPDATE, "devices") as tried:
+            served.clock.leap(61.0)
+            await served.until(lambda: tried)
+            await served.until(lambda: "last seen is not written" in caplog.text)
         await device.check_in()
-        assert "last seen is not written" in caplog.text
         served.clock.leap(100.0)
     async with serving(tmp_path, LeapingClock(served.clock.now())) as served:
         (found,) = await served.admin.devices()
         assert found.seen == pytest.approx(100.0, abs=10.0)
+
+
+async def test_not_ready_while_nothing_can_be_written_and_ready_again_after_it(served: Serving):
+    async def status() -> int:
+        async with served.admin._session.get(f"{served.url}/readyz") as answer:
+            return answer.status
+
+    assert await status() == 200
+    with denied(served, sqlite3.SQLITE_UPDATE, "driver"):
+        assert await status() == 503
+    assert await status() == 200
 
 
 async def test_what_fails_inside_is_raised_as_it_is(tmp_path: Path):
@@ -133,12 +218,12 @@ async def test_what_fails_inside_is_raised_as_it_is(tmp_path: Path):
 async def test_a_fault_in_a_rounds_timer_ends_the_coordinator_out_loud(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    async def broken(_: RunningTask) -> None:
+    async def broken(_: Keeper) -> None:
         raise ZeroDivisionError
 
     async with serving(tmp_path) as served:
         await plan().create(served.admin)
-    monkeypatch.setattr(RunningTask, "run", broken)
+    monkeypatch.setattr(Keeper, "run", broken)
     with pytest.raises(ZeroDivisionError):
         async with open_coordinator(tmp_path):
             await asyncio.sleep(3600)
