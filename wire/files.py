@@ -5,18 +5,13 @@ neither may import the other.
 """
 
 import os
-import secrets
 from pathlib import Path
 
 
-def write_durably(path: Path, data: bytes, *, alone: bool = True) -> None:
+def write_durably(path: Path, data: bytes) -> None:
     """Replace `path` by `data`, all of it or nothing, durable on return and readable by its owner
-    alone. Blocking. Raises `OSError`.
-
-    `alone`: nobody else writes this file meanwhile. Then a crash leaves one file aside at most, and
-    the next write takes its place.
-    """
-    aside = path.with_name(f".{path.name}{'' if alone else '.' + secrets.token_hex(8)}.new")
+    alone. Blocking. Raises `OSError`."""
+    aside = path.with_name(f".{path.name}.new")
     descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:

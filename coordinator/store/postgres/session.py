@@ -29,8 +29,8 @@ SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::byt
 ON CONFLICT (assignment) DO UPDATE
 SET number = DEFAULT, task = excluded.task, round = excluded.round, crc = excluded.crc,
     data = excluded.data
-WHERE {_GONE}"""  # noqa: S608
-_RECALL = f"SELECT crc, data FROM payloads p WHERE assignment = $1 AND NOT {_GONE}"  # noqa: S608
+WHERE {_GONE}"""
+_RECALL = f"SELECT crc, data FROM payloads p WHERE assignment = $1 AND NOT {_GONE}"
 _DROP = "DELETE FROM payloads WHERE assignment = $1"
 _DISCARD = """INSERT INTO discards (task, round, last)
 SELECT task, round, max(number) FROM payloads WHERE task = $1 AND round = $2 GROUP BY task, round
