@@ -1,6 +1,6 @@
 """A device that really trains, in this process: the agent's own training, uploaded by real HTTP.
 
-    learner = Learner(await Device.enroll(url, token), plan, {"x": x, "label": label}, seed=1)
+    learner = Learner(await Device.enroll(url, token), plan, {"x": x, "label": label}, (1,))
     await learner.learn()
 
 An agent is a process with a training child; of learners one machine runs twenty at once. What the
@@ -27,12 +27,12 @@ from wire.tensors import Array
 class Learner:
     """A device, a compiled plan's folder, and the device's own examples (arrays by input name).
 
-    Chance is drawn from `seed` and the round's number alone, so the same fleet makes the same
-    updates again.
+    Chance is drawn from `seed` (any whole numbers) and the round's number alone, so the same fleet
+    makes the same updates again.
     """
 
     def __init__(
-        self, device: Device, plan: Path, examples: Mapping[str, Array], seed: int
+        self, device: Device, plan: Path, examples: Mapping[str, Array], seed: tuple[int, ...]
     ) -> None:
         self.device = device
         self._plan = plan
@@ -46,7 +46,7 @@ class Learner:
         """
         assignment = await self.device.take()
         manifest, weights = await self.device.fetch(assignment)
-        seed = np.random.SeedSequence([self._seed, assignment.round]).generate_state(1)[0]
+        seed = np.random.SeedSequence([*self._seed, assignment.round]).generate_state(1)[0]
         assignment = msgspec.structs.replace(assignment, seed=int(seed))
         trained = await asyncio.to_thread(self._train, manifest, weights, assignment.seed)
         data = self.device.write(
