@@ -13,7 +13,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before anything imports ONNX Runtim
 
 from rich.console import Console
 
-from benchmarks import aggregation, guest, load, memory, rounds, steps, virtual
+from benchmarks import aggregation, guest, load, memory, robust, rounds, steps, virtual
 from benchmarks.report import Section
 from benchmarks.runtimes import Runtime, RuntimeMissing, here, probe
 
@@ -48,6 +48,12 @@ def _load(work: Path, runtimes: list[Runtime], quick: bool, say: Callable[[str],
     return asyncio.run(load.measure(work, quick, say))
 
 
+def _robust(
+    work: Path, runtimes: list[Runtime], quick: bool, say: Callable[[str], None]
+) -> Section:
+    return asyncio.run(robust.measure(work, quick, say))
+
+
 SECTIONS: dict[str, Measure] = {
     "steps": steps.measure,
     "memory": _memory,
@@ -56,6 +62,7 @@ SECTIONS: dict[str, Measure] = {
     "aggregation": aggregation.measure,
     "guest": _guest,
     "virtual": _virtual,
+    "robust": _robust,
 }
 
 

@@ -247,6 +247,7 @@ class Coordinator:
     async def _look(self, record: TaskRecord) -> None:
         task = self.tasks[record.name]
         if task.running and record.state != "running":
+            await self.refresh(task)  # its last model
             task.ended(record.state)
         elif task.running and self.services.store.shared:
             await self.refresh(task)

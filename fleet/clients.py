@@ -325,6 +325,19 @@ class LyingDevice(Device):
         return honest
 
 
+class FlippedDevice(Device):
+    """Sends its change the other way round and `scale` times as large: no rule of the wire is
+    broken, so every update counts, against the model."""
+
+    scale: float = 10.0
+
+    def write(
+        self, assignment: Assignment, delta: Weights, examples: int = 10, **changes: Any
+    ) -> bytes:
+        flipped = {name: values * np.float32(-self.scale) for name, values in delta.items()}
+        return super().write(assignment, flipped, examples, **changes)
+
+
 _OTHER = digest_of(b"another")
 _LIES: dict[Lie, dict[str, Any]] = {
     Lie.WRONG_BASE: {"base": _OTHER},

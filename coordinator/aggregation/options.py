@@ -157,6 +157,8 @@ def fewest(options: Aggregation) -> int:
 
     A task's `round.minimum` should be at least this.
     """
+    if isinstance(options, TrimmedMean) and options.trim > 0:
+        return math.ceil(1 / options.trim - 1e-9)  # from there on something is trimmed
     if not isinstance(options, Krum | MultiKrum):
         return 1
     # n >= 2f + 3 with f <= share * n holds for certain from 3 / (1 - 2 share) on.

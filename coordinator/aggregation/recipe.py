@@ -16,6 +16,7 @@ from coordinator.aggregation.layout import Layout
 from coordinator.aggregation.options import FedNova, Streaming
 from wire.checkpoint import Weights
 
+EFFECT = 1 << 8
 _MANTISSA = 1 << 16
 
 
@@ -33,7 +34,7 @@ class Share(NamedTuple):
     """What an update counts for.
 
     `examples` are those it counts for, `weight` what it adds to the denominator, `work` the weight
-    times its steps (FedNova), `factor` what its change is multiplied by.
+    times its local effect (FedNova) in whole parts of 1 / `EFFECT`, `factor` what its change is multiplied by.
     """
 
     examples: int
@@ -75,13 +76,14 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     def share(self, update: Contribution, layout: Layout) -> Share:
         """What this update counts for."""
         weight = self.weight(update.examples)
-        steps = min(update.steps, self.max_steps)
+        effect = local_effect(min(update.steps, self.max_steps), self.momentum)
         factor = weight * staleness_factor(update.staleness, self.staleness_exponent)
         if self.max_norm is not None:
             factor *= clip_factor(update.delta, layout, self.max_norm)
         if self.normalised:
-            factor /= local_effect(steps, self.momentum)
-        return Share(min(update.examples, self.max_examples), weight, weight * steps, factor)
+            factor /= effect
+        work = weight * round(effect * EFFECT)
+        return Share(min(update.examples, self.max_examples), weight, work, factor)
 
     def digest(self, layout: Layout) -> bytes:
         """16 bytes that name the recipe and the parameters it is for."""

@@ -37,5 +37,10 @@ def deal(share: Share, devices: int) -> list[Share]:
     return [_part(share, owner == device) for device in range(devices)]
 
 
+def deal_alike(share: Share, devices: int) -> list[Share]:
+    """A share a device, of one size and one mixture: dealt round and round."""
+    return [_part(share, slice(device, None, devices)) for device in range(devices)]
+
+
 def _part(share: Share, chosen: Any) -> Share:
     return {name: array[chosen] for name, array in share.items()}

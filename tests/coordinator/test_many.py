@@ -10,7 +10,7 @@ import os
 import random
 import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -91,10 +91,8 @@ async def coordinator(state: Path, *options: str) -> AsyncIterator[Running]:
 
 def kill(process: asyncio.subprocess.Process) -> None:
     """The process and all that it started, at once."""
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 async def _endpoint(state: Path, process: asyncio.subprocess.Process) -> Endpoint:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from coordinator.aggregation import Contribution, FedAvg, FedNova, Median, aggregator
 from coordinator.aggregation.layout import Layout
 from coordinator.aggregation.recipe import (
+    EFFECT,
     clip_factor,
     coarse,
     local_effect,
@@ -85,11 +86,22 @@ def test_fednova_by_hand():
     np.testing.assert_allclose(flat(found.weights), 2.0, rtol=1e-6)
 
 
+def test_fednova_of_devices_that_do_the_same_is_fedavg_with_momentum_too():
+    updates = [contribution(number, steps=36) for number in (1, 2)]
+    found = []
+    for options in (FedNova(momentum=0.9), FedAvg()):
+        strategy = aggregator(options, PARAMETERS)
+        total = strategy.empty()
+        total.add_all(updates)
+        found.append(flat(strategy.close(unflat([0.0] * SIZE), None, total).weights))
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-4)
+
+
 def test_fednova_takes_no_more_steps_than_allowed():
     strategy = aggregator(FedNova(max_steps=10), PARAMETERS)
     total = strategy.empty()
     total.add_all([contribution(1, steps=1 << 40), contribution(2, steps=10)])
-    assert total.work == 10 * 10 + 10 * 10
+    assert total.work == EFFECT * (10 * 10 + 10 * 10)
 
 
 def test_an_absurd_change_is_refused_one_of_nothing_is_not():
