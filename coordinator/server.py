@@ -11,6 +11,7 @@ import logging
 import os
 import resource
 import signal
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 DEFAULT_PORT = 8750
 ENDPOINT_FILE = "endpoint.json"
 """In the state folder while the server runs, so that the command line finds it."""
+READY = b"ready\n"
+"""What a worker says on its line once it serves."""
 _SHUTDOWN_SECONDS = 5.0
 _KEEPALIVE_SECONDS = 75.0
 _HANDSHAKE_SECONDS = 20.0
@@ -114,7 +117,7 @@ async def serve(options: ServeOptions, worker: "Worker | None" = None) -> None:
         open_coordinator(options.state, options=options.store) as coordinator,
         notifier.speaking(lambda: status_line(coordinator)),
         _listening(options, tls, coordinator, worker) as port,
-        published(options, port, worker),
+        worker.serving(stopping) if worker else published(options, port),
     ):
         notifier.ready()
         await stopping.wait()
@@ -163,22 +166,35 @@ async def _listening(
 
 @dataclass(frozen=True)
 class Worker:
-    """One process of several that serve together: whoever started it hears on the file descriptor
-    `ready` that it serves."""
+    """One process of several that serve together. `line` is a socket's file descriptor, whose other
+    end is held by whoever started it."""
 
-    ready: int
+    line: int
+
+    @asynccontextmanager
+    async def serving(self, stopping: asyncio.Event) -> AsyncIterator[None]:
+        """Say that it serves. When the other end is gone, so is whoever watches over this process:
+        it stops."""
+        loop = asyncio.get_running_loop()
+        with socket.socket(fileno=self.line) as line:
+            line.setblocking(False)
+            line.send(READY)
+
+            def gone() -> None:
+                loop.remove_reader(line)
+                log.error("whoever started this worker is gone: it stops")
+                stopping.set()
+
+            loop.add_reader(line, gone)
+            try:
+                yield
+            finally:
+                loop.remove_reader(line)
 
 
 @asynccontextmanager
-async def published(
-    options: ServeOptions, port: int, worker: Worker | None = None
-) -> AsyncIterator[None]:
+async def published(options: ServeOptions, port: int) -> AsyncIterator[None]:
     """While this lasts, this machine's command line finds the server."""
-    if worker is not None:
-        os.write(worker.ready, b"ready\n")
-        os.close(worker.ready)
-        yield
-        return
     endpoint = options.state / ENDPOINT_FILE
     found = await asyncio.to_thread(_endpoint, options, port)
     await asyncio.to_thread(write_durably, endpoint, msgspec.json.encode(found))

@@ -18,7 +18,14 @@ from contextlib import AsyncExitStack, suppress
 from prometheus_client.multiprocess import mark_process_dead
 
 from coordinator.metrics import METRICS_FOLDER
-from coordinator.server import ServeError, ServeOptions, published, tls_context, until_stopped
+from coordinator.server import (
+    READY,
+    ServeError,
+    ServeOptions,
+    published,
+    tls_context,
+    until_stopped,
+)
 from coordinator.store.sqlite import lock_state, prepare
 from schedules.backoff import Backoff
 from schedules.clock import SystemClock
@@ -37,7 +44,7 @@ class Supervisor:
     """Starts the workers, and starts them again."""
 
     def __init__(self, command: Sequence[str], number: int) -> None:
-        """`command` starts one worker; the option that hands it its pipe is added."""
+        """`command` starts one worker; the option that hands it its line is added."""
         self._command = command
         self._number = number
         self._stopping = False
@@ -70,42 +77,37 @@ class Supervisor:
 
     async def _one(self, number: int, started: asyncio.Event) -> int:
         """One worker's life; returns its exit status. Cancelled, it ends the worker."""
-        reading, writing = os.pipe()
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *self._command, "--worker", str(writing), pass_fds=(writing,)
-            )
-        except BaseException:
-            os.close(reading)
-            raise
-        finally:
-            os.close(writing)
-        try:
-            if await _heard(reading):
-                log.info("worker %d serves, process %d", number, process.pid)
-                started.set()
-            return await process.wait()
-        finally:
-            await _end(process)
-            if folder := os.environ.get(METRICS_FOLDER):
-                await asyncio.to_thread(mark_process_dead, process.pid, folder)
+        own, its = socket.socketpair()
+        with own:
+            with its:
+                line = its.fileno()
+                process = await asyncio.create_subprocess_exec(
+                    *self._command, "--worker", str(line), pass_fds=(line,)
+                )
+            try:
+                if await _heard(own):
+                    log.info("worker %d serves, process %d", number, process.pid)
+                    started.set()
+                return await process.wait()
+            finally:
+                await _end(process)
+                await _forget(process.pid)
 
 
-async def _heard(reading: int) -> bool:
-    """Whether a worker says on its pipe that it serves, before it closes it or time is up."""
-    loop = asyncio.get_running_loop()
-    stream = asyncio.StreamReader()
-    with os.fdopen(reading, "rb", buffering=0) as pipe:
-        transport, _ = await loop.connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(stream), pipe
-        )
-        try:
-            async with asyncio.timeout(_START_SECONDS):
-                return bool(await stream.readline())
-        except TimeoutError:
-            return False
-        finally:
-            transport.close()
+async def _forget(pid: int) -> None:
+    """What a worker that has ended showed of itself is shown no more."""
+    if folder := os.environ.get(METRICS_FOLDER):
+        await asyncio.to_thread(mark_process_dead, pid, folder)
+
+
+async def _heard(line: socket.socket) -> bool:
+    """Whether a worker says on its line that it serves, before it ends or time is up."""
+    line.setblocking(False)
+    try:
+        async with asyncio.timeout(_START_SECONDS):
+            return await asyncio.get_running_loop().sock_recv(line, len(READY)) == READY
+    except (TimeoutError, ConnectionError):
+        return False
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
@@ -130,7 +132,7 @@ async def _all(started: list[asyncio.Event], ready: asyncio.Event) -> None:
 
 async def supervise(options: ServeOptions, workers: int, command: Sequence[str]) -> None:
     """Serve with `workers` processes until SIGTERM or SIGINT. `command` starts one, but for its
-    port, its clock and its pipe. Raises `ServeError`, `StoreError`."""
+    port, its clock and its line. Raises `ServeError`, `StoreError`."""
     tls_context(options)
     stopping, ready = until_stopped(), asyncio.Event()
     notifier = Notifier.of_environment()
@@ -151,11 +153,20 @@ async def supervise(options: ServeOptions, workers: int, command: Sequence[str])
         if anchor is not None:
             arguments += ["--anchor", repr(anchor)]
         supervisor = Supervisor(arguments, workers)
-        async with asyncio.TaskGroup() as group:
-            running = group.create_task(supervisor.run(ready, stopping))
-            waiting = group.create_task(_ready(options, port, ready, stopping, notifier))
-            await running
-            waiting.cancel()
+        try:
+            async with asyncio.TaskGroup() as group:
+                running = group.create_task(supervisor.run(ready, stopping))
+                waiting = group.create_task(_ready(options, port, ready, stopping, notifier))
+                await running
+                waiting.cancel()
+        except BaseExceptionGroup as failures:
+            raise _first(failures) from None
+
+
+def _first(failures: BaseExceptionGroup) -> BaseException:
+    """The first of the failures, however deep."""
+    found = failures.exceptions[0]
+    return _first(found) if isinstance(found, BaseExceptionGroup) else found
 
 
 async def _ready(
@@ -187,7 +198,7 @@ def _port(options: ServeOptions) -> socket.socket:
 
 
 def worker_command(options: ServeOptions, verbose: bool) -> list[str]:
-    """How one worker is started, but for its port, its clock and its pipe."""
+    """How one worker is started, but for its port, its clock and its line."""
     command = [sys.executable, "-m", "coordinator", "serve"]
     command += ["--state", str(options.state), "--host", options.host]
     if options.tls_cert is not None and options.tls_key is not None:

@@ -25,7 +25,7 @@ from coordinator.start import admin_token
 from edge_agent.errors import Offline, Rejected
 from fleet.clients import Device, NoWork
 from tests.coordinator.plans import plan
-from tests.coordinator.processes import COMMAND
+from tests.coordinator.processes import COMMAND, run
 from tests.postgres import NoPostgres, Server, let_asyncpg_connect, server
 from wire import checkpoint
 from wire.plan import Parameter
@@ -74,6 +74,7 @@ async def coordinator(state: Path, *options: str) -> AsyncIterator[Running]:
     """A process over `state`, and its workers; killed on the way out."""
     await asyncio.to_thread(state.mkdir, parents=True, exist_ok=True)
     token = await asyncio.to_thread(admin_token, state)
+    await asyncio.to_thread((state / ENDPOINT_FILE).unlink, missing_ok=True)  # of one killed before
     with (state / "log").open("ab") as log:
         process = await asyncio.create_subprocess_exec(
             *(*COMMAND, "serve", "--state", str(state), "--port", "0", *options),
@@ -222,3 +223,29 @@ async def test_two_workers_over_one_file_one_killed_in_mid_round(tmp_path: Path)
 
 def _children(pid: int) -> list[int]:
     return [child.pid for child in psutil.Process(pid).children()]
+
+
+async def test_workers_end_with_whoever_started_them(tmp_path: Path) -> None:
+    async with coordinator(tmp_path / "state", "--workers", "2") as running:
+        workers = await asyncio.to_thread(_children, running.process.pid)
+        running.process.kill()  # it alone, and without a chance to tell them
+        await running.process.wait()
+        async with asyncio.timeout(20):
+            while await asyncio.to_thread(_alive, workers):
+                await asyncio.sleep(0.05)
+    async with coordinator(tmp_path / "state") as again:
+        assert await again.admin.tasks() == []
+
+
+async def test_a_worker_that_cannot_start_is_one_clear_error(tmp_path: Path) -> None:
+    store = "postgresql://127.0.0.1:9/nothing"
+    failed = await asyncio.to_thread(
+        run, "serve", "--state", tmp_path, "--port", "0", "--workers", "2", "--store", store
+    )
+    assert failed.returncode == 1
+    assert "Traceback" not in failed.stderr
+    assert failed.stderr.splitlines()[-1].startswith("error: worker ")
+
+
+def _alive(pids: list[int]) -> list[int]:
+    return [pid for pid in pids if psutil.pid_exists(pid)]
