@@ -5,12 +5,14 @@ from collections.abc import Mapping
 import numpy as np
 
 from wire.checkpoint import FLOAT32, Weights
+from wire.codecs.base import Delta, Few, Vector32
 from wire.errors import Rule, WireError
 from wire.plan import Parameter
 from wire.tensors import Array, Spec
 
 _INT8 = np.dtype("i1")
 _LEVELS = 127
+_FEW = 12  # of so many weights one at most changed, where taking them one by one pays
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -43,17 +45,34 @@ class Int8:
             coded[f"q/{name}"] = _quantise(values, scale, rng)
         return coded
 
-    def decode(self, coded: Mapping[str, Array], parameters: tuple[Parameter, ...]) -> Weights:
-        delta: Weights = {}
-        for p in parameters:
-            scale = np.float32(coded[f"scale/{p.name}"])
+    def decode(self, coded: Mapping[str, Array], parameters: tuple[Parameter, ...]) -> Delta:
+        return _Steps(coded, parameters)
+
+
+class _Steps(Delta):
+    """Numbers of steps, and how large a step is."""
+
+    def __init__(self, coded: Mapping[str, Array], parameters: tuple[Parameter, ...]) -> None:
+        super().__init__(parameters)
+        self._steps = {p.name: coded[f"q/{p.name}"].reshape(-1) for p in parameters}
+        self._scales = {p.name: np.float32(coded[f"scale/{p.name}"]) for p in parameters}
+        for name, scale in self._scales.items():
             if scale < 0:
-                raise WireError(Rule.BAD_FORMAT, f"the scale of {p.name!r} is {scale}")
-            _check_range(p.name, scale)
-            values = coded[f"q/{p.name}"].astype(FLOAT32)
-            values *= scale
-            delta[p.name] = values
-        return delta
+                raise WireError(Rule.BAD_FORMAT, f"the scale of {name!r} is {scale}")
+            _check_range(name, scale)
+
+    def stretch(self, name: str, start: int, stop: int, room: Vector32) -> Vector32:
+        np.copyto(room, self._steps[name][start:stop])  # to convert and scale at once is slower
+        return np.multiply(room, self._scales[name], out=room)
+
+    def few(self, name: str, start: int, stop: int) -> Few | None:
+        steps = self._steps[name][start:stop]
+        if np.count_nonzero(steps) * _FEW > steps.size:
+            return None
+        indices = np.flatnonzero(steps.view(np.bool_))  # a byte that is not 0 is true; faster
+        values = steps[indices].astype(FLOAT32)
+        values *= self._scales[name]
+        return Few(indices, values)
 
 
 def _check_range(name: str, scale: np.float32) -> None:
