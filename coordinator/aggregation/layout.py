@@ -15,6 +15,8 @@ Vector64 = npt.NDArray[np.float64]
 BLOCK = 1 << 17
 """Weights in a block, at most. Smaller ones cost more calls, larger ones leave the cache."""
 
+_SMALL = 1 << 12
+
 
 class Piece(NamedTuple):
     """A stretch of one parameter, flattened."""
@@ -61,23 +63,12 @@ class Block(NamedTuple):
         return room[:at]
 
     def few(self, delta: Mapping[str, Vector32]) -> Few | None:
-        """The block's weights that changed, when they are few."""
-        if not isinstance(delta, Delta):
+        """The block's weights that changed, when they are few. `None` for a small block: all of it
+        at once takes less time."""
+        if not isinstance(delta, Delta) or len(self.pieces) > 1 or self.size < _SMALL:
             return None
-        found: list[Few] = []
-        at = 0
-        for piece in self.pieces:
-            few = delta.few(piece.name, piece.start, piece.stop)
-            if few is None:
-                return None
-            found.append(few if not at else Few(few.indices + at, few.values))
-            at += piece.size
-        if len(found) == 1:
-            return found[0]
-        return Few(
-            np.concatenate([few.indices for few in found]),
-            np.concatenate([few.values for few in found]),
-        )
+        (piece,) = self.pieces
+        return delta.few(piece.name, piece.start, piece.stop)
 
 
 class Layout:

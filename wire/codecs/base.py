@@ -33,6 +33,10 @@ class Delta(Mapping[str, Vector32]):
         """The weights from `start` to `stop` of a flattened parameter, written to `room`, which is
         of shape [stop - start]."""
 
+    @abstractmethod
+    def peak(self, name: str) -> float:
+        """The largest |change| of a parameter's weights, exactly."""
+
     def few(self, name: str, start: int, stop: int) -> Few | None:
         """The same stretch (its first weight has index 0) when most of it is zero."""
         return None

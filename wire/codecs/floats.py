@@ -62,3 +62,6 @@ class _Half(Delta):
     def stretch(self, name: str, start: int, stop: int, room: Vector32) -> Vector32:
         np.copyto(room, self._values[name][start:stop])
         return room
+
+    def peak(self, name: str) -> float:
+        return float(np.abs(self._values[name]).max(initial=0.0))

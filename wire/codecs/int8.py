@@ -65,6 +65,11 @@ class _Steps(Delta):
         np.copyto(room, self._steps[name][start:stop])  # to convert and scale at once is slower
         return np.multiply(room, self._scales[name], out=room)
 
+    def peak(self, name: str) -> float:
+        steps = self._steps[name]
+        most = max(int(np.maximum.reduce(steps)), -int(np.minimum.reduce(steps)))
+        return float(np.float32(most) * self._scales[name])
+
     def few(self, name: str, start: int, stop: int) -> Few | None:
         steps = self._steps[name][start:stop]
         if np.count_nonzero(steps) * _FEW > steps.size:
