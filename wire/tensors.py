@@ -87,6 +87,21 @@ def size_limit(schema: Schema, metadata: int = 0) -> int:
     return 8 + _header_limit(schema, metadata) + sum(spec.nbytes for spec in schema.values())
 
 
+class _Run:
+    """Tensors of one type, which lie together."""
+
+    def __init__(self, dtype: np.dtype[Any], tensors: list[tuple[str, tuple[int, ...], int]]):
+        self.dtype, self._tensors = dtype, tensors
+        self.count = sum(count for _, _, count in tensors)
+
+    def cut(self, flat: Array, tensors: dict[str, Array]) -> None:
+        """Into the tensors, as views."""
+        start = 0
+        for name, shape, count in self._tensors:
+            tensors[name] = flat[start : start + count].reshape(shape)
+            start += count
+
+
 class Reader:
     """Reads many files of one schema, with about `metadata` bytes of metadata at most.
 
@@ -97,8 +112,12 @@ class Reader:
     def __init__(self, schema: Schema, metadata: int = 0) -> None:
         self._schema, self._metadata = schema, metadata
         self._limit = _header_limit(schema, metadata)
-        self._entries = _canonical(schema)
-        self._tail = b"," + msgspec.json.encode(self._entries)[1:]
+        entries = _canonical(schema)
+        self._tail = b"," + msgspec.json.encode(entries)[1:]
+        self._runs = [
+            _Run(dtype, [(name, schema[name].shape, schema[name].count) for name in names])
+            for dtype, names in groupby(entries, key=lambda name: schema[name].dtype)
+        ]
         self._size = sum(spec.nbytes for spec in schema.values())
 
     def read(self, data: bytes) -> tuple[dict[str, Array], dict[str, str]]:
@@ -119,23 +138,16 @@ class Reader:
             metadata = msgspec.json.decode(notes[len(_NOTES) :], type=_Metadata)
         except (ValueError, RecursionError):
             return None
-        if _NOTES + msgspec.json.encode(metadata) != notes or not self._all_finite(data, end):
+        if _NOTES + msgspec.json.encode(metadata) != notes:
             return None
-        return {
-            name: np.frombuffer(
-                data, spec.dtype, spec.count, end + self._entries[name].data_offsets[0]
-            ).reshape(spec.shape)
-            for name, spec in self._schema.items()
-        }, metadata
-
-    def _all_finite(self, data: bytes, start: int) -> bool:
-        """Whether all values are, for certain: tensors of one type lie together."""
-        for dtype, run in groupby(self._entries, key=lambda name: self._schema[name].dtype):
-            count = sum(self._schema[name].count for name in run)
-            if _suspicious(np.frombuffer(data, dtype, count, start)):
-                return False
-            start += count * dtype.itemsize
-        return True
+        tensors: dict[str, Array] = {}
+        for run in self._runs:
+            flat = np.frombuffer(data, run.dtype, run.count, end)
+            if _suspicious(flat):
+                return None
+            end += flat.nbytes
+            run.cut(flat, tensors)
+        return tensors, metadata
 
 
 def read(data: bytes, schema: Schema, metadata: int = 0) -> tuple[dict[str, Array], dict[str, str]]:

@@ -1,11 +1,9 @@
 """Whether an update may count at all."""
 
-from collections.abc import Iterator, Mapping
-
 from coordinator.aggregation.cells import peak_of
-from coordinator.aggregation.layout import Layout, Vector32
+from coordinator.aggregation.layout import Layout
 from coordinator.aggregation.recipe import Contribution
-from coordinator.aggregation.sums import check_peak
+from coordinator.aggregation.sums import FARTHEST, check_peak
 from wire.codecs import Delta
 from wire.errors import Rule, WireError
 
@@ -17,16 +15,14 @@ def check(update: Contribution, layout: Layout, weight: int) -> None:
     """
     if update.examples < 1 or update.steps < 1 or update.staleness < 0:
         raise ValueError(f"not an update: {update._replace(delta={})}")
+    if isinstance(update.delta, Delta):
+        bounds = map(update.delta.bound, update.delta)
+        if 0 < max(bounds, default=0) * weight <= FARTHEST:
+            return  # no need to look at every change
     largest = 0.0
-    for peak in _peaks(update.delta, layout):
+    for piece in layout.pieces():
+        peak = peak_of(piece.of(update.delta))
         check_peak(peak, weight)
         largest = max(largest, peak)
     if largest == 0:
         raise WireError(Rule.NO_CHANGE, "no weight changed")
-
-
-def _peaks(delta: Mapping[str, Vector32], layout: Layout) -> Iterator[float]:
-    """The largest change of each parameter, or of each piece of it."""
-    if isinstance(delta, Delta):
-        return map(delta.peak, delta)
-    return (peak_of(piece.of(delta)) for piece in layout.pieces())

@@ -34,8 +34,8 @@ class Delta(Mapping[str, Vector32]):
         of shape [stop - start]."""
 
     @abstractmethod
-    def peak(self, name: str) -> float:
-        """The largest |change| of a parameter's weights, exactly."""
+    def bound(self, name: str) -> float:
+        """No weight of a parameter changed by more than this; 0 only if none changed."""
 
     def few(self, name: str, start: int, stop: int) -> Few | None:
         """The same stretch (its first weight has index 0) when most of it is zero."""

@@ -11,6 +11,7 @@ from wire.plan import Parameter
 from wire.tensors import Array, Spec
 
 _FLOAT16 = np.dtype("<f2")
+_LARGEST16 = float(np.finfo(_FLOAT16).max)
 
 
 class Float32:
@@ -63,5 +64,5 @@ class _Half(Delta):
         np.copyto(room, self._values[name][start:stop])
         return room
 
-    def peak(self, name: str) -> float:
-        return float(np.abs(self._values[name]).max(initial=0.0))
+    def bound(self, name: str) -> float:
+        return _LARGEST16 if self._values[name].any() else 0.0

@@ -65,10 +65,10 @@ class _Steps(Delta):
         np.copyto(room, self._steps[name][start:stop])  # to convert and scale at once is slower
         return np.multiply(room, self._scales[name], out=room)
 
-    def peak(self, name: str) -> float:
-        steps = self._steps[name]
-        most = max(int(np.maximum.reduce(steps)), -int(np.minimum.reduce(steps)))
-        return float(np.float32(most) * self._scales[name])
+    def bound(self, name: str) -> float:
+        scale = float(self._scales[name])
+        changed = scale and self._steps[name].view(np.bool_).any()  # looks no further than the first
+        return scale * (_LEVELS + 1) if changed else 0.0
 
     def few(self, name: str, start: int, stop: int) -> Few | None:
         steps = self._steps[name][start:stop]
