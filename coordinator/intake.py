@@ -1,39 +1,50 @@
 """Intake: complete updates are decoded, checked, made durable and summed, in batches.
 
-    queue -> decode, check and sum -> one transaction for the batch -> merge -> acknowledge
+    queue -> decode and check -> one transaction for the batch -> sum -> acknowledge
 
 The queue is bounded, by number and by bytes. Two runners share it, so that one batch is decoded
 while the other's bytes go to the disk. Only what is durable is acknowledged; what is durable
 counts, acknowledged or not, and a device that asks again hears "accepted".
+
+One thread decodes and sums, for all tasks of a process: it holds the interpreter most of the time,
+so a second one would only wait, and take memory for it. More processes use more processors.
 """
 
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from typing import ParamSpec
 
 from coordinator import lateness
 from coordinator.aggregation import Contribution
 from coordinator.errors import Conflict, CoordinatorError, Refused, Unavailable
-from coordinator.round import Arrival, Held
+from coordinator.round import Arrival
 from coordinator.services import Services
 from coordinator.store import rounds
 from coordinator.store.records import AssignmentRecord
 from coordinator.store.rounds import Arrived
-from coordinator.tally import Batch, Summed
+from coordinator.tally import Summed
 from coordinator.task import Task
 from systemd.journal import fields
 from wire.digest import verify
 from wire.errors import Rule, WireError
 from wire.update import read
 
+P = ParamSpec("P")
+
 log = logging.getLogger(__name__)
 
 _WAITING = 256  # updates that wait, at most; whoever comes then waits to wait
 _BATCH = 32
+_BATCH_BYTES = 8 << 20  # of its updates, decoded
 _RUNNERS = 2
 _PATIENCE = 20.0  # for the next round to open; a device waits for an answer a little longer
 _LOOK_AGAIN = 0.05
+_HAND = ThreadPoolExecutor(max_workers=1, thread_name_prefix="intake")
 _FROM_THE_START = {"Upload-Offset": "0"}
 
 
@@ -48,7 +59,7 @@ class _Job:
     done: asyncio.Future[Arrival]
     since: float
     arrived: Arrived | None = None
-    staleness: int = 0
+    opened: Contribution | None = None
     error: Exception | None = None
 
 
@@ -61,6 +72,7 @@ class Intake:
         self._jobs: deque[_Job] = deque()
         self._arrived = asyncio.Event()
         self._room = asyncio.Semaphore(_WAITING)
+        self._most = max(1, min(_BATCH, _BATCH_BYTES // task.upload_limit))
 
     async def submit(
         self, row: AssignmentRecord, base: str, digest: str, data: bytes | None
@@ -99,7 +111,7 @@ class Intake:
             while not self._jobs:
                 self._arrived.clear()
                 await self._arrived.wait()
-            batch = [self._jobs.popleft() for _ in range(min(_BATCH, len(self._jobs)))]
+            batch = [self._jobs.popleft() for _ in range(min(self._most, len(self._jobs)))]
             try:
                 await self._take(batch)
             except CoordinatorError as error:
@@ -113,28 +125,25 @@ class Intake:
                 raise
 
     async def _take(self, jobs: list[_Job]) -> None:
-        batch = await asyncio.to_thread(self._open, jobs)
+        await _by_hand(self._open_all, jobs)
         good = [job for job in jobs if job.error is None]
         if good:
-            await self._accept(good, batch)
+            await self._accept(good)
         for job in jobs:
             if job.error is not None:
                 await self._refuse(job)
 
-    def _open(self, jobs: list[_Job]) -> Batch:
-        """Blocking: decode, check and sum each, one at a time in memory, or say what is wrong with
-        it. That it counts is not known yet."""
-        batch = Batch(self._task.aggregator)
+    def _open_all(self, jobs: list[_Job]) -> None:
+        """Blocking: decode and check each, or say what is wrong with it."""
         for job in jobs:
             try:
-                batch.add(Summed(job.row.id, self._decode(job)))
+                self._open(job)
             except (WireError, CoordinatorError, OSError) as error:
                 job.error = error
-        return batch
 
-    def _decode(self, job: _Job) -> Contribution:
-        """What an update contributes to the open round. Raises `WireError` when it breaks a rule,
-        `CoordinatorError` or `OSError` when its bytes cannot be had."""
+    def _open(self, job: _Job) -> None:
+        """Raises `WireError` when an update breaks a rule, `CoordinatorError` or `OSError` when its
+        bytes cannot be had."""
         task = self._task
         if job.data is None:
             job.data = self._services.parts.read(job.row.id, job.digest)
@@ -148,15 +157,11 @@ class Intake:
             raise WireError(
                 Rule.WRONG_BASE, "made for another assignment, from another plan or another model"
             )
-        held = Held("working", job.row.round, job.row.version)
-        job.staleness = task.round.staleness(held)
-        found = Contribution(update.delta, header.examples, header.steps, job.staleness)
-        if not task.aggregator.streams:  # a sum checks what it adds
-            task.aggregator.check(found)
+        job.opened = Contribution(update.delta, header.examples, header.steps, 0)
+        task.aggregator.check(job.opened)
         job.arrived = Arrived(
             job.row.id, job.data, job.digest, header.examples, header.steps, header.loss
         )
-        return found
 
     async def _refuse(self, job: _Job) -> None:
         error = job.error
@@ -175,7 +180,7 @@ class Intake:
         else:
             _settle(job, Refused(str(error.code), error.detail))
 
-    async def _accept(self, jobs: list[_Job], batch: Batch) -> None:
+    async def _accept(self, jobs: list[_Job]) -> None:
         task, services = self._task, self._services
         arrived = [job.arrived for job in jobs if job.arrived is not None]
         async with task.tally.lock:
@@ -184,12 +189,12 @@ class Intake:
                 rounds.accept, task.terms, arrived, services.node, now
             )
             counted = [
-                (job, staleness)
+                Summed(job.row.id, job.opened._replace(staleness=staleness))
                 for job, (arrival, staleness) in zip(jobs, accepted.arrivals, strict=True)
-                if arrival is Arrival.COUNTS
+                if arrival is Arrival.COUNTS and job.opened is not None
             ]
             if counted:
-                await self._sum(accepted.round.number, counted, batch)
+                await self._sum(accepted.round.number, counted)
         task.saw(accepted.round)
         if accepted.round.due(now) or accepted.round.arrived == len(counted):
             task.told.set()
@@ -202,27 +207,17 @@ class Intake:
             else:
                 _settle(job, arrival)
 
-    async def _sum(self, number: int, counted: list[tuple[_Job, int]], batch: Batch) -> None:
+    async def _sum(self, number: int, counted: list[Summed]) -> None:
         try:
-            expected = all(job.staleness == staleness for job, staleness in counted)
-            if len(counted) != batch.updates or not expected:
-                batch = await asyncio.to_thread(self._anew, counted)
-            await asyncio.to_thread(self._task.tally.add, number, batch)
+            await _by_hand(self._task.tally.add, number, counted)
         except BaseException:
             # They count, summed here or not: at the close their bytes are summed instead.
             self._task.tally.spoil()
             raise
 
-    def _anew(self, counted: list[tuple[_Job, int]]) -> Batch:
-        """Blocking: the sum of those that count, when it was not what was expected."""
-        batch = Batch(self._task.aggregator)
-        for job, staleness in counted:
-            found = self._decode(job)
-            batch.add(Summed(job.row.id, found._replace(staleness=staleness)))
-        return batch
-
     def _again(self, job: _Job) -> None:
         """The round is closing: this one counts in the next."""
+        job.opened = None  # it is decoded anew: many may wait
         loop = asyncio.get_running_loop()
         if loop.time() - job.since > _PATIENCE:
             _settle(job, Unavailable("closing", "the round is closing: try again in a minute"))
@@ -258,6 +253,12 @@ async def drop(
         task.saw(after)  # its place is free: the next device that asks here is to know
         services.metrics.updates.labels(task.name, state).inc()
     await asyncio.to_thread(services.parts.drop, assignment)
+
+
+async def _by_hand(work: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+    """Do blocking work in the one thread for it."""
+    loop = asyncio.get_running_loop()
+    await loop.run_in_executor(_HAND, partial(work, *args, **kwargs))
 
 
 def _settle(job: _Job, outcome: Arrival | Exception) -> None:

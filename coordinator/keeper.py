@@ -16,7 +16,7 @@ from coordinator.store import rounds
 from coordinator.store.records import AssignmentRecord
 from coordinator.store.rounds import Closing
 from coordinator.store.sql import StoreUnavailable
-from coordinator.tally import Batch, Summed
+from coordinator.tally import Summed
 from coordinator.task import Task, standing_still
 from schedules.backoff import Backoff
 from systemd.journal import fields
@@ -174,15 +174,15 @@ class Keeper:
         return False
 
     async def _sum(self, number: int, taken: list[AssignmentRecord]) -> None:
-        task, batch = self._task, Batch(self._task.aggregator)
+        task = self._task
         for row in taken:
             data = await self._services.store.read(rounds.kept, row.id)
             try:
-                await asyncio.to_thread(_add, task, batch, row, data)
+                await asyncio.to_thread(_add, task, number, row, data)
             except WireError:
                 task.tally.spoil()  # the closer finds out which bytes are gone, and says so
-        await asyncio.to_thread(task.tally.add, number, batch)
 
 
-def _add(task: Task, batch: Batch, row: AssignmentRecord, data: bytes | None) -> None:
-    batch.add(Summed(row.id, opening.contribution(task, task.round, row, data)))
+def _add(task: Task, number: int, row: AssignmentRecord, data: bytes | None) -> None:
+    found = opening.contribution(task, task.round, row, data)
+    task.tally.add(number, [Summed(row.id, found)])

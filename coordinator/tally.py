@@ -6,6 +6,7 @@ the sum of their tags. Where they differ, whatever the reason, the store's bytes
 """
 
 import asyncio
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from coordinator.aggregation import Aggregator, Contribution, Sum
@@ -17,22 +18,6 @@ class Summed(NamedTuple):
 
     assignment: str
     contribution: Contribution
-
-
-class Batch:
-    """Updates summed together, before it is known that they count."""
-
-    def __init__(self, aggregator: Aggregator) -> None:
-        self.sum = aggregator.empty() if aggregator.streams else None
-        self.updates = 0
-        self.tags = 0
-
-    def add(self, update: Summed) -> None:
-        """Blocking: sum one."""
-        if self.sum is not None:
-            self.sum.add(update.contribution)
-        self.updates += 1
-        self.tags += tag(update.assignment)
 
 
 class Tally:
@@ -47,16 +32,16 @@ class Tally:
         self._updates = 0
         self._tags = 0
 
-    def add(self, number: int, batch: Batch) -> None:
+    def add(self, number: int, updates: Sequence[Summed]) -> None:
         """Blocking: updates that count in round `number`. The rounds before it are over."""
         if number != self._number:
             self._number = number
             self._sum = self._aggregator.empty() if self._aggregator.streams else None
             self._updates = self._tags = 0
-        if self._sum is not None and batch.sum is not None:
-            self._sum.merge(batch.sum)
-        self._updates += batch.updates
-        self._tags += batch.tags
+        if self._sum is not None:
+            self._sum.add_all([update.contribution for update in updates])
+        self._updates += len(updates)
+        self._tags += sum(tag(update.assignment) for update in updates)
 
     def remove(self, number: int, update: Summed) -> None:
         """Blocking: as if this update had never been summed."""

@@ -1,11 +1,23 @@
 """zstd with a bound: nothing is decompressed that could be larger than allowed."""
 
+import threading
+
 import zstandard
 
 from wire.errors import Rule, WireError
 
 _LEVEL = 3  # higher levels gain under 1 % on weights and cost a Raspberry Pi seconds
 _SMALLEST_WINDOW = 1 << 10  # of any zstd frame
+
+
+class _Own(threading.local):
+    """A thread's decompressor: to make one costs more than a small update."""
+
+    def __init__(self) -> None:
+        self.decompressor = zstandard.ZstdDecompressor()
+
+
+_OWN = _Own()
 
 
 def compress(data: bytes) -> bytes:
@@ -37,7 +49,7 @@ def decompress(data: bytes, limit: int) -> bytes:
     if size == 0 and data != compress(b""):  # zstandard looks no further into such a frame
         raise WireError(Rule.BAD_COMPRESSION, "the zstd frame states no content, but is not empty")
     try:
-        content = zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False)
+        content = _OWN.decompressor.decompress(data, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise WireError(Rule.BAD_COMPRESSION, str(error)) from None
     return content

@@ -9,6 +9,7 @@ Format: https://github.com/huggingface/safetensors#format
 
 import math
 from collections.abc import Mapping
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import msgspec
@@ -41,8 +42,12 @@ class Spec(NamedTuple):
     shape: tuple[int, ...]
 
     @property
+    def count(self) -> int:
+        return math.prod(self.shape)
+
+    @property
     def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
+        return self.count * self.dtype.itemsize
 
 
 Schema = Mapping[str, Spec]
@@ -56,6 +61,7 @@ class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _Metadata = dict[str, str]
+_NOTES = b'{"%s":' % METADATA.encode()  # how a header with metadata begins
 
 
 def write(tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> bytes:
@@ -67,22 +73,81 @@ def write(tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = Non
         for name, a in tensors.items()
     }
     header: dict[str, Any] = {METADATA: dict(metadata)} if metadata else {}
-    offset = 0
-    order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
-    for name in order:
-        array = arrays[name]
-        header[name] = _Entry(_NAMES[array.dtype], array.shape, (offset, offset + array.nbytes))
-        offset += array.nbytes
+    entries = _canonical({name: Spec(a.dtype, a.shape) for name, a in arrays.items()})
+    header.update(entries)
     encoded = msgspec.json.encode(header)
     encoded += b" " * (-len(encoded) % _ALIGN)
     parts = [len(encoded).to_bytes(8, "little"), encoded]
-    parts.extend(arrays[name].tobytes() for name in order)
+    parts.extend(arrays[name].tobytes() for name in entries)
     return b"".join(parts)
 
 
 def size_limit(schema: Schema, metadata: int = 0) -> int:
     """Bytes that a file of this schema may have, with `metadata` bytes of metadata, at most."""
     return 8 + _header_limit(schema, metadata) + sum(spec.nbytes for spec in schema.values())
+
+
+class _Run:
+    """Tensors of one type, which lie together."""
+
+    def __init__(self, dtype: np.dtype[Any], tensors: list[tuple[str, tuple[int, ...], int]]):
+        self.dtype, self._tensors = dtype, tensors
+        self.count = sum(count for _, _, count in tensors)
+
+    def cut(self, flat: Array, tensors: dict[str, Array]) -> None:
+        """Into the tensors, as views."""
+        start = 0
+        for name, shape, count in self._tensors:
+            tensors[name] = flat[start : start + count].reshape(shape)
+            start += count
+
+
+class Reader:
+    """Reads many files of one schema, with about `metadata` bytes of metadata at most.
+
+    What a canonical header says is known but for the metadata, so it is compared, not decoded. Any
+    other file goes the long way, which finds what is wrong with it, if anything.
+    """
+
+    def __init__(self, schema: Schema, metadata: int = 0) -> None:
+        self._schema, self._metadata = schema, metadata
+        self._limit = _header_limit(schema, metadata)
+        entries = _canonical(schema)
+        self._tail = b"," + msgspec.json.encode(entries)[1:]
+        self._runs = [
+            _Run(dtype, [(name, schema[name].shape, schema[name].count) for name in names])
+            for dtype, names in groupby(entries, key=lambda name: schema[name].dtype)
+        ]
+        self._size = sum(spec.nbytes for spec in schema.values())
+
+    def read(self, data: bytes) -> tuple[dict[str, Array], dict[str, str]]:
+        """The tensors, as read-only views, and the metadata. Raises `WireError` as `read` does."""
+        found = self._quickly(data)
+        return read(data, self._schema, self._metadata) if found is None else found
+
+    def _quickly(self, data: bytes) -> tuple[dict[str, Array], dict[str, str]] | None:
+        """`None` unless the file is canonical and good."""
+        end = 8 + int.from_bytes(data[:8], "little")
+        if end + self._size != len(data) or end > 8 + self._limit or not self._metadata:
+            return None
+        header = data[8:end].rstrip(b" ")
+        notes = header[: -len(self._tail)]
+        if not header.endswith(self._tail) or not notes.startswith(_NOTES):
+            return None
+        try:
+            metadata = msgspec.json.decode(notes[len(_NOTES) :], type=_Metadata)
+        except (ValueError, RecursionError):
+            return None
+        if _NOTES + msgspec.json.encode(metadata) != notes:
+            return None
+        tensors: dict[str, Array] = {}
+        for run in self._runs:
+            flat = np.frombuffer(data, run.dtype, run.count, end)
+            if _suspicious(flat):
+                return None
+            end += flat.nbytes
+            run.cut(flat, tensors)
+        return tensors, metadata
 
 
 def read(data: bytes, schema: Schema, metadata: int = 0) -> tuple[dict[str, Array], dict[str, str]]:
@@ -130,6 +195,17 @@ def offsets(data: bytes) -> dict[str, tuple[int, int]]:
     return {name: (start + a, b - a) for name, (a, b) in found.items()}
 
 
+def _canonical(schema: Schema) -> dict[str, _Entry]:
+    """Where each tensor lies in a file, in their order: by element size, then by name."""
+    entries: dict[str, _Entry] = {}
+    offset = 0
+    for name in sorted(schema, key=lambda name: (-schema[name].dtype.itemsize, name)):
+        spec = schema[name]
+        entries[name] = _Entry(_NAMES[spec.dtype], spec.shape, (offset, offset + spec.nbytes))
+        offset += spec.nbytes
+    return entries
+
+
 def _header_limit(schema: Schema, metadata: int) -> int:
     return sum(_HEADER_ROOM + 6 * len(name) for name in schema) + _HEADER_ROOM + 6 * metadata
 
@@ -163,11 +239,16 @@ def _split(data: bytes, limit: int) -> tuple[dict[str, _Entry], dict[str, str], 
 
 
 def _finite(name: str, flat: Array) -> Array:
+    if _suspicious(flat) and not np.isfinite(flat).all():
+        raise WireError(Rule.NOT_FINITE, f"{name!r} holds NaN or infinity")
+    return flat
+
+
+def _suspicious(flat: Array) -> bool:
+    """Whether a value may be NaN or infinite."""
     # The sum of squares is finite unless a value is not, or the values are absurdly large: one
     # pass without a temporary in the usual case.
-    if flat.dtype.kind == "f" and flat.size:
-        with np.errstate(over="ignore", invalid="ignore"):
-            suspicious = not np.isfinite(np.dot(flat, flat))
-        if suspicious and not np.isfinite(flat).all():
-            raise WireError(Rule.NOT_FINITE, f"{name!r} holds NaN or infinity")
-    return flat
+    if flat.dtype.kind != "f" or not flat.size:
+        return False
+    with np.errstate(over="ignore", invalid="ignore"):
+        return not np.isfinite(np.dot(flat, flat))

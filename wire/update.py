@@ -5,6 +5,8 @@ complete in the device's outbox and in the coordinator's spool.
 """
 
 import math
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Annotated, NamedTuple
 
 import msgspec
@@ -13,7 +15,8 @@ from msgspec import Meta
 
 from wire import compression, tensors
 from wire.checkpoint import Weights
-from wire.codecs import codec_named
+from wire.codecs.base import Vector32
+from wire.codecs import Codec, codec_named
 from wire.digest import Digest
 from wire.errors import Rule, WireError
 from wire.messages import Count, Identifier, Label
@@ -42,12 +45,12 @@ class Update(NamedTuple):
     """A decoded update: its header and the change of each trained weight."""
 
     header: UpdateHeader
-    delta: Weights
+    delta: Mapping[str, Vector32]
 
 
 def size_limit(parameters: tuple[Parameter, ...], codec: str) -> int:
     """Bytes that an update may have on the wire, at most: zstd's worst case of the plain file."""
-    plain = _plain_limit(parameters, codec)
+    plain = _form(parameters, codec).plain_limit
     return plain + plain // 128 + 1024
 
 
@@ -67,16 +70,27 @@ def write(header: UpdateHeader, delta: Weights, rng: np.random.Generator) -> byt
 def read(data: bytes, parameters: tuple[Parameter, ...], codec: str) -> Update:
     """Decode an update that must be coded by `codec`. Raises `WireError`; never allocates more
     than the plan's own size for it."""
-    plain = compression.decompress(data, _plain_limit(parameters, codec))
-    coder = codec_named(codec)
-    coded, metadata = tensors.read(plain, coder.schema(parameters), HEADER_LIMIT)
+    form = _form(parameters, codec)
+    coded, metadata = form.reader.read(compression.decompress(data, form.plain_limit))
     if metadata.keys() != {_HEADER}:
         raise WireError(Rule.BAD_FORMAT, f"metadata must be {_HEADER!r} alone")
     header = decode_json(metadata[_HEADER].encode(), UpdateHeader, HEADER_LIMIT)
     if header.codec != codec:
         raise WireError(Rule.WRONG_CODEC, f"coded as {header.codec!r}, the task wants {codec!r}")
-    return Update(header, coder.decode(coded, parameters))
+    return Update(header, form.codec.decode(coded, parameters))
 
 
-def _plain_limit(parameters: tuple[Parameter, ...], codec: str) -> int:
-    return tensors.size_limit(codec_named(codec).schema(parameters), HEADER_LIMIT)
+class _Form(NamedTuple):
+    """What all updates of a task have in common."""
+
+    codec: Codec
+    reader: tensors.Reader
+    plain_limit: int
+
+
+@lru_cache(maxsize=64)
+def _form(parameters: tuple[Parameter, ...], codec: str) -> _Form:
+    coder = codec_named(codec)
+    schema = coder.schema(parameters)
+    limit = tensors.size_limit(schema, HEADER_LIMIT)
+    return _Form(coder, tensors.Reader(schema, HEADER_LIMIT), limit)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from coordinator.aggregation.hands import Scratch
 from coordinator.aggregation.layout import Vector32, Vector64
+from wire.codecs import Few
 
 NEAR = 2.0**53
 """float64 holds all whole numbers up to here."""
@@ -52,8 +53,21 @@ class Cell:
         np.multiply(values, scale, out=rounded)
         np.rint(rounded, out=rounded)
         np.copyto(wide, rounded)  # then to add in one type is faster than to add across types
-        # A product rounded to float32, then to a whole number, may be a little above the exact one.
-        self._take(wide, abs(bound * float(scale)) * (1 + 2.0**-20) + 1)
+        self._take(wide, _reach(bound, scale))
+
+    def add_few(self, few: Few, scale: np.float32, bound: float) -> None:
+        """Add what `add` would for a block of which few weights changed: to no change it adds 0."""
+        numbers = np.rint(few.values * scale).astype(np.float64)
+        reach = _reach(bound, scale)
+        if self._reach + reach > NEAR:
+            self._make_room()
+        if self._reach + reach <= NEAR:
+            self._near[few.indices] += numbers
+            self._reach += reach
+        else:
+            wide = np.zeros(self._near.size)
+            wide[few.indices] = numbers
+            self._take(wide, reach)
 
     def merge(self, other: "Cell") -> None:
         """Add another cell's numbers; that one stays as it is."""
@@ -125,6 +139,11 @@ def bound_of(values: Vector32) -> float:
     # Rounding: a part in 2^24 for each of at most 2^17 sums; squares below 2^-126 may be lost.
     square = float(np.dot(values, values))
     return math.sqrt(square * (1 + 2.0**-6) + 2.0**-108)
+
+
+def _reach(bound: float, scale: np.float32) -> float:
+    # A product rounded to float32, then to a whole number, may be a little above the exact one.
+    return abs(bound * float(scale)) * (1 + 2.0**-20) + 1
 
 
 def _split(numbers: Vector64) -> Limbs:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from wire.codecs import Delta, Few
 from wire.plan import Parameter
 
 Vector32 = npt.NDArray[np.float32]
@@ -13,6 +14,8 @@ Vector64 = npt.NDArray[np.float64]
 
 BLOCK = 1 << 17
 """Weights in a block, at most. Smaller ones cost more calls, larger ones leave the cache."""
+
+_SMALL = 1 << 12
 
 
 class Piece(NamedTuple):
@@ -26,9 +29,13 @@ class Piece(NamedTuple):
     def size(self) -> int:
         return self.stop - self.start
 
-    def of(self, delta: Mapping[str, Vector32]) -> Vector32:
-        """That stretch; a view where the parameter is contiguous."""
-        return delta[self.name].reshape(-1)[self.start : self.stop]
+    def of(self, delta: Mapping[str, Vector32], room: Vector32 | None = None) -> Vector32:
+        """That stretch; a view where the parameter is there and contiguous, else written to the
+        first weights of `room`."""
+        if not isinstance(delta, Delta):
+            return delta[self.name].reshape(-1)[self.start : self.stop]
+        room = np.empty(self.size, np.float32) if room is None else room[: self.size]
+        return delta.stretch(self.name, self.start, self.stop, room)
 
 
 class Block(NamedTuple):
@@ -45,12 +52,23 @@ class Block(NamedTuple):
     def gather(self, delta: Mapping[str, Vector32], room: Vector32) -> Vector32:
         """The block's weights, of shape [size]: a view of its one piece, or copied into `room`."""
         if len(self.pieces) == 1:
-            return self.pieces[0].of(delta)
+            return self.pieces[0].of(delta, room)
         at = 0
         for piece in self.pieces:
-            room[at : at + piece.size] = piece.of(delta)
+            there = room[at : at + piece.size]
+            values = piece.of(delta, there)
+            if values is not there:
+                there[:] = values
             at += piece.size
         return room[:at]
+
+    def few(self, delta: Mapping[str, Vector32]) -> Few | None:
+        """The block's weights that changed, when they are few. `None` for a small block: all of it
+        at once takes less time."""
+        if not isinstance(delta, Delta) or len(self.pieces) > 1 or self.size < _SMALL:
+            return None
+        (piece,) = self.pieces
+        return delta.few(piece.name, piece.start, piece.stop)
 
 
 class Layout:

@@ -6,15 +6,14 @@ from being worth more than the task allows.
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
-from coordinator.aggregation.layout import Layout
+from coordinator.aggregation.layout import Layout, Vector32
 from coordinator.aggregation.options import FedNova, Streaming
-from wire.checkpoint import Weights
 
 EFFECT = 1 << 8
 _MANTISSA = 1 << 16
@@ -24,7 +23,7 @@ class Contribution(NamedTuple):
     """A decoded update: the change of each weight, the examples and optimiser steps that the
     device claims (1 at least), and how many versions its base model was behind (0: on time)."""
 
-    delta: Weights
+    delta: Mapping[str, Vector32]
     examples: int
     steps: int
     staleness: int
@@ -96,7 +95,7 @@ def staleness_factor(staleness: int, exponent: float) -> float:
     return coarse((1.0 + staleness) ** -exponent)
 
 
-def clip_factor(delta: Weights, layout: Layout, most: float) -> float:
+def clip_factor(delta: Mapping[str, Vector32], layout: Layout, most: float) -> float:
     """min(1, most / norm), rounded down: times the change, its norm is at most `most`."""
     norm = norm_of(delta, layout)
     # Not finite: the sum, which looks at every weight, says which rule that breaks.
@@ -115,7 +114,7 @@ def local_effect(steps: int, momentum: float) -> float:
     return coarse((steps - again) / (1 - momentum))
 
 
-def norm_of(delta: Weights, layout: Layout) -> float:
+def norm_of(delta: Mapping[str, Vector32], layout: Layout) -> float:
     """The Euclidean norm of a change.
 
     The same on every machine, unlike a BLAS's: squares of float32 are exact in float64, numpy adds

@@ -10,7 +10,7 @@ be lost; with more, sums would leave the 53 bits that are added fast: at 600 exa
 to 0.05 they hold some 70,000 updates.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -21,7 +21,6 @@ from coordinator.aggregation.hands import Hands, Scratch
 from coordinator.aggregation.layout import Layout, Vector32, Vector64
 from coordinator.aggregation.partial import Counts
 from coordinator.aggregation.recipe import Contribution, Recipe
-from wire.checkpoint import Weights
 from wire.errors import Rule, WireError
 
 STEP = 2.0**-32
@@ -138,14 +137,19 @@ class Sum:
             self.work += sign * share.work
 
     def _put(self, index: int, part: "_Part", scratch: Scratch) -> None:
-        values = self.layout.blocks[index].gather(part.delta, scratch.gathered)
-        self.cells[index].add(values, part.scale, _bound(values, part.weight), scratch)
+        block, cell = self.layout.blocks[index], self.cells[index]
+        few = block.few(part.delta)
+        if few is None:
+            values = block.gather(part.delta, scratch.gathered)
+            cell.add(values, part.scale, _bound(values, part.weight), scratch)
+        elif few.values.size:
+            cell.add_few(few, part.scale, _bound(few.values, part.weight))
 
 
 class _Part(NamedTuple):
     """What one update brings to each block."""
 
-    delta: Weights
+    delta: Mapping[str, Vector32]
     weight: int
     scale: np.float32
 

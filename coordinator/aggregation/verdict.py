@@ -3,7 +3,8 @@
 from coordinator.aggregation.cells import peak_of
 from coordinator.aggregation.layout import Layout
 from coordinator.aggregation.recipe import Contribution
-from coordinator.aggregation.sums import check_peak
+from coordinator.aggregation.sums import FARTHEST, check_peak
+from wire.codecs import Delta
 
 
 def check(update: Contribution, layout: Layout, weight: int) -> None:
@@ -13,5 +14,9 @@ def check(update: Contribution, layout: Layout, weight: int) -> None:
     """
     if update.examples < 1 or update.steps < 1 or update.staleness < 0:
         raise ValueError(f"not an update: {update._replace(delta={})}")
+    if isinstance(update.delta, Delta):
+        bounds = map(update.delta.bound, update.delta)
+        if max(bounds, default=0) * weight <= FARTHEST:
+            return  # no need to look at every change
     for piece in layout.pieces():
         check_peak(peak_of(piece.of(update.delta)), weight)

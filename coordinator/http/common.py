@@ -106,7 +106,10 @@ class Body:
     async def next(self) -> bytes:
         """The next bytes, empty at the end. Raises `OSError` when the client is gone or slow."""
         try:
-            chunk = self._content.read_nowait() or await self._wait()
+            chunk = self._content.read_nowait()
+            # One that is here in full needs no timer, which takes longer than to read it.
+            if not chunk and not self._content.at_eof():
+                chunk = await self._wait()
         except (web.PayloadAccessError, web.RequestPayloadError) as error:
             raise ConnectionResetError(f"the body cannot be read: {error}") from None
         if chunk and self._pace.too_slow(len(chunk), self._time()):

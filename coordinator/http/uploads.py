@@ -23,6 +23,7 @@ from coordinator.task import Task
 from coordinator.uploads import Incoming
 from wire.messages import Acknowledgement, UploadState
 
+_WHOLE_NUMBER = re.compile(r"[0-9]{1,15}")
 _SHA256 = re.compile(r"sha-256=:([A-Za-z0-9+/=]{44}):")
 
 
@@ -119,7 +120,7 @@ def _accepted(length: int) -> web.Response:
 
 def _whole_number(request: web.Request, header: str) -> int:
     text = request.headers.get(header, "")
-    if not re.fullmatch(r"[0-9]{1,15}", text):
+    if not _WHOLE_NUMBER.fullmatch(text):
         raise Refused("bad_header", f"{header}: expected a whole number, found {text[:40]!r}")
     return int(text)
 

@@ -241,18 +241,22 @@ def accept(terms: Terms, batch: Sequence[Arrived], node: str, now: float) -> Ste
     found = yield from load(terms, lock=True)
     started = found.started
     arrivals: list[tuple[Arrival, int]] = []
+    counted: set[str] = set()
     examples = 0
+    there = yield from _states([update.assignment for update in batch])
     for update in batch:
-        row = yield from one(_STATE + " FOR UPDATE", update.assignment)
+        row = there.get(update.assignment)
         if row is None:  # its device has left
             arrivals.append((Arrival.LATE, 0))
             continue
-        held = Held(row["state"], row["round"], row["version"])
+        again = update.assignment in counted
+        held = Held("accepted" if again else row["state"], row["round"], row["version"])
         arrival = found.arrival(held, now)
         arrivals.append((arrival, found.staleness(held)))
         if arrival is Arrival.COUNTS:
             yield from _count(terms.task, found.number, update, row, node, now)
             found = found.counted(held, now)
+            counted.add(update.assignment)
             examples += update.examples
     if examples:
         yield from save(terms.task, found)
@@ -265,7 +269,14 @@ def accept(terms: Terms, batch: Sequence[Arrived], node: str, now: float) -> Ste
     return Accepted(arrivals, found)
 
 
-_STATE = "SELECT device, state, round, version, assigned FROM assignments WHERE id = $1"
+_STATE = "SELECT id, device, state, round, version, assigned FROM assignments WHERE id"
+
+
+def _states(assignments: Sequence[str]) -> Steps[dict[str, Row]]:
+    """Assignments as they are, locked: one statement, whatever their number."""
+    marks = ", ".join(f"${number}" for number in range(1, len(assignments) + 1))
+    found = yield from rows(f"{_STATE} IN ({marks}) FOR UPDATE", *assignments)
+    return {row["id"]: row for row in found}
 
 
 def _count(task: str, number: int, update: Arrived, row: Row, node: str, now: float) -> Steps[None]:
@@ -296,7 +307,7 @@ def drop(
     """A device at work has `given_up`, or its update was `refused` for good. Returns the round
     after that; `None` when it was not at work (any more)."""
     found = yield from load(terms, lock=True)
-    row = yield from one(_STATE + " FOR UPDATE", assignment)
+    row = yield from one(_STATE + " = $1 FOR UPDATE", assignment)
     if row is None or row["state"] != "working":
         return None
     yield from rows(

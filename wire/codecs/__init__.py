@@ -6,7 +6,7 @@ anything is decoded. zstd comes after every codec, in `wire.update`.
 
 from collections.abc import Mapping
 
-from wire.codecs.base import Codec
+from wire.codecs.base import Codec, Delta, Few
 from wire.codecs.floats import Float16, Float32
 from wire.codecs.int8 import Int8
 from wire.errors import Rule, WireError
@@ -21,4 +21,4 @@ def codec_named(name: str) -> Codec:
     return CODECS[name]
 
 
-__all__ = ["CODECS", "Codec", "codec_named"]
+__all__ = ["CODECS", "Codec", "Delta", "Few", "codec_named"]

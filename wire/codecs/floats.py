@@ -4,12 +4,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from wire.checkpoint import FLOAT32, Weights, schema
+from wire.checkpoint import Weights, schema
+from wire.codecs.base import Delta, Vector32
 from wire.errors import Rule, WireError
 from wire.plan import Parameter
 from wire.tensors import Array, Spec
 
 _FLOAT16 = np.dtype("<f2")
+_LARGEST16 = float(np.finfo(_FLOAT16).max)
 
 
 class Float32:
@@ -47,5 +49,20 @@ class Float16:
                 raise WireError(Rule.NOT_FINITE, f"{name!r} changed by more than 65504")
         return dict(coded)
 
-    def decode(self, coded: Mapping[str, Array], parameters: tuple[Parameter, ...]) -> Weights:
-        return {name: values.astype(FLOAT32) for name, values in coded.items()}
+    def decode(self, coded: Mapping[str, Array], parameters: tuple[Parameter, ...]) -> Delta:
+        return _Half(coded, parameters)
+
+
+class _Half(Delta):
+    """Half precision until it is asked for."""
+
+    def __init__(self, coded: Mapping[str, Array], parameters: tuple[Parameter, ...]) -> None:
+        super().__init__(parameters)
+        self._values = {p.name: coded[p.name].reshape(-1) for p in parameters}
+
+    def stretch(self, name: str, start: int, stop: int, room: Vector32) -> Vector32:
+        np.copyto(room, self._values[name][start:stop])
+        return room
+
+    def bound(self, name: str) -> float:
+        return _LARGEST16 if self._values[name].any() else 0.0
