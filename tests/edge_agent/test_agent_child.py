@@ -181,7 +181,8 @@ async def test_a_model_goes_to_local_programs_the_whole_way(served: Serving, one
         info = await asyncio.to_thread(read_info, current)
         if info.version == 2:
             break
-        await one.until(lambda rested=len(one.rests): len(one.rests) > rested)
+        rested = len(one.rests)
+        await one.until(lambda rested=rested: len(one.rests) > rested)
     assert (info.task, info.version, info.metric) == ("digits", 2, info.metric)
     assert info.held_out > 0
     weights = checkpoint.write(await served.model())
