@@ -177,11 +177,12 @@ async def test_a_model_goes_to_local_programs_the_whole_way(served: Serving, one
     await one.until(lambda: not served.task().running)
     # The last version of a task that is over is evaluated and handed over, too: at the check-in
     # after the round's end, which may come after the update's acknowledgement.
-    for _ in range(1000):
+    for _ in range(10):
         info = await asyncio.to_thread(read_info, current)
         if info.version == 2:
             break
-        await asyncio.sleep(0.01)
+        rested = len(one.rests)
+        await one.until(lambda rested=rested: len(one.rests) > rested)
     assert (info.task, info.version, info.metric) == ("digits", 2, info.metric)
     assert info.held_out > 0
     weights = checkpoint.write(await served.model())
