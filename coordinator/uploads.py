@@ -6,9 +6,7 @@ and what came of one before its connection was cut, go to a part, from where the
 
 import asyncio
 
-import msgspec
-
-from coordinator.errors import Conflict, CoordinatorError, NotFound, TooLarge
+from coordinator.errors import Conflict, NotFound, TooLarge
 from coordinator.given import Given
 from coordinator.intake import Intake, drop, refuse
 from coordinator.round import Arrival, Held
@@ -85,10 +83,8 @@ class Uploads:
         model = await task.model_of(row.version, self._services.store)
         try:
             await self.intakes[task.name].submit(row, model.digest, digest, data)
-        except CoordinatorError:
-            self._given.forget(row.id)  # it may have ended: ask the store next time
-            raise
-        self._given.add(msgspec.structs.replace(row, state="accepted", length=length))
+        finally:
+            self._given.forget(row.id)  # it has ended: the store knows how
         if data is None:
             await asyncio.to_thread(self._services.parts.drop, row.id)
 
