@@ -115,6 +115,9 @@ class Devices:
 
     def saw(self, device: str, facts: Facts) -> None:
         """A device checks in."""
+        known = self._known.get(device)
+        if known is not None and known[0].facts == facts:
+            facts = known[0].facts  # one of them in memory, not two
         self._seen[device] = (facts, self._services.store.now())
 
     def seen_lately(self, identifier: str) -> float | None:

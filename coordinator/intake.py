@@ -1,6 +1,6 @@
 """Intake: complete updates are decoded, checked, made durable and summed, in batches.
 
-    queue -> decode and check -> one transaction for the batch -> sum -> acknowledge
+    queue -> decode and check -> one transaction for the batch -> acknowledge -> sum
 
 The queue is bounded, by number and by bytes. Two runners share it, so that one batch is decoded
 while the other's bytes go to the disk. Only what is durable is acknowledged; what is durable
@@ -193,19 +193,20 @@ class Intake:
                 for job, (arrival, staleness) in zip(jobs, accepted.arrivals, strict=True)
                 if arrival is Arrival.COUNTS and job.opened is not None
             ]
+            task.saw(accepted.round)
+            if accepted.round.due(now) or accepted.round.arrived == len(counted):
+                task.told.set()
+            deadline = accepted.round.deadline
+            for _ in counted:
+                services.metrics.arrived(task.name, "accepted", now - (deadline or now))
+            # They are durable: nobody has to wait for the sum, but for whoever takes the lock.
+            for job, (arrival, _) in zip(jobs, accepted.arrivals, strict=True):
+                if arrival is Arrival.WAIT:
+                    self._again(job)
+                else:
+                    _settle(job, arrival)
             if counted:
                 await self._sum(accepted.round.number, counted)
-        task.saw(accepted.round)
-        if accepted.round.due(now) or accepted.round.arrived == len(counted):
-            task.told.set()
-        deadline = accepted.round.deadline
-        for _ in counted:
-            services.metrics.arrived(task.name, "accepted", now - (deadline or now))
-        for job, (arrival, _) in zip(jobs, accepted.arrivals, strict=True):
-            if arrival is Arrival.WAIT:
-                self._again(job)
-            else:
-                _settle(job, arrival)
 
     async def _sum(self, number: int, counted: list[Summed]) -> None:
         try:

@@ -143,6 +143,8 @@ class Keeper:
         """A round has ended and this process saw to it."""
         task, metrics = self._task, self._services.metrics
         await self.refresh()
+        async with task.tally.lock:
+            task.tally.over(ended.number)
         assert ended.ending is not None
         reason = str(ended.ending.reason)
         metrics.ended(task.name, ended)

@@ -63,6 +63,11 @@ class Tally:
             return None
         return self._tags, self._sum.to_bytes()
 
+    def over(self, number: int) -> None:
+        """Round `number` is closed: its sum needs no memory any more."""
+        if number == self._number:
+            self._number, self._sum = 0, None
+
     def spoil(self) -> None:
         """Something went wrong half-way: nobody is to trust this sum."""
         self._tags = -1

@@ -7,8 +7,6 @@ and what came of one before its connection was cut, go to a part, from where the
 import asyncio
 from collections.abc import Awaitable, Callable
 
-import msgspec
-
 from coordinator import lateness
 from coordinator.errors import Conflict, CoordinatorError, NotFound, TooLarge
 from coordinator.given import AssignmentEnded, Given
@@ -106,11 +104,11 @@ class Uploads:
         try:
             await self.intakes[task.name].submit(row, model.digest, digest, data)
         except CoordinatorError as error:
-            self._given.forget(row.id)  # it may have ended: ask the store next time
             if error.code == "late":
                 await asyncio.to_thread(self._services.parts.drop, row.id)
             raise
-        self._given.add(msgspec.structs.replace(row, state="accepted", length=length))
+        finally:
+            self._given.forget(row.id)  # it has ended: the store knows how
         if data is None:
             await asyncio.to_thread(self._services.parts.drop, row.id)
 

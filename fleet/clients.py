@@ -268,7 +268,6 @@ class Lie(StrEnum):
     CUT_SHORT = "bad_compression cut"
     TRUNCATED = "truncated"
     NO_TENSORS = "bad_format"
-    NO_CHANGE = "no_change"
     TOO_FAR = "too_far"
 
     @property
@@ -305,8 +304,6 @@ class LyingDevice(Device):
             case Lie.NOT_FINITE | Lie.INFINITE:
                 bad = np.float32("nan" if self.lie is Lie.NOT_FINITE else "inf")
                 return forge(assignment, {k: v + bad for k, v in delta.items()}, examples)
-            case Lie.NO_CHANGE:
-                return forge(assignment, {k: np.zeros_like(v) for k, v in delta.items()}, examples)
             case Lie.TOO_FAR:
                 far = np.float32(1e30)
                 return forge(assignment, {k: np.full_like(v, far) for k, v in delta.items()})

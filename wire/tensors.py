@@ -42,12 +42,12 @@ class Spec(NamedTuple):
     shape: tuple[int, ...]
 
     @property
-    def count(self) -> int:
+    def values(self) -> int:
         return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
-        return self.count * self.dtype.itemsize
+        return self.values * self.dtype.itemsize
 
 
 Schema = Mapping[str, Spec]
@@ -115,7 +115,7 @@ class Reader:
         entries = _canonical(schema)
         self._tail = b"," + msgspec.json.encode(entries)[1:]
         self._runs = [
-            _Run(dtype, [(name, schema[name].shape, schema[name].count) for name in names])
+            _Run(dtype, [(name, schema[name].shape, schema[name].values) for name in names])
             for dtype, names in groupby(entries, key=lambda name: schema[name].dtype)
         ]
         self._size = sum(spec.nbytes for spec in schema.values())

@@ -15,8 +15,8 @@ from msgspec import Meta
 
 from wire import compression, tensors
 from wire.checkpoint import Weights
-from wire.codecs.base import Vector32
 from wire.codecs import Codec, codec_named
+from wire.codecs.base import Vector32
 from wire.digest import Digest
 from wire.errors import Rule, WireError
 from wire.messages import Count, Identifier, Label

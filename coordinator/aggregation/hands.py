@@ -4,6 +4,7 @@ More than two threads gain nothing: from there on memory is what everybody waits
 """
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -27,23 +28,37 @@ class Scratch:
         self.wide = np.empty(size, np.float64)
 
 
+class _Own(threading.local):
+    """A thread's scratch: kept for the next sum, of this task or another."""
+
+    scratch = Scratch(0)
+
+    def of(self, size: int) -> Scratch:
+        if self.scratch.wide.size < size:
+            self.scratch = Scratch(size)
+        return self.scratch
+
+
+_OWN = _Own()
+
+
 class Hands:
     """One or two threads, each with its scratch. For one call of `share` at a time."""
 
     def __init__(self, layout: Layout) -> None:
-        many = len(layout.blocks) >= _WORTH_IT and (os.cpu_count() or 1) > 1
-        self._scratches = [Scratch(layout.largest) for _ in range(1 + many)]
+        self._many = len(layout.blocks) >= _WORTH_IT and (os.cpu_count() or 1) > 1
+        self._size = layout.largest
 
     def share(self, items: Iterable[T], work: Callable[[T, Scratch], None]) -> None:
         """Do `work` on every item, in no certain order. What it raises is raised here, when no
         thread works on any item any more."""
         rest = iter(list(items))  # a list's iterator may be shared between threads
-        if len(self._scratches) == 1:
-            _work_off(rest, work, self._scratches[0])
+        if not self._many:
+            _work_off(rest, work, self._size)
             return
-        helper = _HELPER.submit(_work_off, rest, work, self._scratches[1])
+        helper = _HELPER.submit(_work_off, rest, work, self._size)
         try:
-            _work_off(rest, work, self._scratches[0])
+            _work_off(rest, work, self._size)
         finally:
             # A helper busy elsewhere has not begun, and there is nothing left for it to do.
             done = helper.cancel()
@@ -51,7 +66,8 @@ class Hands:
                 helper.result()
 
 
-def _work_off(rest: Iterator[T], work: Callable[[T, Scratch], None], scratch: Scratch) -> None:
+def _work_off(rest: Iterator[T], work: Callable[[T, Scratch], None], size: int) -> None:
+    scratch = _OWN.of(size)
     # Once for all blocks: a square that leaves float32 is looked into, not warned of.
     with np.errstate(over="ignore", invalid="ignore"):
         for item in rest:

@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as arrays
 
 from tests.wire import memory
 from tests.wire.samples import NAMES, SHAPES
+from wire import tensors as tensors_module
 from wire.errors import DETAIL_LIMIT, Rule, WireError
 from wire.tensors import Spec, offsets, read, size_limit, write
 
@@ -277,3 +278,27 @@ def test_flipped_bytes_are_refused_or_still_fit_the_schema(data):
         return
     assert {n: Spec(a.dtype, a.shape) for n, a in found.items()} == SCHEMA
     assert all(np.isfinite(a).all() for a in found.values())
+
+
+def test_a_reader_finds_what_read_finds_in_canonical_and_in_other_files():
+    tensors = {"b": np.arange(3, dtype="<f4"), "a": np.arange(4, dtype="i1")}
+    schema = {name: Spec(a.dtype, a.shape) for name, a in tensors.items()}
+    reader = tensors_module.Reader(schema, 100)
+    data = write(tensors, {"note": "x"})
+    length = int.from_bytes(data[:8], "little")
+    padded = (length + 8).to_bytes(8, "little") + data[8 : 8 + length] + b" " * 8
+    for file in (data, padded + data[8 + length :], write(tensors)):
+        found, notes = reader.read(file)
+        expected, expected_notes = read(file, schema, 100)
+        assert notes == expected_notes
+        for name, values in expected.items():
+            np.testing.assert_array_equal(found[name], values)
+            assert not found[name].flags.writeable
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_reader_names_the_tensor_that_is_not_finite(value: float):
+    tensors = {"a": np.zeros(3, "<f4"), "b": np.array([0, value], "<f4")}
+    schema = {name: Spec(a.dtype, a.shape) for name, a in tensors.items()}
+    with pytest.raises(WireError, match="'b' holds NaN or infinity"):
+        tensors_module.Reader(schema, 100).read(write(tensors, {"note": "x"}))

@@ -1,0 +1,76 @@
+"""Coded deltas: summed as they are, they add up to what their decoded tensors do, to the bit."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coordinator.aggregation import Contribution, FedAvg, aggregator
+from wire.codecs import Delta, codec_named
+from wire.errors import WireError
+from wire.plan import Parameter
+
+PARAMETERS = (
+    Parameter(name="large", shape=(150_001,)),  # two pieces, and not a whole number of eights
+    Parameter(name="small", shape=(3, 5)),
+    Parameter(name="middle", shape=(40, 501)),
+)
+
+
+def coded(codec: str, part: float, size: float, seed: int) -> Delta:
+    rng = np.random.default_rng(seed)
+    delta = {
+        p.name: np.where(rng.random(p.shape) < part, rng.normal(0, size, p.shape), 0).astype("<f4")
+        for p in PARAMETERS
+    }
+    coder = codec_named(codec)
+    found = coder.decode(coder.encode(delta, rng), PARAMETERS)
+    assert isinstance(found, Delta)
+    return found
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    codec=st.sampled_from(["int8", "float16"]),
+    part=st.sampled_from([0.0001, 0.03, 0.08, 0.5, 1.0]),
+    size=st.sampled_from([1e-3, 1.0, 1e3]),
+    seed=st.integers(0, 1 << 32),
+)
+def test_a_coded_delta_adds_what_its_tensors_add(codec: str, part: float, size: float, seed: int):
+    strategy = aggregator(FedAvg(), PARAMETERS)
+    delta = coded(codec, part, size, seed)
+    whole, kept = strategy.empty(), strategy.empty()
+    for examples in (1, 600):
+        kept.add(Contribution(delta, examples, 1, 0))
+        whole.add(Contribution(dict(delta), examples, 1, 0))
+    assert kept.to_bytes() == whole.to_bytes()
+    kept.remove(Contribution(delta, 600, 1, 0))
+    whole.remove(Contribution(dict(delta), 600, 1, 0))
+    assert kept.to_bytes() == whole.to_bytes()
+
+
+def coded_by_hand(value: int, scale: float) -> Delta:
+    arrays = {}
+    for p in PARAMETERS:
+        arrays[f"q/{p.name}"] = np.zeros(p.shape, np.int8)
+        arrays[f"scale/{p.name}"] = np.asarray(scale, "<f4")
+    arrays["q/large"][150_000] = value
+    found = codec_named("int8").decode(arrays, PARAMETERS)
+    assert isinstance(found, Delta)
+    return found
+
+
+@pytest.mark.parametrize("value", [0, 1, -1, -128, 127])
+@pytest.mark.parametrize("scale", [0.0, 1e-45, 1.0, 2e5, 2.7e6, 1e9, 2e36])
+def test_the_verdict_is_that_on_its_tensors(value: int, scale: float):
+    strategy = aggregator(FedAvg(), PARAMETERS)
+    delta = coded_by_hand(value, scale)
+
+    def verdict(change: object) -> object:
+        try:
+            strategy.check(Contribution(change, 10_000, 1, 0))  # type: ignore[arg-type]
+        except WireError as error:
+            return error.code, error.detail
+        return None
+
+    assert verdict(delta) == verdict(dict(delta))
