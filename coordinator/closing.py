@@ -105,7 +105,7 @@ class Closer:
         """What a process has summed: this one's own, or what another hands over in time."""
         task, number = self._task, self._round.number
         if part.node == self._services.node:
-            async with task.tally.lock:
+            async with task.tally.still():
                 return task.tally.of(part, number)
         if part.node not in self._alive:
             return None

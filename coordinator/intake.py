@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 _WAITING = 256  # updates that wait, at most; whoever comes then waits to wait
 _BATCH = 32
 _BATCH_BYTES = 8 << 20  # of its updates, decoded
-_RUNNERS = 2
+_RUNNERS = 3
 _PATIENCE = 20.0  # for the next round to open; a device waits for an answer a little longer
 _LOOK_AGAIN = 0.05
 _HAND = ThreadPoolExecutor(max_workers=1, thread_name_prefix="intake")
@@ -205,16 +205,9 @@ class Intake:
                     self._again(job)
                 else:
                     _settle(job, arrival)
-            if counted:
-                await self._sum(accepted.round.number, counted)
-
-    async def _sum(self, number: int, counted: list[Summed]) -> None:
-        try:
-            await _by_hand(self._task.tally.add, number, counted)
-        except BaseException:
-            # They count, summed here or not: at the close their bytes are summed instead.
-            self._task.tally.spoil()
-            raise
+            summing = task.tally.start(accepted.round.number, counted) if counted else None
+        if summing is not None:  # no runner has more than one batch in memory
+            await summing
 
     def _again(self, job: _Job) -> None:
         """The round is closing: this one counts in the next."""

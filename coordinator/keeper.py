@@ -126,7 +126,7 @@ class Keeper:
         task, number = self._task, self._task.round.number
         if self._handed == number:
             return
-        async with task.tally.lock:
+        async with task.tally.still():
             found = await asyncio.to_thread(task.tally.partial, number)
         if found is not None:
             await self._services.store.run(
@@ -143,7 +143,7 @@ class Keeper:
         """A round has ended and this process saw to it."""
         task, metrics = self._task, self._services.metrics
         await self.refresh()
-        async with task.tally.lock:
+        async with task.tally.still():
             task.tally.over(ended.number)
         assert ended.ending is not None
         reason = str(ended.ending.reason)
@@ -167,7 +167,7 @@ class Keeper:
         for part in await services.store.read(rounds.parts, task.name, number):
             if part.node in self._nodes.alive:
                 continue
-            async with task.tally.lock:
+            async with task.tally.still():
                 taken = await services.store.run(
                     rounds.adopt, task.name, number, services.node, part.node, _ADOPTED
                 )

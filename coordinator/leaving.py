@@ -26,7 +26,7 @@ async def withdraw(services: Services, tasks: Mapping[str, Task], device: str) -
     terms = {name: task.terms for name, task in tasks.items()}
     async with AsyncExitStack() as still:
         for name in sorted(tasks):
-            await still.enter_async_context(tasks[name].tally.lock)
+            await still.enter_async_context(tasks[name].tally.still())
         withdrawn = await services.store.run(devices.withdraw, device, terms)
         if withdrawn is None:
             return None

@@ -6,11 +6,17 @@ the sum of their tags. Where they differ, whatever the reason, the store's bytes
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from coordinator.aggregation import Aggregator, Contribution, Sum
 from coordinator.store.rounds import Part, tag
+
+
+_SUMS = ThreadPoolExecutor(1, "sums")
+"""For all tasks of the process: large buffers in many threads would cost memory in each."""
 
 
 class Summed(NamedTuple):
@@ -21,16 +27,42 @@ class Summed(NamedTuple):
 
 
 class Tally:
-    """One task's. Hold `lock` from before an update is made durable until it is summed: who takes
-    it next finds both or neither."""
+    """One task's. Updates are made durable under `lock`, and before it is let go their sum is under
+    way; who wants to find either both or neither waits for it `still`."""
 
     def __init__(self, aggregator: Aggregator) -> None:
         self.lock = asyncio.Lock()
+        self._under_way: set[asyncio.Future[None]] = set()
         self._aggregator = aggregator
         self._number = 0
         self._sum: Sum | None = None
         self._updates = 0
         self._tags = 0
+
+    @asynccontextmanager
+    async def still(self) -> AsyncIterator[None]:
+        """While this lasts nothing is made durable or summed here: what is durable is summed."""
+        async with self.lock:
+            if self._under_way:
+                await asyncio.wait(self._under_way)
+            yield
+
+    def start(self, number: int, updates: Sequence[Summed]) -> asyncio.Future[None]:
+        """Under `lock`: sum updates that count in round `number`, in the thread for sums and in this
+        order. One that fails spoils the sum: they count nevertheless, and at the close their bytes
+        are summed instead."""
+        loop = asyncio.get_running_loop()
+        started = loop.run_in_executor(_SUMS, self._sum_up, number, updates)
+        self._under_way.add(started)
+        started.add_done_callback(self._under_way.discard)
+        return started
+
+    def _sum_up(self, number: int, updates: Sequence[Summed]) -> None:
+        try:
+            self.add(number, updates)
+        except BaseException:
+            self.spoil()
+            raise
 
     def add(self, number: int, updates: Sequence[Summed]) -> None:
         """Blocking: updates that count in round `number`. The rounds before it are over."""

@@ -108,7 +108,6 @@ CREATE TABLE IF NOT EXISTS standings (    -- what is known of a device in a task
     seconds REAL,                         -- from assignment to arrival, moving average
     PRIMARY KEY (device, task)
 ) STRICT;
-CREATE INDEX IF NOT EXISTS standings_by_task ON standings (task, accepted);
 
 CREATE TABLE IF NOT EXISTS partials (     -- sums of a closing round, on their way to its closer
     task TEXT NOT NULL,

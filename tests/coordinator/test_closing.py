@@ -146,7 +146,7 @@ async def test_what_a_process_that_is_no_more_has_summed_is_adopted_before_the_c
             break
         await asyncio.sleep(0.01)
     assert [(part.node, part.updates) for part in parts] == [(node, 2)]
-    async with machine.task.tally.lock:  # and the sum is of just those
+    async with machine.task.tally.still():  # and the sum is of just those
         assert machine.task.tally.of(parts[0], 1) is not None
 
 
