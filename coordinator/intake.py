@@ -2,7 +2,7 @@
 
     queue -> decode and check -> one transaction for the batch -> acknowledge -> sum
 
-The queue is bounded, by number and by bytes. Two runners share it, so that one batch is decoded
+The queue is bounded, by number and by bytes. Runners share it, so that one batch is decoded
 while the other's bytes go to the disk. Only what is durable is acknowledged; what is durable
 counts, acknowledged or not, and a device that asks again hears "accepted".
 
@@ -14,7 +14,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import ParamSpec
@@ -27,7 +26,7 @@ from coordinator.services import Services
 from coordinator.store import rounds
 from coordinator.store.records import AssignmentRecord
 from coordinator.store.rounds import Arrived
-from coordinator.tally import Summed
+from coordinator.tally import HAND, Summed
 from coordinator.task import Task
 from systemd.journal import fields
 from wire.digest import verify
@@ -44,7 +43,6 @@ _BATCH_BYTES = 8 << 20  # of its updates, decoded
 _RUNNERS = 3
 _PATIENCE = 20.0  # for the next round to open; a device waits for an answer a little longer
 _LOOK_AGAIN = 0.05
-_HAND = ThreadPoolExecutor(max_workers=1, thread_name_prefix="intake")
 _FROM_THE_START = {"Upload-Offset": "0"}
 
 
@@ -252,7 +250,7 @@ async def drop(
 async def _by_hand(work: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
     """Do blocking work in the one thread for it."""
     loop = asyncio.get_running_loop()
-    await loop.run_in_executor(_HAND, partial(work, *args, **kwargs))
+    await loop.run_in_executor(HAND, partial(work, *args, **kwargs))
 
 
 def _settle(job: _Job, outcome: Arrival | Exception) -> None:
