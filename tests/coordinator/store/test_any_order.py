@@ -172,7 +172,8 @@ class AnyOrder(RuleBasedStateMachine):
         paper = self.papers.get(identifier)
         terms = self.terms[paper.task if paper else "a"]
         at_work = paper is not None and paper.state == "working"
-        assert self.store.run(rounds.drop, terms, identifier, state, "", "", self.now) == at_work
+        after = self.store.run(rounds.drop, terms, identifier, state, "", "", self.now)
+        assert (after is not None) == at_work
         if at_work:
             sheet = self.sheets[paper.task]
             sheet.dropped += sheet.has_place(paper)
