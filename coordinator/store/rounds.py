@@ -70,13 +70,21 @@ class Accepted(NamedTuple):
 # The round
 
 
+_NEWEST = "SELECT * FROM rounds WHERE task = $1 ORDER BY number DESC LIMIT 1"
+
+
 def load(terms: Terms, lock: bool = False) -> Steps[Round]:
     """The newest round of a task."""
-    row = yield from one(
-        "SELECT * FROM rounds WHERE task = $1 ORDER BY number DESC LIMIT 1"
-        + (" FOR UPDATE" if lock else ""),
-        terms.task,
-    )
+    found, before = (yield from _newest(terms, lock)), None
+    # Whoever held the lock may have ended the round and opened another, which the statement that
+    # waited for it has not seen.
+    while lock and found.over and found.number != before:
+        before, found = found.number, (yield from _newest(terms, lock))
+    return found
+
+
+def _newest(terms: Terms, lock: bool) -> Steps[Round]:
+    row = yield from one(_NEWEST + " FOR UPDATE" * lock, terms.task)
     assert row is not None, f"task {terms.task} has no round"
     return _round(record(RoundRecord, row), terms.policy)
 
@@ -594,7 +602,13 @@ def adopt(
     task: str, number: int, node: str, orphaned: str | None, limit: int
 ) -> Steps[list[AssignmentRecord]]:
     """Take over up to `limit` updates of an open round that a process which is no more has summed:
-    the caller is to sum them."""
+    the caller is to sum them. None of one that closes: its closer has seen already who has summed
+    what, and would sum those that move twice, or not at all."""
+    row = yield from one(
+        "SELECT phase FROM rounds WHERE task = $1 AND number = $2 FOR UPDATE", task, number
+    )
+    if row is None or row["phase"] != "open":
+        return []
     return (
         yield from records(
             AssignmentRecord,
