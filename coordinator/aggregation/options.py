@@ -143,8 +143,11 @@ def problems(options: Aggregation) -> list[str]:
 
 
 def counted(options: Aggregation, examples: int) -> int:
-    """The examples that an update which claims so many counts for."""
-    return min(examples, options.max_examples) if isinstance(options, Streaming) else examples
+    """As how many examples one device's claim counts, where what devices say is averaged: as much
+    as its update weighs in the model."""
+    if not isinstance(options, Streaming) or options.by == "uniform":
+        return 1
+    return min(examples, options.max_examples)
 
 
 def share_of(share: float, updates: int) -> int:
