@@ -72,6 +72,12 @@ def test_a_share_is_rounded_down_as_a_person_would():
     assert [share_of(0.29, 100), share_of(0.2, 4), share_of(0.2, 5)] == [29, 0, 1]
 
 
+@pytest.mark.timeout(5)
+@pytest.mark.parametrize("byzantine", [0.4999999999, math.nextafter(0.5, 0.0)])
+def test_a_share_of_all_but_half_needs_more_updates_than_there_may_be(byzantine: float):
+    assert fewest(Krum(byzantine=byzantine)) > 1_000_000
+
+
 @pytest.mark.parametrize("byzantine", [0.0, 0.1, 0.2, 0.25, 0.3, 0.4, 0.45, 0.49])
 @pytest.mark.parametrize("kind", [Krum, MultiKrum])
 def test_the_fewest_updates_are_enough_and_so_is_every_larger_number(kind, byzantine):
