@@ -155,7 +155,7 @@ async def serving(
     async with open_coordinator(state, clock) as coordinator:
         app = application(coordinator)
         wrap(app)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, auto_decompress=False)
         await runner.setup()
         try:
             await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -7,6 +7,7 @@ import pytest
 
 from coordinator.selection.choice import EVERYBODY
 from coordinator.selection.standing import FORGIVEN, RESTING
+from coordinator.store import tasks
 from coordinator.store.records import DeviceRecord
 from coordinator.store.sql import Steps, insert
 from edge_agent.errors import Rejected
@@ -258,3 +259,14 @@ async def test_a_device_that_wants_another_task_gives_up_what_it_held(served: Se
     found = {a.device: a for a in (await served.admin.round("alpha", 1)).assignments}
     assert (found[device.id].state, found[device.id].reason) == ("given_up", "not_wanted")
     assert (await other.take()).task == "alpha"
+
+
+@pytest.mark.parametrize("kind", ["fedavg", "median"])
+async def test_a_boast_of_one_does_not_take_the_others_chances(served: Serving, kind: str):
+    sections = f"[selection]\nkind = 'data'\n[aggregation]\nkind = '{kind}'"
+    await plan(goal=5, sections=sections).create(served.admin)
+    for number, device in enumerate(await served.devices(5)):
+        await device.serve(constant(0.1), examples=10 if number else 1 << 31)
+    mean, _ = await served.coordinator.services.store.read(tasks.crowd, "digits")
+    assert mean is not None
+    assert 10 <= mean <= 30
