@@ -182,8 +182,8 @@ async def test_rest_outlasts_a_restart(tmp_path):
 # A draw among many
 
 
-def crowd(number: int) -> Steps[None]:
-    """So many devices that nobody ever sees."""
+def crowd(number: int, seen: float) -> Steps[None]:
+    """So many devices that have checked in once, at that moment."""
     for at in range(number):
         device = DeviceRecord(
             id=f"crowd-{at}",
@@ -192,7 +192,7 @@ def crowd(number: int) -> Steps[None]:
             labels={},
             facts=FACTS,
             enrolled=1.0,
-            seen=1.0,
+            seen=seen,
         )
         yield from insert("devices", device)
 
@@ -200,7 +200,8 @@ def crowd(number: int) -> Steps[None]:
 async def test_of_many_few_are_chosen_at_first_and_whoever_comes_in_the_end(served: Serving):
     await plan(goal=1, over_selection=1).create(served.admin)
     device = await served.device()
-    await served.coordinator.services.store.run(crowd, MANY)
+    store = served.coordinator.services.store
+    await store.run(crowd, MANY, store.now())
     served.clock.leap(31.0)
     await served.until(lambda: served.task().crowd.population > MANY)
     for _ in range(3):  # however often it asks
