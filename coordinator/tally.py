@@ -12,8 +12,7 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from coordinator.aggregation import Aggregator, Contribution, Sum
-from coordinator.store.rounds import Part, tag
-
+from coordinator.store.sums import Portion, tag
 
 _SUMS = ThreadPoolExecutor(1, "sums")
 """For all tasks of the process: large buffers in many threads would cost memory in each."""
@@ -48,9 +47,9 @@ class Tally:
             yield
 
     def start(self, number: int, updates: Sequence[Summed]) -> asyncio.Future[None]:
-        """Under `lock`: sum updates that count in round `number`, in the thread for sums and in this
-        order. One that fails spoils the sum: they count nevertheless, and at the close their bytes
-        are summed instead."""
+        """Under `lock`: sum updates that count in round `number`, in the thread for sums and in
+        this order. One that fails spoils the sum: they count nevertheless, and at the close their
+        bytes are summed instead."""
         loop = asyncio.get_running_loop()
         started = loop.run_in_executor(_SUMS, self._sum_up, number, updates)
         self._under_way.add(started)
@@ -84,9 +83,9 @@ class Tally:
         self._updates -= 1
         self._tags -= tag(update.assignment)
 
-    def of(self, part: Part, number: int) -> Sum | None:
+    def of(self, portion: Portion, number: int) -> Sum | None:
         """The sum, when it is of the updates of round `number` that the store means."""
-        same = (number, part.updates, part.tags) == (self._number, self._updates, self._tags)
+        same = (number, portion.updates, portion.tags) == (self._number, self._updates, self._tags)
         return self._sum if same else None
 
     def partial(self, number: int) -> tuple[int, bytes] | None:
