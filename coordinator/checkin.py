@@ -13,7 +13,7 @@ from coordinator.intake import drop
 from coordinator.offer import Candidate, Refusal, refusal
 from coordinator.selection import Standing
 from coordinator.services import Services
-from coordinator.store import rounds, tasks
+from coordinator.store import assignments, tasks
 from coordinator.store.records import (
     AssignmentRecord,
     DeviceRecord,
@@ -80,7 +80,7 @@ class Desk:
         self._devices.saw(device.id, message.facts)
         found = [task for task in every.values() if _may_serve(device, message, task)]
         await self._store_evaluations(device, message, found)
-        held, standings = await self._services.store.read(rounds.at_work, device.id)
+        held, standings = await self._services.store.read(assignments.at_work, device.id)
         assignment = await self._again(held, every, found) if held is not None else None
         refusals: list[tuple[Task, Refusal]] = []
         if assignment is None:
@@ -123,7 +123,7 @@ class Desk:
         if why := self._refusal(device, task, standing):
             return why
         made = await store.run(
-            rounds.assign,
+            assignments.assign,
             task.terms,
             new_id(task.name[:40]),
             device.id,

@@ -14,9 +14,10 @@ from coordinator import opening
 from coordinator.aggregation import Contribution, Next, Sum
 from coordinator.round import Reason, Round
 from coordinator.services import Services
-from coordinator.store import rounds
+from coordinator.store import ending, sums
+from coordinator.store.ending import Closing
 from coordinator.store.records import AssignmentRecord, ModelRecord
-from coordinator.store.rounds import Closing, Part
+from coordinator.store.sums import Portion
 from coordinator.task import Task
 from wire import checkpoint
 from wire.errors import Rule, WireError
@@ -54,7 +55,7 @@ class Closer:
             finite = error.code is not Rule.NOT_FINITE
             made = Reason.NOT_COMBINED if finite else Reason.NOT_FINITE
         return await self._services.store.run(
-            rounds.finish_close,
+            ending.finish_close,
             self._task.terms,
             self._services.node,
             self._round,
@@ -93,51 +94,51 @@ class Closer:
     async def _total(self) -> Sum:
         task, number = self._task, self._round.number
         total = task.aggregator.empty()
-        for part in await self._services.store.read(rounds.parts, task.name, number):
-            found = await self._part(part)
+        for portion in await self._services.store.read(sums.portions, task.name, number):
+            found = await self._summed(portion)
             if found is None:
-                await self._sum_bytes(part, total)
+                await self._sum_bytes(portion, total)
             else:
                 await asyncio.to_thread(total.merge, found)
         return total
 
-    async def _part(self, part: Part) -> Sum | None:
+    async def _summed(self, portion: Portion) -> Sum | None:
         """What a process has summed: this one's own, or what another hands over in time."""
         task, number = self._task, self._round.number
-        if part.node == self._services.node:
+        if portion.node == self._services.node:
             async with task.tally.still():
-                return task.tally.of(part, number)
-        if part.node not in self._alive:
+                return task.tally.of(portion, number)
+        if portion.node not in self._alive:
             return None
         loop = asyncio.get_running_loop()
         until = loop.time() + _PARTIAL_SECONDS
         while loop.time() < until:
-            data = await self._services.store.read(rounds.partial, task.name, number, part)
+            data = await self._services.store.read(sums.partial, task.name, number, portion)
             if data is not None:
-                return await self._read(part, data)
+                return await self._read(portion, data)
             await asyncio.sleep(_LOOK_AGAIN)
         log.warning(
             "task %s: round %d: %s has not handed over its sum; its updates are summed anew",
-            *(task.name, number, part.node),
+            *(task.name, number, portion.node),
         )
         return None
 
-    async def _read(self, part: Part, data: bytes) -> Sum | None:
+    async def _read(self, portion: Portion, data: bytes) -> Sum | None:
         try:
             return await asyncio.to_thread(self._task.aggregator.read, data)
         except WireError as error:
             log.error(
                 "task %s: round %d: the sum of %s cannot be read (%s); its updates are summed anew",
-                *(self._task.name, self._round.number, part.node, error),
+                *(self._task.name, self._round.number, portion.node, error),
             )
             return None
 
-    async def _sum_bytes(self, part: Part, total: Sum) -> None:
+    async def _sum_bytes(self, portion: Portion, total: Sum) -> None:
         store = self._services.store
-        found = await store.read(rounds.summed_by, self._task.name, self._round.number, part.node)
+        found = await store.read(sums.summed_by, self._task.name, self._round.number, portion.node)
         for start in range(0, len(found), _AT_ONCE):
             for row in found[start : start + _AT_ONCE]:
-                data = await store.read(rounds.kept, row.id)
+                data = await store.read(sums.kept, row.id)
                 contribution = await asyncio.to_thread(self._opened, row, data)
                 if contribution is not None:
                     await asyncio.to_thread(total.add, contribution)
@@ -147,14 +148,14 @@ class Closer:
     async def _of_all(self, base: checkpoint.Weights, state: bytes | None) -> Next:
         store, task = self._services.store, self._task
         found: list[AssignmentRecord] = []
-        for part in await store.read(rounds.parts, task.name, self._round.number):
-            found += await store.read(rounds.summed_by, task.name, self._round.number, part.node)
+        for portion in await store.read(sums.portions, task.name, self._round.number):
+            found += await store.read(sums.summed_by, task.name, self._round.number, portion.node)
         loop = asyncio.get_running_loop()
 
         def updates() -> Iterator[tuple[str, Contribution]]:
             """Blocking, in the thread that combines them: one at a time in memory."""
             for row in sorted(found, key=lambda row: row.id):
-                reading = asyncio.run_coroutine_threadsafe(store.read(rounds.kept, row.id), loop)
+                reading = asyncio.run_coroutine_threadsafe(store.read(sums.kept, row.id), loop)
                 contribution = self._opened(row, reading.result())
                 if contribution is not None:
                     yield row.id, contribution

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 
 from coordinator.errors import Conflict, NotFound
-from coordinator.store import rounds
+from coordinator.store import assignments
 from coordinator.store.records import AssignmentRecord
 from coordinator.store.sql import Store
 
@@ -42,7 +42,7 @@ class Given:
         own, `Conflict` when it has ended."""
         row = self._known.get(assignment)
         if row is None:
-            row = await self._store.read(rounds.assignment, assignment)
+            row = await self._store.read(assignments.assignment, assignment)
         if row is None or row.device != device:
             raise NotFound("unknown_assignment", f"this device has no assignment {assignment}")
         if row.state == "working":

@@ -23,9 +23,9 @@ from coordinator.aggregation import Contribution
 from coordinator.errors import Conflict, CoordinatorError, Refused, Unavailable
 from coordinator.round import Arrival
 from coordinator.services import Services
-from coordinator.store import rounds
+from coordinator.store import assignments
+from coordinator.store.assignments import Arrived
 from coordinator.store.records import AssignmentRecord
-from coordinator.store.rounds import Arrived
 from coordinator.tally import HAND, Summed
 from coordinator.task import Task
 from systemd.journal import fields
@@ -184,7 +184,7 @@ class Intake:
         async with task.tally.lock:
             now = services.store.now()
             accepted = await services.store.run(
-                rounds.accept, task.terms, arrived, services.node, now
+                assignments.accept, task.terms, arrived, services.node, now
             )
             counted = [
                 Summed(job.row.id, job.opened._replace(staleness=staleness))
@@ -239,7 +239,7 @@ async def drop(
     """A device at work will not deliver."""
     now = services.store.now()
     after = await services.store.run(
-        rounds.drop, task.terms, assignment, state, reason, detail, now
+        assignments.drop, task.terms, assignment, state, reason, detail, now
     )
     if after is not None:
         task.saw(after)  # its place is free: the next device that asks here is to know

@@ -12,9 +12,9 @@ from coordinator.closing import Closer
 from coordinator.errors import CoordinatorError
 from coordinator.round import Phase, Round
 from coordinator.services import Services
-from coordinator.store import rounds
+from coordinator.store import ending, sums
+from coordinator.store.ending import Closing
 from coordinator.store.records import AssignmentRecord
-from coordinator.store.rounds import Closing
 from coordinator.store.sql import StoreUnavailable
 from coordinator.tally import Summed
 from coordinator.task import Task, standing_still
@@ -68,7 +68,7 @@ class Keeper:
         now = self._services.store.now()
         while self._task.running:
             ended = await self._services.store.run(
-                rounds.begin_close, self._task.terms, self._services.node, now, stopped=True
+                ending.begin_close, self._task.terms, self._services.node, now, stopped=True
             )
             if isinstance(ended, Round):
                 await self._over(ended)
@@ -88,7 +88,7 @@ class Keeper:
             await self._closing()
         elif task.round.due(services.store.now()):
             ended = await services.store.run(
-                rounds.begin_close, task.terms, services.node, services.store.now()
+                ending.begin_close, task.terms, services.node, services.store.now()
             )
             if isinstance(ended, Closing):
                 await self._close(ended)
@@ -114,7 +114,7 @@ class Keeper:
         """Another process closes the round, or did: help, or take over."""
         task, services = self._task, self._services
         others = self._nodes.alive - {services.node}
-        taken = await services.store.run(rounds.take_over, task.terms, services.node, others)
+        taken = await services.store.run(ending.take_over, task.terms, services.node, others)
         if taken is not None:
             await self._close(taken)
             return
@@ -130,7 +130,7 @@ class Keeper:
             found = await asyncio.to_thread(task.tally.partial, number)
         if found is not None:
             await self._services.store.run(
-                rounds.put_partial, task.name, number, self._services.node, *found
+                sums.put_partial, task.name, number, self._services.node, *found
             )
         self._handed = number
 
@@ -164,12 +164,12 @@ class Keeper:
         task, services, number = self._task, self._services, self._task.round.number
         if not task.aggregator.streams or not task.round.arrived:
             return False
-        for part in await services.store.read(rounds.parts, task.name, number):
-            if part.node in self._nodes.alive:
+        for portion in await services.store.read(sums.portions, task.name, number):
+            if portion.node in self._nodes.alive:
                 continue
             async with task.tally.still():
                 taken = await services.store.run(
-                    rounds.adopt, task.name, number, services.node, part.node, _ADOPTED
+                    sums.adopt, task.name, number, services.node, portion.node, _ADOPTED
                 )
                 await self._sum(number, taken)
             return bool(taken)
@@ -178,7 +178,7 @@ class Keeper:
     async def _sum(self, number: int, taken: list[AssignmentRecord]) -> None:
         task = self._task
         for row in taken:
-            data = await self._services.store.read(rounds.kept, row.id)
+            data = await self._services.store.read(sums.kept, row.id)
             try:
                 await asyncio.to_thread(_add, task, number, row, data)
             except WireError:

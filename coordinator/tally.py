@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from coordinator.aggregation import Aggregator, Contribution, Sum
-from coordinator.store.rounds import Part, tag
+from coordinator.store.sums import Portion, tag
 
 HAND = ThreadPoolExecutor(1, "intake")
 """Decodes and sums, for all tasks of the process: more threads would only wait for each other, and
@@ -84,9 +84,9 @@ class Tally:
         self._updates -= 1
         self._tags -= tag(update.assignment)
 
-    def of(self, part: Part, number: int) -> Sum | None:
+    def of(self, portion: Portion, number: int) -> Sum | None:
         """The sum, when it is of the updates of round `number` that the store means."""
-        same = (number, part.updates, part.tags) == (self._number, self._updates, self._tags)
+        same = (number, portion.updates, portion.tags) == (self._number, self._updates, self._tags)
         return self._sum if same else None
 
     def partial(self, number: int) -> tuple[int, bytes] | None:

@@ -9,7 +9,7 @@ from coordinator.aggregation import Aggregator, aggregator
 from coordinator.errors import NotFound
 from coordinator.round import Late, Round, RoundPolicy
 from coordinator.selection import Crowd
-from coordinator.store import rounds
+from coordinator.store import rounds, tasks
 from coordinator.store.records import AssignmentRecord, ModelRecord, TaskRecord
 from coordinator.store.rounds import Terms
 from coordinator.store.sql import Steps, Store
@@ -93,7 +93,7 @@ class Task:
         if version == self.model.version:
             return self.model
         if version not in self._models:
-            found = await store.read(rounds.model, self.name, version)
+            found = await store.read(tasks.model, self.name, version)
             if found is None:
                 raise NotFound("unknown_model", f"task {self.name} has no model {version}")
             if len(self._models) > 2 * self.file.round.max_staleness:
@@ -143,5 +143,5 @@ def aggregator_of(file: TaskFile, manifest: Manifest) -> Aggregator:
 def standing_still(terms: Terms) -> Steps[tuple[Round, ModelRecord]]:
     """The newest round and model of a task, at one moment."""
     found = yield from rounds.load(terms)
-    model = yield from rounds.newest_model(terms.task)
+    model = yield from tasks.newest_model(terms.task)
     return found, model

@@ -13,7 +13,7 @@ from coordinator.given import AssignmentEnded, Given
 from coordinator.intake import Intake, drop, refuse
 from coordinator.round import Arrival, Held
 from coordinator.services import Services
-from coordinator.store import rounds
+from coordinator.store import assignments
 from coordinator.store.records import AssignmentRecord
 from coordinator.task import Task
 from wire.errors import Rule, WireError
@@ -129,7 +129,7 @@ class Uploads:
         held = await asyncio.to_thread(self._services.parts.held)
         for start in range(0, len(held), _SWEPT):
             some = held[start : start + _SWEPT]
-            working = await self._services.store.read(rounds.working_of, some)
+            working = await self._services.store.read(assignments.working_of, some)
             for assignment in set(some) - working:
                 self._given.forget(assignment)
                 await asyncio.to_thread(self._services.parts.drop, assignment)

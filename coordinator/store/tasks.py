@@ -34,6 +34,24 @@ def tasks() -> Steps[list[TaskRecord]]:
     return (yield from records(TaskRecord, "SELECT * FROM tasks ORDER BY created, name"))
 
 
+# Models
+
+
+def newest_model(task: str) -> Steps[ModelRecord]:
+    """The newest model of a task."""
+    found = yield from records(
+        ModelRecord, "SELECT * FROM models WHERE task = $1 ORDER BY version DESC LIMIT 1", task
+    )
+    return found[0]
+
+
+def model(task: str, version: int) -> Steps[ModelRecord | None]:
+    """A published model."""
+    text = "SELECT * FROM models WHERE task = $1 AND version = $2"
+    found = yield from records(ModelRecord, text, task, version)
+    return found[0] if found else None
+
+
 # Evaluations
 
 

@@ -1,6 +1,6 @@
 """What the store knows of a task, kept in memory: who works, who stands where, how rounds went.
 
-The rows and what follows from them are those of `coordinator.store.rounds`; what is decided, is
+The rows and what follows from them are those of `coordinator.store`; what is decided, is
 decided by the same pure code.
 """
 

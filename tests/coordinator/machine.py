@@ -13,8 +13,8 @@ import numpy as np
 
 from coordinator.service import Coordinator
 from coordinator.start import open_coordinator
+from coordinator.store import assignments, rounds, tasks
 from coordinator.store import devices as device_store
-from coordinator.store import rounds
 from coordinator.store.records import DeviceRecord, RoundRecord
 from coordinator.task import Task
 from fleet.clients import FACTS
@@ -180,7 +180,7 @@ class Machine:
 
     async def digest(self) -> str:
         """What the newest model is, to the last bit."""
-        return (await self.store.read(rounds.newest_model, "digits")).digest
+        return (await self.store.read(tasks.newest_model, "digits")).digest
 
     async def model(self) -> Weights:
         """The newest model."""
@@ -196,5 +196,5 @@ class Machine:
 
     async def states(self, number: int = 1) -> dict[str, str]:
         """What became of each device's assignment."""
-        found = await self.store.read(rounds.assignments, "digits", number)
+        found = await self.store.read(assignments.assignments, "digits", number)
         return {row.device: row.state for row in found}

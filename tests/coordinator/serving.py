@@ -15,7 +15,7 @@ from coordinator.client import AdminClient
 from coordinator.http.app import application
 from coordinator.service import Coordinator
 from coordinator.start import open_coordinator
-from coordinator.store import rounds
+from coordinator.store import tasks
 from coordinator.store.sqlite import SqliteStore
 from coordinator.store.watched import WatchedStore
 from coordinator.task import Task
@@ -106,7 +106,7 @@ class Serving:
         """A published model, the newest unless `version` says which."""
         task, services = self.task(name), self.coordinator.services
         if version is None:
-            found = await services.store.read(rounds.newest_model, name)
+            found = await services.store.read(tasks.newest_model, name)
         else:
             found = await task.model_of(version, services.store)
         data = await services.blobs.get(found.digest)

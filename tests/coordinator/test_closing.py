@@ -12,9 +12,10 @@ import pytest
 
 from coordinator.errors import CoordinatorError
 from coordinator.round import Reason
-from coordinator.store import rounds
+from coordinator.store import assignments, ending, rounds, sums
+from coordinator.store.assignments import Arrived
+from coordinator.store.ending import Closing
 from coordinator.store.opening import DATABASE_FILE
-from coordinator.store.rounds import Arrived, Closing
 from tests.coordinator.machine import Machine
 from tests.coordinator.serving import denied
 from wire.digest import digest_of
@@ -101,7 +102,7 @@ async def test_a_journalled_update_counts_though_nobody_was_told(machine: Machin
     arrived = Arrived(held.id, data, digest_of(data), 10, 1, 0.5)
     # Durable, and the process ends before it has summed or answered.
     await machine.store.run(
-        rounds.accept, machine.task.terms, [arrived], "node-gone", machine.store.now()
+        assignments.accept, machine.task.terms, [arrived], "node-gone", machine.store.now()
     )
     await machine.restart()
     assert machine.task.round.arrived == 1
@@ -141,7 +142,7 @@ async def test_what_a_process_that_is_no_more_has_summed_is_adopted_before_the_c
     await machine.restart()
     node = machine.coordinator.services.node
     for _ in range(500):
-        parts = await machine.store.read(rounds.parts, "digits", 1)
+        parts = await machine.store.read(sums.portions, "digits", 1)
         if [part.node for part in parts] == [node]:
             break
         await asyncio.sleep(0.01)
@@ -405,7 +406,7 @@ async def test_an_accepted_update_that_the_disk_lost_costs_nobody_else_theirs(
     await machine.restart()  # and what it has summed is to be read, too
     ended = await machine.close_now(1)
     assert (ended.phase, ended.arrived, ended.examples) == ("closed", 1, 10)
-    lost = await machine.store.read(rounds.assignment, machine.held[0].id)
+    lost = await machine.store.read(assignments.assignment, machine.held[0].id)
     assert lost is not None
     assert (lost.state, lost.reason) == ("refused", "lost")
     assert "is lost" in caplog.text
@@ -433,7 +434,7 @@ async def test_a_sum_that_is_not_of_what_the_journal_means_is_not_used(machine: 
     data = machine.write(1, value=3.0)
     arrived = Arrived(held.id, data, digest_of(data), 10, 1, 0.5)
     await machine.store.run(
-        *(rounds.accept, machine.task.terms, [arrived]),
+        *(assignments.accept, machine.task.terms, [arrived]),
         *(machine.coordinator.services.node, machine.store.now()),
     )
     assert (await machine.close_now(1)).arrived == 2
@@ -445,7 +446,7 @@ async def test_a_round_that_another_process_was_closing_is_taken_over(machine: M
     task = machine.task
     machine.clock.leap(HOUR + 1)
     begun = await machine.store.run(
-        rounds.begin_close, task.terms, "node-that-died", machine.store.now()
+        ending.begin_close, task.terms, "node-that-died", machine.store.now()
     )
     # Either this process was quicker, and is the closer itself, or it takes over.
     assert begun is None or isinstance(begun, Closing)
@@ -475,7 +476,7 @@ async def test_after_a_round_nothing_of_its_updates_is_kept(machine: Machine):
 
 async def test_what_is_kept_is_what_was_sent(machine: Machine):
     await machine.arrive(0)
-    data = await machine.store.read(rounds.kept, machine.held[0].id)
+    data = await machine.store.read(sums.kept, machine.held[0].id)
     assert data == machine.write(0)
     update = read(data, machine.plan.manifest.parameters, "float32")
     assert update.header.assignment == machine.held[0].id

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from coordinator.store import rounds
+from coordinator.store import assignments
 from edge_agent.errors import Rejected
 from fleet.clients import Device, NoWork
 from tests.coordinator.plans import constant, plan
@@ -29,7 +29,7 @@ def moved(after: Weights, before: Weights) -> float:
 
 async def counted(served: Serving, assignment: Assignment) -> tuple[int, int, int | None]:
     """The round an assignment was given in, the version it is from, the round it counts in."""
-    row = await served.coordinator.services.store.read(rounds.assignment, assignment.id)
+    row = await served.coordinator.services.store.read(assignments.assignment, assignment.id)
     assert row is not None
     return row.round, row.version, row.counted
 

@@ -13,7 +13,9 @@ from coordinator import credentials
 from coordinator.errors import Denied, Unavailable
 from coordinator.round import Arrival, Ending, Late, Phase, Reason, Round, RoundPolicy
 from coordinator.start import admin_token, open_coordinator
-from coordinator.store import devices, rounds, tasks
+from coordinator.store import assignments, devices, ending, rounds, sums, tasks
+from coordinator.store.assignments import Arrived
+from coordinator.store.ending import Closing
 from coordinator.store.records import (
     AssignmentRecord,
     DeviceRecord,
@@ -22,7 +24,7 @@ from coordinator.store.records import (
     ModelRecord,
     TaskRecord,
 )
-from coordinator.store.rounds import Arrived, Closing, Terms
+from coordinator.store.rounds import Terms
 from coordinator.store.sql import Store, StoreError, rows
 from coordinator.store.sqlite import open_sqlite
 from fleet.clients import FACTS
@@ -62,7 +64,9 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
 
 
 async def assign(store: Store, number: int, now: float, terms: Terms = TERMS) -> AssignmentRecord:
-    made = await store.run(rounds.assign, terms, f"a-{number}", f"device-{number}", 1 << 61, now)
+    made = await store.run(
+        assignments.assign, terms, f"a-{number}", f"device-{number}", 1 << 61, now
+    )
     assert not isinstance(made, WaitReason), made
     return made[0]
 
@@ -74,20 +78,20 @@ def update(number: int, data: bytes = b"update") -> Arrived:
 async def accept(
     store: Store, now: float, *numbers: int, terms: Terms = TERMS
 ) -> list[tuple[Arrival, int]]:
-    found = await store.run(rounds.accept, terms, [update(n) for n in numbers], NODE, now)
+    found = await store.run(assignments.accept, terms, [update(n) for n in numbers], NODE, now)
     return found.arrivals
 
 
 async def closed(store: Store, now: float, terms: Terms = TERMS) -> Round:
     """Close the open round, if it is due, with a model of its own name."""
-    closing = await store.run(rounds.begin_close, terms, NODE, now)
+    closing = await store.run(ending.begin_close, terms, NODE, now)
     if isinstance(closing, Round):
         return closing
     assert closing is not None
     version = closing.model.version + 1
     model = ModelRecord(task="digits", version=version, digest=f"model-{version}", created=now)
     ended = await store.run(
-        rounds.finish_close, terms, NODE, closing.round, model, 30, {}, now + 1.0
+        ending.finish_close, terms, NODE, closing.round, model, 30, {}, now + 1.0
     )
     assert ended is not None
     return ended
@@ -98,7 +102,7 @@ async def closed(store: Store, now: float, terms: Terms = TERMS) -> Round:
 
 async def test_a_new_task_has_a_model_and_an_open_round(store: Store):
     assert await store.read(tasks.tasks) == [TASK]
-    model = await store.read(rounds.newest_model, "digits")
+    model = await store.read(tasks.newest_model, "digits")
     assert (model.version, model.digest) == (0, "model-0")
     (found,) = await store.read(rounds.rounds, "digits", 10)
     assert (found.number, found.version, found.phase, found.started) == (1, 0, "open", None)
@@ -106,7 +110,7 @@ async def test_a_new_task_has_a_model_and_an_open_round(store: Store):
 
 async def test_two_tasks_of_one_name_cannot_be(store: Store):
     assert not await store.run(tasks.create, TASK, "other", Round(1, 0, POLICY, 4, 1.0))
-    assert (await store.read(rounds.newest_model, "digits")).digest == "model-0"
+    assert (await store.read(tasks.newest_model, "digits")).digest == "model-0"
 
 
 async def test_the_first_assignment_starts_the_rounds_clock(store: Store):
@@ -114,14 +118,17 @@ async def test_the_first_assignment_starts_the_rounds_clock(store: Store):
     await assign(store, 2, 9.0)
     found = await store.read(rounds.load, TERMS)
     assert (found.started, found.working, found.phase) == (3.0, 2, Phase.SELECTING)
-    assert [row.id for row in await store.read(rounds.assignments, "digits", 1)] == ["a-1", "a-2"]
-    assert await store.read(rounds.assignment, "a-1") == first
-    assert await store.read(rounds.assignment, "a-3") is None
+    assert [row.id for row in await store.read(assignments.assignments, "digits", 1)] == [
+        "a-1",
+        "a-2",
+    ]
+    assert await store.read(assignments.assignment, "a-1") == first
+    assert await store.read(assignments.assignment, "a-3") is None
 
 
 async def test_a_device_has_one_place_at_a_time(store: Store):
     await assign(store, 1, 3.0)
-    again = await store.run(rounds.assign, TERMS, "a-9", "device-1", 1, 3.0)
+    again = await store.run(assignments.assign, TERMS, "a-9", "device-1", 1, 3.0)
     assert again is WaitReason.ALREADY_SERVED
     assert (await store.read(rounds.load, TERMS)).working == 1
 
@@ -129,7 +136,7 @@ async def test_a_device_has_one_place_at_a_time(store: Store):
 async def test_places_are_given_away_once_however_many_ask_at_once(store: Store):
     made = await asyncio.gather(
         *(
-            store.run(rounds.assign, TERMS, f"a-{n}", f"device-{1 + n % 5}", 1, 3.0)
+            store.run(assignments.assign, TERMS, f"a-{n}", f"device-{1 + n % 5}", 1, 3.0)
             for n in range(20)
         )
     )
@@ -141,23 +148,23 @@ async def test_places_are_given_away_once_however_many_ask_at_once(store: Store)
 async def test_an_assignment_ends_once(store: Store):
     held = await assign(store, 1, 3.0)
     assert await accept(store, 4.0, 1) == [(Arrival.COUNTS, 0)]
-    assert await store.run(rounds.drop, TERMS, "a-1", "refused", "bad", "no", 5.0) is None
+    assert await store.run(assignments.drop, TERMS, "a-1", "refused", "bad", "no", 5.0) is None
     assert await accept(store, 6.0, 1, 1) == [(Arrival.DUPLICATE, 0)] * 2
-    found = await store.read(rounds.assignment, "a-1")
+    found = await store.read(assignments.assignment, "a-1")
     assert found == msgspec.structs.replace(
         held,
         state="accepted",
         ended=4.0,
         counted=1,
         node=NODE,
-        tag=rounds.tag("a-1"),
+        tag=sums.tag("a-1"),
         length=6,
         digest="sha256:00",
         examples=10,
         steps=3,
         loss=0.5,
     )
-    assert await store.read(rounds.kept, "a-1") == b"update"
+    assert await store.read(sums.kept, "a-1") == b"update"
     after = await store.read(rounds.load, TERMS)
     assert (after.working, after.arrived, after.dropped) == (0, 1, 0)
 
@@ -170,10 +177,10 @@ async def test_an_update_twice_in_one_batch_counts_once(store: Store):
 
 async def test_a_dropped_update_says_why_and_frees_its_place(store: Store):
     held = await assign(store, 1, 3.0)
-    after = await store.run(rounds.drop, TERMS, "a-1", "given_up", "on_battery", "12 %", 5.0)
+    after = await store.run(assignments.drop, TERMS, "a-1", "given_up", "on_battery", "12 %", 5.0)
     assert after == await store.read(rounds.load, TERMS)
     assert (after.working, after.dropped) == (0, 1)
-    assert await store.read(rounds.assignment, "a-1") == msgspec.structs.replace(
+    assert await store.read(assignments.assignment, "a-1") == msgspec.structs.replace(
         held, state="given_up", reason="on_battery", detail="12 %", ended=5.0
     )
     assert await accept(store, 6.0, 1) == [(Arrival.LATE, 0)]
@@ -184,7 +191,7 @@ async def test_an_update_of_a_device_that_left_is_late(store: Store):
     assert await store.run(devices.withdraw, "device-1", {"digits": TERMS})
     assert await accept(store, 4.0, 1) == [(Arrival.LATE, 0)]
     with pytest.raises(Denied):
-        await store.run(rounds.assign, TERMS, "a-9", "device-1", 1, 5.0)
+        await store.run(assignments.assign, TERMS, "a-9", "device-1", 1, 5.0)
     assert (await store.read(rounds.load, TERMS)).working == 0
 
 
@@ -197,14 +204,14 @@ async def test_a_round_ends_publishes_and_opens_the_next_in_one_step(store: Stor
     first, second = await store.read(rounds.rounds, "digits", 10)
     assert (first.phase, first.reason, first.arrived, first.examples) == ("closed", "goal", 2, 30)
     assert (second.number, second.version, second.phase, second.opened) == (2, 1, "open", 22.0)
-    assert (await store.read(rounds.newest_model, "digits")).digest == "model-1"
-    found = await store.read(rounds.assignments, "digits", 1)
+    assert (await store.read(tasks.newest_model, "digits")).digest == "model-1"
+    found = await store.read(assignments.assignments, "digits", 1)
     assert {row.id: row.state for row in found} == {
         "a-1": "accepted",
         "a-2": "accepted",
         "a-3": "expired",
     }
-    assert await store.read(rounds.kept, "a-1") is None
+    assert await store.read(sums.kept, "a-1") is None
 
 
 async def test_who_had_less_time_than_the_slowest_that_counts_is_not_called_a_failure(
@@ -219,7 +226,7 @@ async def test_who_had_less_time_than_the_slowest_that_counts_is_not_called_a_fa
     assert (first.arrived, first.dropped, first.working) == (2, 1, 1)
     failures = {}
     for number in (3, 4):
-        _, (standing,) = await store.read(rounds.at_work, f"device-{number}")
+        _, (standing,) = await store.read(assignments.at_work, f"device-{number}")
         failures[number] = (standing.failed, standing.streak)
     assert failures == {3: (1, 1), 4: (0, 0)}
 
@@ -231,7 +238,7 @@ async def test_a_coordinator_that_was_away_calls_nobody_a_failure_for_that(store
     await closed(store, 1e6)  # 2 had 99 s until the deadline, 3 had 53 s
     (first, _) = await store.read(rounds.rounds, "digits", 10)
     assert (first.reason, first.dropped, first.working) == ("deadline", 1, 1)
-    _, (standing,) = await store.read(rounds.at_work, "device-3")
+    _, (standing,) = await store.read(assignments.at_work, "device-3")
     assert standing.failed == 0
 
 
@@ -259,17 +266,17 @@ async def test_a_round_has_one_closer_and_who_is_overtaken_publishes_nothing(sto
         await assign(store, number, 3.0)
     await accept(store, 4.0, 1, 2)
     begun = await asyncio.gather(
-        *(store.run(rounds.begin_close, TERMS, f"node-{n}", 5.0) for n in range(4))
+        *(store.run(ending.begin_close, TERMS, f"node-{n}", 5.0) for n in range(4))
     )
     assert [isinstance(b, Closing) for b in begun] == [True, False, False, False]
-    assert await store.run(rounds.take_over, TERMS, "node-7", {"node-0"}) is None
-    taken = await store.run(rounds.take_over, TERMS, "node-7", {"node-1"})
+    assert await store.run(ending.take_over, TERMS, "node-7", {"node-0"}) is None
+    taken = await store.run(ending.take_over, TERMS, "node-7", {"node-1"})
     assert isinstance(taken, Closing)
     model = ModelRecord(task="digits", version=1, digest="model-1", created=6.0)
     finish = (taken.round, model, 30, {}, 6.0)
-    assert await store.run(rounds.finish_close, TERMS, "node-0", *finish) is None
-    assert await store.run(rounds.finish_close, TERMS, "node-7", *finish) is not None
-    assert await store.run(rounds.finish_close, TERMS, "node-7", *finish) is None
+    assert await store.run(ending.finish_close, TERMS, "node-0", *finish) is None
+    assert await store.run(ending.finish_close, TERMS, "node-7", *finish) is not None
+    assert await store.run(ending.finish_close, TERMS, "node-7", *finish) is None
     assert len(await store.read(rounds.rounds, "digits", 10)) == 2
 
 
@@ -277,41 +284,41 @@ async def test_nothing_counts_while_a_round_closes(store: Store):
     for number in (1, 2, 3):
         await assign(store, number, 3.0)
     await accept(store, 4.0, 1, 2)
-    closing = await store.run(rounds.begin_close, TERMS, NODE, 5.0)
+    closing = await store.run(ending.begin_close, TERMS, NODE, 5.0)
     assert isinstance(closing, Closing)
     assert await accept(store, 6.0, 3) == [(Arrival.LATE, 0)]
-    refused = await store.run(rounds.assign, TERMS, "a-4", "device-4", 1, 6.0)
+    refused = await store.run(assignments.assign, TERMS, "a-4", "device-4", 1, 6.0)
     assert refused is WaitReason.ROUND_FULL
-    assert await store.run(rounds.begin_close, TERMS, NODE, 7.0, stopped=True) is None
+    assert await store.run(ending.begin_close, TERMS, NODE, 7.0, stopped=True) is None
 
 
 async def test_a_step_that_fails_half_way_leaves_nothing(store: Store):
     for number in (1, 2):
         await assign(store, number, 3.0)
     await accept(store, 4.0, 1, 2)
-    closing = await store.run(rounds.begin_close, TERMS, NODE, 5.0)
+    closing = await store.run(ending.begin_close, TERMS, NODE, 5.0)
     assert isinstance(closing, Closing)
     taken = ModelRecord(task="digits", version=0, digest="model-1", created=5.0)  # there is one
     with pytest.raises(Exception, match="UNIQUE"):
-        await store.run(rounds.finish_close, TERMS, NODE, closing.round, taken, 30, {}, 6.0)
+        await store.run(ending.finish_close, TERMS, NODE, closing.round, taken, 30, {}, 6.0)
     (found,) = await store.read(rounds.rounds, "digits", 10)
     assert (found.phase, found.examples) == ("closing", 30)
-    assert await store.read(rounds.kept, "a-1") == b"update"
+    assert await store.read(sums.kept, "a-1") == b"update"
 
 
 async def test_lost_updates_no_longer_count_and_say_why(store: Store):
     for number in (1, 2):
         await assign(store, number, 3.0)
     await accept(store, 4.0, 1, 2)
-    closing = await store.run(rounds.begin_close, TERMS, NODE, 5.0)
+    closing = await store.run(ending.begin_close, TERMS, NODE, 5.0)
     assert isinstance(closing, Closing)
     model = ModelRecord(task="digits", version=1, digest="model-1", created=6.0)
     ended = await store.run(
-        rounds.finish_close, TERMS, NODE, closing.round, model, 20, {"a-1": "gone"}, 6.0
+        ending.finish_close, TERMS, NODE, closing.round, model, 20, {"a-1": "gone"}, 6.0
     )
     assert ended is not None
     assert ended.arrived == 1
-    lost = await store.read(rounds.assignment, "a-1")
+    lost = await store.read(assignments.assignment, "a-1")
     assert lost is not None
     assert (lost.state, lost.reason, lost.detail) == ("refused", "lost", "gone")
     assert (await store.read(rounds.rounds, "digits", 2))[0].examples == 20
@@ -324,13 +331,13 @@ async def test_an_update_that_waits_counts_in_the_next_round_with_its_age(store:
     for number in (1, 2, 3):
         await assign(store, number, 3.0, FOLD)
     await accept(store, 4.0, 1, 2, terms=FOLD)
-    closing = await store.run(rounds.begin_close, FOLD, NODE, 5.0)
+    closing = await store.run(ending.begin_close, FOLD, NODE, 5.0)
     assert isinstance(closing, Closing)
     assert await accept(store, 5.5, 3, terms=FOLD) == [(Arrival.WAIT, 0)]
     model = ModelRecord(task="digits", version=1, digest="model-1", created=6.0)
-    await store.run(rounds.finish_close, FOLD, NODE, closing.round, model, 30, {}, 6.0)
+    await store.run(ending.finish_close, FOLD, NODE, closing.round, model, 30, {}, 6.0)
     assert await accept(store, 7.0, 3, terms=FOLD) == [(Arrival.COUNTS, 1)]
-    row = await store.read(rounds.assignment, "a-3")
+    row = await store.read(assignments.assignment, "a-3")
     assert row is not None
     assert (row.round, row.counted, row.version) == (1, 2, 0)
     found = await store.read(rounds.load, FOLD)
@@ -353,14 +360,14 @@ async def test_a_place_that_is_freed_while_a_round_closes_is_free_in_the_next(
     for number in (1, 2, 3):
         await assign(store, number, 3.0, BUFFER)
     await accept(store, 4.0, 1, 2, terms=BUFFER)
-    closing = await store.run(rounds.begin_close, BUFFER, NODE, 5.0)
+    closing = await store.run(ending.begin_close, BUFFER, NODE, 5.0)
     assert isinstance(closing, Closing)
     if how == "gives up":
-        await store.run(rounds.drop, BUFFER, "a-3", "given_up", "owner", "", 5.5)
+        await store.run(assignments.drop, BUFFER, "a-3", "given_up", "owner", "", 5.5)
     else:
         await store.run(devices.withdraw, "device-3", {"digits": BUFFER})
     model = ModelRecord(task="digits", version=1, digest="model-1", created=6.0)
-    await store.run(rounds.finish_close, BUFFER, NODE, closing.round, model, 30, {}, 6.0)
+    await store.run(ending.finish_close, BUFFER, NODE, closing.round, model, 30, {}, 6.0)
     assert (await store.read(rounds.load, BUFFER)).working == 0
 
 
@@ -377,7 +384,7 @@ async def test_silent_devices_do_not_hold_their_places_for_ever(store: Store):
         await closed(store, now, terms)
     found = await store.read(rounds.load, terms)
     assert (found.number, found.working, found.started) == (4, 0, None)
-    row = await store.read(rounds.assignment, "a-1")
+    row = await store.read(assignments.assignment, "a-1")
     assert row is not None
     assert row.state == "expired"
     assert await accept(store, now, 1, terms=terms) == [(Arrival.LATE, 0)]
@@ -461,7 +468,7 @@ async def test_who_leaves_takes_all_that_is_known_of_it_and_nothing_else(store: 
     assert (withdrawn.dropped, withdrawn.published) == (1, 0)
     ((row, data),) = withdrawn.kept
     assert (row.id, data) == ("a-1", b"update")
-    assert await store.read(rounds.kept, "a-1") is None
+    assert await store.read(sums.kept, "a-1") is None
     found = await store.read(rounds.load, TERMS)
     assert (found.working, found.arrived, found.dropped, found.started) == (1, 0, 0, 3.0)
     assert (await store.read(rounds.rounds, "digits", 1))[0].examples == 0
@@ -476,13 +483,13 @@ async def test_who_leaves_while_a_model_is_made_with_its_update_is_asked_to_wait
     for number in (1, 2):
         await assign(store, number, 3.0)
     await accept(store, 4.0, 1, 2)
-    closing = await store.run(rounds.begin_close, TERMS, NODE, 5.0)
+    closing = await store.run(ending.begin_close, TERMS, NODE, 5.0)
     assert isinstance(closing, Closing)
     with pytest.raises(Unavailable, match="closing"):
         await store.run(devices.withdraw, "device-1", {"digits": TERMS})
     assert await store.read(devices.device, "device-1") is not None
     model = ModelRecord(task="digits", version=1, digest="model-1", created=6.0)
-    await store.run(rounds.finish_close, TERMS, NODE, closing.round, model, 30, {}, 6.0)
+    await store.run(ending.finish_close, TERMS, NODE, closing.round, model, 30, {}, 6.0)
     withdrawn = await store.run(devices.withdraw, "device-1", {"digits": TERMS})
     assert withdrawn is not None
     assert (withdrawn.dropped, withdrawn.published, withdrawn.kept) == (0, 1, [])

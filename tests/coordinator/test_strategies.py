@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coordinator.store import rounds
+from coordinator.store import tasks
 from tests.coordinator.plans import constant, plan, weights
 from tests.coordinator.serving import Serving, serving
 
@@ -139,7 +139,7 @@ async def test_the_optimisers_state_belongs_to_its_model_and_makes_a_difference(
             await (await served.device()).serve(constant(1.0))
             await served.round_ends(number)
             moves.append(float(((await served.model())["w"] - before["w"]).mean()))
-            model = await store.read(rounds.newest_model, "digits")
+            model = await store.read(tasks.newest_model, "digits")
             assert model.state is not None
             assert await served.coordinator.services.blobs.has(model.state)
     # Momentum: the second step has the first in it.

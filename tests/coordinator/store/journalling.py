@@ -3,9 +3,10 @@
 import pytest
 
 from coordinator.round import Round, RoundPolicy
-from coordinator.store import devices, journal, rounds, tasks
+from coordinator.store import assignments, devices, ending, journal, tasks
+from coordinator.store.assignments import Arrived
 from coordinator.store.records import DeviceRecord, EvaluationRecord, TaskRecord
-from coordinator.store.rounds import Arrived, Terms
+from coordinator.store.rounds import Terms
 from coordinator.store.sql import Store
 from fleet.clients import FACTS
 
@@ -17,11 +18,11 @@ async def asked_of(store: Store) -> None:
     """Four devices in a round: one counts, one is refused four times, two come to nothing."""
     await _fleet(store)
     for second, device in enumerate(DEVICES):
-        await store.run(rounds.assign, TERMS, f"at-{device}", device, 1, 100.0 + second)
+        await store.run(assignments.assign, TERMS, f"at-{device}", device, 1, 100.0 + second)
     arrived = Arrived("at-device-a", b"bytes", "sha256:0", 10, 5, 0.5)
-    await store.run(rounds.accept, TERMS, [arrived], "node", 110.0)
-    await store.run(rounds.drop, TERMS, "at-device-b", "refused", "too_far", "far", 111.0)
-    await store.run(rounds.begin_close, TERMS, "node", 120.0, stopped=True)
+    await store.run(assignments.accept, TERMS, [arrived], "node", 110.0)
+    await store.run(assignments.drop, TERMS, "at-device-b", "refused", "too_far", "far", 111.0)
+    await store.run(ending.begin_close, TERMS, "node", 120.0, stopped=True)
     await _places(store)
     await _late(store)
     await _resting(store)

@@ -14,9 +14,12 @@ from hypothesis.stateful import (
 
 from coordinator.errors import Unavailable
 from coordinator.round import Arrival, Late, Phase, Reason, Round, RoundPolicy
-from coordinator.store import devices, rounds, tasks
+from coordinator.store import assignments, devices, ending, rounds, sums, tasks
+from coordinator.store.assignments import Arrived
+from coordinator.store.ending import Closing
 from coordinator.store.records import DeviceRecord, ModelRecord, TaskRecord
-from coordinator.store.rounds import Arrived, Closing, Part, Terms, tag
+from coordinator.store.rounds import Terms
+from coordinator.store.sums import Portion, tag
 from tests.coordinator.store.book import Paper, Sheet
 from tests.coordinator.store.memory import MemoryStore
 from wire.messages import Facts, WaitReason
@@ -123,7 +126,7 @@ class AnyOrder(RuleBasedStateMachine):
         identifier = f"{task}-{self.given}"
         busy = any((p.device, p.state) == (device, "working") for p in self.papers.values())
         free = self.taken(task) < sheet.places and not sheet.over(self.now) and sheet.running
-        made = self.store.run(rounds.assign, self.terms[task], identifier, device, 7, self.now)
+        made = self.store.run(assignments.assign, self.terms[task], identifier, device, 7, self.now)
         if device in sheet.served:
             assert made is WaitReason.ALREADY_SERVED
         elif not free:
@@ -152,7 +155,7 @@ class AnyOrder(RuleBasedStateMachine):
         sheet = self.sheets[task]
         names = [self.pick(n, task, "working" if fresh else None) for n in which]
         batch = [Arrived(name, name.encode(), "sha", 5 + n, 1, 0.5) for n, name in enumerate(names)]
-        accepted = self.store.run(rounds.accept, self.terms[task], batch, node, self.now)
+        accepted = self.store.run(assignments.accept, self.terms[task], batch, node, self.now)
         for update, (arrival, staleness) in zip(batch, accepted.arrivals, strict=True):
             paper = self.papers.get(update.assignment)
             assert arrival is sheet.arrival(paper, self.now)
@@ -171,7 +174,7 @@ class AnyOrder(RuleBasedStateMachine):
         paper = self.papers.get(identifier)
         terms = self.terms[paper.task if paper else "a"]
         at_work = paper is not None and paper.state == "working"
-        found = self.store.run(rounds.drop, terms, identifier, state, "", "", self.now)
+        found = self.store.run(assignments.drop, terms, identifier, state, "", "", self.now)
         if not at_work:
             assert found is None
             return
@@ -185,7 +188,7 @@ class AnyOrder(RuleBasedStateMachine):
     def looks(self, task, node):
         sheet = self.sheets[task]
         due = sheet.due(self.now)
-        found = self.store.run(rounds.begin_close, self.terms[task], node, self.now)
+        found = self.store.run(ending.begin_close, self.terms[task], node, self.now)
         if not due:
             assert found is None
             return
@@ -205,7 +208,7 @@ class AnyOrder(RuleBasedStateMachine):
         if sure:  # it is seldom: else there would be little else to see
             return
         closing = bool(sheet.ending)
-        found = self.store.run(rounds.begin_close, self.terms[task], node, self.now, stopped=True)
+        found = self.store.run(ending.begin_close, self.terms[task], node, self.now, stopped=True)
         assert (found is None) == closing
         if not closing:
             sheet.ending, sheet.closer, sheet.ended = "stopped", node, self.now
@@ -216,7 +219,7 @@ class AnyOrder(RuleBasedStateMachine):
     def another_process_takes_over(self, task, node, dead):
         sheet = self.sheets[task]
         alive = {*NODES} - ({sheet.closer} if dead else set())
-        found = self.store.run(rounds.take_over, self.terms[task], node, alive)
+        found = self.store.run(ending.take_over, self.terms[task], node, alive)
         if not (self.closing(task) and dead):
             assert found is None
             return
@@ -248,7 +251,7 @@ class AnyOrder(RuleBasedStateMachine):
             version = sheet.version + 1
             made = ModelRecord(task=task, version=version, digest=f"m{version}", created=self.now)
         found = self.store.run(
-            rounds.finish_close, self.terms[task], node, before, made, 3, gone, self.now
+            ending.finish_close, self.terms[task], node, before, made, 3, gone, self.now
         )
         if node != sheet.closer:
             assert found is None
@@ -298,24 +301,24 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(task=TASKS, node=NODE, right=st.booleans())
     def a_process_hands_over_its_sum(self, task, node, right):
         number = self.sheets[task].number
-        parts = {p.node: p for p in self.store.run(rounds.parts, task, number)}
-        part = parts.get(node, Part(node, 0, 0))
+        parts = {p.node: p for p in self.store.run(sums.portions, task, number)}
+        part = parts.get(node, Portion(node, 0, 0))
         tags = part.tags if right else part.tags + 1
-        put = self.store.run(rounds.put_partial, task, number, node, tags, b"sum")
+        put = self.store.run(sums.put_partial, task, number, node, tags, b"sum")
         assert put == self.closing(task)
         if put:
-            found = self.store.run(rounds.partial, task, number, part)
+            found = self.store.run(sums.partial, task, number, part)
             assert found == (b"sum" if right else None)
 
     @rule(task=TASKS, node=NODE, dead=NODE, limit=st.integers(1, 3))
     def a_process_adopts_what_a_dead_one_has_summed(self, task, node, dead, limit):
         number = self.sheets[task].number
         theirs = sorted(i for i, p in self.counting(task).items() if p.node == dead)
-        taken = self.store.run(rounds.adopt, task, number, node, dead, limit)
+        taken = self.store.run(sums.adopt, task, number, node, dead, limit)
         there = self.sheets[task].running and not self.closing(task)
         assert sorted(row.id for row in taken) == (theirs[:limit] if there else [])
         for row in taken:
-            assert self.store.run(rounds.kept, row.id) == row.id.encode()
+            assert self.store.run(sums.kept, row.id) == row.id.encode()
             self.papers[row.id].node = node
 
     # The fleet
@@ -423,7 +426,7 @@ class AnyOrder(RuleBasedStateMachine):
     @invariant()
     def the_parts_of_a_round_have_the_tags_of_what_counts(self):
         for task, sheet in self.sheets.items():
-            parts = self.store.run(rounds.parts, task, sheet.number)
+            parts = self.store.run(sums.portions, task, sheet.number)
             expected: dict[str | None, list[int]] = {}
             for identifier, paper in self.counting(task).items():
                 expected.setdefault(paper.node, []).append(tag(identifier))

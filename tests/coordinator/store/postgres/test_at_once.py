@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from coordinator.round import Late, Round, RoundPolicy
-from coordinator.store import devices, rounds, tasks
+from coordinator.store import assignments, devices, ending, rounds, tasks
+from coordinator.store.assignments import Arrived
+from coordinator.store.ending import Closing
 from coordinator.store.postgres import PostgresStore
 from coordinator.store.records import DeviceRecord, ModelRecord, TaskRecord
-from coordinator.store.rounds import Arrived, Closing, Terms
+from coordinator.store.rounds import Terms
 from coordinator.store.sql import Steps, recall, rows
 from fleet.clients import FACTS
 
@@ -50,22 +52,22 @@ async def store(store: PostgresStore) -> PostgresStore:
 
 def accepting(name: str, now: float) -> tuple[Any, ...]:
     update = Arrived(name, b"update", "sha", 5, 1, 0.5)
-    return rounds.accept, BUFFER, [update], "n1", now
+    return assignments.accept, BUFFER, [update], "n1", now
 
 
 async def closing(store: PostgresStore) -> tuple[Any, ...]:
     """Both devices work, one's update closes the round: the transaction that ends it."""
-    await store.run(rounds.assign, BUFFER, "a-d0", "d0", 7, 1.0)
-    await store.run(rounds.assign, BUFFER, "a-d1", "d1", 7, 1.0)
+    await store.run(assignments.assign, BUFFER, "a-d0", "d0", 7, 1.0)
+    await store.run(assignments.assign, BUFFER, "a-d1", "d1", 7, 1.0)
     await store.run(*accepting("a-d0", 2.0))
-    found = await store.run(rounds.begin_close, BUFFER, "n1", 2.0)
+    found = await store.run(ending.begin_close, BUFFER, "n1", 2.0)
     assert isinstance(found, Closing)
     model = ModelRecord(task="a", version=1, digest="m1", created=3.0)
-    return rounds.finish_close, BUFFER, "n1", found.round, model, 5, {}, 3.0
+    return ending.finish_close, BUFFER, "n1", found.round, model, 5, {}, 3.0
 
 
 async def test_who_gives_up_while_a_round_ends_has_no_place_in_the_next(store: PostgresStore):
-    drop = (rounds.drop, BUFFER, "a-d1", "given_up", "", "", 3.0)
+    drop = (assignments.drop, BUFFER, "a-d1", "given_up", "", "", 3.0)
     await both(store, await closing(store), drop)
     found = await store.read(rounds.load, BUFFER)
     assert (found.number, found.working) == (2, 0)
@@ -78,7 +80,7 @@ async def test_who_leaves_while_a_round_ends_has_no_place_in_the_next(store: Pos
 
 
 async def test_who_leaves_while_its_update_is_accepted_counts_no_more(store: PostgresStore):
-    await store.run(rounds.assign, BUFFER, "a-d0", "d0", 7, 1.0)
+    await store.run(assignments.assign, BUFFER, "a-d0", "d0", 7, 1.0)
     leave = (devices.withdraw, "d0", {"a": BUFFER})
     withdrawn, _ = await both(store, accepting("a-d0", 2.0), leave)
     assert withdrawn.dropped == 1
@@ -88,7 +90,7 @@ async def test_who_leaves_while_its_update_is_accepted_counts_no_more(store: Pos
 
 
 async def test_who_leaves_while_it_is_given_a_place_frees_it(store: PostgresStore):
-    assign = (rounds.assign, BUFFER, "a-d0", "d0", 7, 1.0)
+    assign = (assignments.assign, BUFFER, "a-d0", "d0", 7, 1.0)
     withdrawn, _ = await both(store, assign, (devices.withdraw, "d0", {"a": BUFFER}))
     assert [row.id for row in withdrawn.assignments] == ["a-d0"]
     assert (await store.read(rounds.load, BUFFER)).working == 0

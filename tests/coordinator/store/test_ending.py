@@ -3,9 +3,11 @@
 import pytest
 
 from coordinator.round import Late, Phase, Round, RoundPolicy
-from coordinator.store import devices, rounds, tasks
+from coordinator.store import assignments, devices, ending, rounds, sums, tasks
+from coordinator.store.assignments import Arrived
+from coordinator.store.ending import Closing
 from coordinator.store.records import AssignmentRecord, DeviceRecord, ModelRecord, TaskRecord
-from coordinator.store.rounds import Arrived, Closing, Terms
+from coordinator.store.rounds import Terms
 from tests.coordinator.store.memory import MemoryStore
 from wire.messages import Facts, WaitReason
 
@@ -34,20 +36,21 @@ class House:
 
     def assign(self, device: str, now: float = 0.0, task: str = "a"):
         name = f"{task}-{device}-{now:g}"
-        made = self.store.run(rounds.assign, self.terms[task], name, device, 7, now)
+        made = self.store.run(assignments.assign, self.terms[task], name, device, 7, now)
         return made if isinstance(made, WaitReason) else made[0].id
 
     def accept(self, assignment: str, now: float):
         update = Arrived(assignment, b"update", "sha", 5, 1, 0.5)
-        return self.store.run(rounds.accept, self.terms["a"], [update], "n1", now).arrivals[0][0]
+        accepted = self.store.run(assignments.accept, self.terms["a"], [update], "n1", now)
+        return accepted.arrivals[0][0]
 
     def look(self, now: float):
-        return self.store.run(rounds.begin_close, self.terms["a"], "n1", now)
+        return self.store.run(ending.begin_close, self.terms["a"], "n1", now)
 
     def finish(self, now: float) -> Round:
         closing = self.store.run(rounds.load, self.terms["a"])
         made = ModelRecord(task="a", version=closing.version + 1, digest="m", created=now)
-        self.store.run(rounds.finish_close, self.terms["a"], "n1", closing, made, 5, {}, now)
+        self.store.run(ending.finish_close, self.terms["a"], "n1", closing, made, 5, {}, now)
         return self.round()
 
     def close(self, assignment: str, now: float) -> Round:
@@ -60,7 +63,7 @@ class House:
         return self.store.run(rounds.load, self.terms["a"])
 
     def assignment(self, name: str) -> AssignmentRecord:
-        found = self.store.run(rounds.assignment, name)
+        found = self.store.run(assignments.assignment, name)
         assert found is not None
         return found
 
@@ -70,7 +73,7 @@ def test_who_gives_up_while_a_buffered_round_closes_has_no_place_in_the_next():
     first, second = house.assign("d0"), house.assign("d1")
     house.accept(first, 1.0)
     house.look(1.0)
-    house.store.run(rounds.drop, house.terms["a"], second, "given_up", "", "", 2.0)
+    house.store.run(assignments.drop, house.terms["a"], second, "given_up", "", "", 2.0)
     assert house.finish(3.0).working == 0
 
 
@@ -110,7 +113,7 @@ def test_when_a_task_is_over_its_devices_are_free_for_another(late, stopped):
     house = House(late, 5, ends=1)
     first, second = house.assign("d0"), house.assign("d1")
     if stopped:
-        house.store.run(rounds.begin_close, house.terms["a"], "n1", 1.0, stopped=True)
+        house.store.run(ending.begin_close, house.terms["a"], "n1", 1.0, stopped=True)
     else:
         house.close(first, 1.0)
     assert house.assignment(second).state == "expired"
@@ -133,15 +136,15 @@ def test_nobody_takes_over_updates_while_their_model_is_made():
     update = house.assign("d0")
     house.accept(update, 1.0)
     assert isinstance(house.look(1.0), Closing)
-    assert house.store.run(rounds.adopt, "a", 1, "n2", "n1", 16) == []
+    assert house.store.run(sums.adopt, "a", 1, "n2", "n1", 16) == []
     assert house.assignment(update).node == "n1"
     house.finish(2.0)
-    assert house.store.run(rounds.adopt, "a", 1, "n2", "n1", 16) == []
+    assert house.store.run(sums.adopt, "a", 1, "n2", "n1", 16) == []
 
 
 def test_updates_of_an_open_round_are_taken_over():
     house = House(Late.REFUSE, 0)
     update = house.assign("d0")
     house.accept(update, 1.0)
-    assert [row.id for row in house.store.run(rounds.adopt, "a", 1, "n2", "n1", 16)] == [update]
+    assert [row.id for row in house.store.run(sums.adopt, "a", 1, "n2", "n1", 16)] == [update]
     assert house.assignment(update).node == "n2"
