@@ -29,6 +29,10 @@ _LOOK_AGAIN = 0.02
 _AT_ONCE = 16  # updates read and summed at a time
 
 
+class _TakenOver(Exception):
+    """Another process closes the round, or has: this one was away for long."""
+
+
 class Closer:
     """Makes the model of one closing round."""
 
@@ -39,22 +43,16 @@ class Closer:
         self._model = closing.model
         self._alive = alive
         self._lost: dict[str, str] = {}
+        self._until: float | None = None  # when no sum is waited for any more
 
     async def close(self) -> Round | None:
         """Make the model and publish it. `None` when another closer has taken over. Raises when
         the model before it cannot be read: it may be brought back, and no update is lost."""
-        made: ModelRecord | Reason
-        examples = 0
-        base, state = await self._base()
         try:
-            new = await self._aggregate(base, state)
-            examples = new.examples
-            made = await self._keep(new)
-        except WireError as error:
-            log.error("task %s: round %d: %s", self._task.name, self._round.number, error)
-            finite = error.code is not Rule.NOT_FINITE
-            made = Reason.NOT_COMBINED if finite else Reason.NOT_FINITE
-        return await self._services.store.run(
+            made, examples, why = await self._made()
+        except _TakenOver:
+            return None
+        ended = await self._services.store.run(
             ending.finish_close,
             self._task.terms,
             self._services.node,
@@ -64,6 +62,35 @@ class Closer:
             self._lost,
             self._services.store.now(),
         )
+        if ended is not None:
+            self._say(why)
+        return ended
+
+    async def _made(self) -> tuple[ModelRecord | Reason, int, str | None]:
+        """The model, durable, or why there is none; its examples; what else is to be said."""
+        base, state = await self._base()
+        try:
+            new = await self._aggregate(base, state)
+            if self._too_few:
+                return Reason.TOO_FEW, 0, "with what is lost, the round has not its minimum"
+            return await self._keep(new), new.examples, None
+        except WireError as error:
+            finite = error.code is not Rule.NOT_FINITE
+            return Reason.NOT_COMBINED if finite else Reason.NOT_FINITE, 0, str(error)
+
+    @property
+    def _too_few(self) -> bool:
+        left = self._round.arrived - len(self._lost)
+        return bool(self._lost) and left < self._round.policy.minimum
+
+    def _say(self, why: str | None) -> None:
+        """What was wrong. Not before it is so: of a round that another process has closed, the
+        updates are gone because they are in its model."""
+        name = self._task.name
+        for identifier, detail in self._lost.items():
+            log.error("task %s: the accepted update %s is lost: %s", name, identifier, detail)
+        if why is not None:
+            log.error("task %s: round %d: %s", name, self._round.number, why)
 
     async def _keep(self, new: Next) -> ModelRecord:
         """The model and the optimiser's state, durable."""
@@ -111,11 +138,20 @@ class Closer:
         if portion.node not in self._alive:
             return None
         loop = asyncio.get_running_loop()
-        until = loop.time() + _PARTIAL_SECONDS
-        while loop.time() < until:
-            data = await self._services.store.read(sums.partial, task.name, number, portion)
-            if data is not None:
-                return await self._read(portion, data)
+        if self._until is None:  # for all of them, however many do not answer
+            self._until = loop.time() + _PARTIAL_SECONDS
+        while True:
+            found = await self._services.store.read(
+                sums.partial, task.name, number, self._services.node, portion
+            )
+            if not found.ours:
+                raise _TakenOver
+            if found.data is not None:
+                return await self._read(portion, found.data)
+            if found.there:  # a sum that lacks an update, or has one of a device that has left
+                return None
+            if loop.time() > self._until:
+                break
             await asyncio.sleep(_LOOK_AGAIN)
         log.warning(
             "task %s: round %d: %s has not handed over its sum; its updates are summed anew",
@@ -170,7 +206,5 @@ class Closer:
         try:
             return opening.contribution(self._task, self._round, row, data)
         except WireError as error:
-            name = self._task.name
-            log.error("task %s: the accepted update %s is lost: %s", name, row.id, error)
             self._lost[row.id] = str(error)
             return None

@@ -145,8 +145,9 @@ class Coordinator:
     async def _listen(self) -> None:
         """Hear what other processes, and this one's own transactions, tell of."""
         while True:
-            await self.services.store.changed(_CHANGED_SECONDS)
             try:
+                # This asks the store, too, where processes share a file.
+                await self.services.store.changed(_CHANGED_SECONDS)
                 async with self._changing:
                     await self._find_tasks()
             except (StoreUnavailable, StoreError, CoordinatorError) as error:

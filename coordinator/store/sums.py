@@ -62,13 +62,28 @@ def put_partial(task: str, number: int, node: str, tags: int, data: bytes) -> St
     return True
 
 
-def partial(task: str, number: int, portion: Portion) -> Steps[bytes | None]:
-    """A node's sum, if it is here and of the updates that were meant."""
+class Handed(NamedTuple):
+    """What a closer finds of a node's sum. `ours`: it is still the closer; `there`: the node has
+    handed over what it has, and no more will come; `data` if that is of the updates that were
+    meant."""
+
+    ours: bool
+    there: bool
+    data: bytes | None
+
+
+def partial(task: str, number: int, closer: str, portion: Portion) -> Steps[Handed]:
+    """A node's sum, for the closer of the round."""
+    round_ = yield from one(
+        "SELECT phase, closer FROM rounds WHERE task = $1 AND number = $2", task, number
+    )
+    ours = round_ is not None and (round_["phase"], round_["closer"]) == ("closing", closer)
     row = yield from one(
         "SELECT tags, data FROM partials WHERE task = $1 AND round = $2 AND node = $3",
         *(task, number, portion.node),
     )
-    return bytes(row["data"]) if row is not None and row["tags"] == portion.tags else None
+    meant = row is not None and row["tags"] == portion.tags
+    return Handed(ours, row is not None, bytes(row["data"]) if row is not None and meant else None)
 
 
 def adopt(

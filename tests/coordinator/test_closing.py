@@ -4,18 +4,21 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from coordinator.closing import Closer
 from coordinator.errors import CoordinatorError
 from coordinator.round import Reason
 from coordinator.store import assignments, ending, rounds, sums
 from coordinator.store.assignments import Arrived
 from coordinator.store.ending import Closing
 from coordinator.store.opening import DATABASE_FILE
+from coordinator.store.records import ModelRecord
 from tests.coordinator.machine import Machine
 from tests.coordinator.serving import denied
 from wire.digest import digest_of
@@ -481,3 +484,62 @@ async def test_what_is_kept_is_what_was_sent(machine: Machine):
     update = read(data, machine.plan.manifest.parameters, "float32")
     assert update.header.assignment == machine.held[0].id
     assert np.isfinite(update.delta["w"]).all()
+
+
+async def test_a_round_that_loses_its_minimum_leaves_the_model_as_it_was(tmp_path: Path):
+    async with Machine(tmp_path, goal=3, minimum=2) as machine:
+        before = await machine.digest()
+        await machine.arrive(0)
+        await machine.damage("zeros")
+        await machine.restart()
+        await machine.arrive(1)
+        ended = await machine.close_now(1)
+        assert (ended.phase, ended.reason, ended.arrived) == ("abandoned", "too_few", 1)
+        assert await machine.digest() == before
+
+
+async def _closing_elsewhere(machine: Machine, tags: int) -> Closer:
+    """A closer in this process, of a round of which a process that lives has handed over a sum."""
+    task, now = machine.task, machine.store.now()
+    held = await machine.assign(0)
+    data = machine.write(0, value=1.0)
+    arrived = Arrived(held.id, data, digest_of(data), 10, 1, 0.5)
+    await machine.store.run(rounds.accept, task.terms, [arrived], "other", now)
+    begun = await machine.store.run(rounds.begin_close, task.terms, "me", now + HOUR + 1)
+    assert isinstance(begun, Closing)
+    await machine.store.run(rounds.put_partial, "digits", 1, "other", tags, b"")
+    services = replace(machine.coordinator.services, node="me")
+    return Closer(services, task, begun, {"me", "other"})
+
+
+async def test_a_sum_that_is_not_of_what_was_meant_is_not_waited_for(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("coordinator.keeper.Keeper._closing", _nothing)
+    before = await machine.model()
+    closer = await _closing_elsewhere(machine, tags=-1)
+    async with asyncio.timeout(2.0):
+        ended = await closer.close()
+    assert ended is not None
+    assert (ended.published, ended.arrived) == (True, 1)
+    assert await machine.moved(before) == pytest.approx(1.0, rel=1e-6)
+
+
+async def test_a_closer_that_was_away_for_long_says_nothing_of_what_others_have_closed(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr("coordinator.keeper.Keeper._closing", _nothing)
+    closer = await _closing_elsewhere(machine, tags=-1)
+    made = ModelRecord(task="digits", version=1, digest=await machine.digest(), created=1.0)
+    closing = await machine.store.read(rounds.load, machine.task.terms)
+    taken = await machine.store.run(rounds.take_over, machine.task.terms, "quick", {"other"})
+    assert taken is not None
+    await machine.store.run(
+        *(rounds.finish_close, machine.task.terms, "quick", closing, made, 10, {}, HOUR + 2)
+    )
+    assert await closer.close() is None
+    assert "lost" not in caplog.text
+
+
+async def _nothing(_: object) -> None:
+    await asyncio.sleep(0.01)
