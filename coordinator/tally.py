@@ -14,7 +14,6 @@ from typing import NamedTuple
 from coordinator.aggregation import Aggregator, Contribution, Sum
 from coordinator.store.rounds import Part, tag
 
-
 _SUMS = ThreadPoolExecutor(1, "sums")
 """For all tasks of the process: large buffers in many threads would cost memory in each."""
 
@@ -48,9 +47,9 @@ class Tally:
             yield
 
     def start(self, number: int, updates: Sequence[Summed]) -> asyncio.Future[None]:
-        """Under `lock`: sum updates that count in round `number`, in the thread for sums and in this
-        order. One that fails spoils the sum: they count nevertheless, and at the close their bytes
-        are summed instead."""
+        """Under `lock`: sum updates that count in round `number`, in the thread for sums and in
+        this order. One that fails spoils the sum: they count nevertheless, and at the close their
+        bytes are summed instead."""
         loop = asyncio.get_running_loop()
         started = loop.run_in_executor(_SUMS, self._sum_up, number, updates)
         self._under_way.add(started)

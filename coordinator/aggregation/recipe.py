@@ -33,7 +33,8 @@ class Share(NamedTuple):
     """What an update counts for.
 
     `examples` are those it counts for, `weight` what it adds to the denominator, `work` the weight
-    times its local effect (FedNova) in whole parts of 1 / `EFFECT`, `factor` what its change is multiplied by.
+    times its local effect (FedNova) in whole parts of 1 / `EFFECT`, `factor` what its change is
+    multiplied by.
     """
 
     examples: int

@@ -33,8 +33,8 @@ class Sum:
     """The sum of some of a round's updates. Blocking; used by one thread at a time.
 
     `updates` were added, with `examples` examples (capped as their weights are) and `weight` in
-    all; `work` is the sum of weight times local effect. Memory: 8 to 20 bytes a weight, whatever the
-    number of updates.
+    all; `work` is the sum of weight times local effect. Memory: 8 to 20 bytes a weight, whatever
+    the number of updates.
     """
 
     def __init__(self, recipe: Recipe, layout: Layout, far: list[Limbs] | None = None) -> None:

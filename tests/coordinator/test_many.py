@@ -231,7 +231,7 @@ async def test_workers_end_with_whoever_started_them(tmp_path: Path) -> None:
         running.process.kill()  # it alone, and without a chance to tell them
         await running.process.wait()
         async with asyncio.timeout(20):
-            while await asyncio.to_thread(_alive, workers):
+            while await asyncio.to_thread(_alive, workers):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
     async with coordinator(tmp_path / "state") as again:
         assert await again.admin.tasks() == []
