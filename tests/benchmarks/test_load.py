@@ -59,6 +59,8 @@ def record(**changes: object) -> RoundSummary:
         opened=99.0,
         started=100.0,
         examples=500,
+        deadline=10.0,
+        elapsed=facts["ended"] - 100.0,
         **facts,
     )
 

@@ -29,6 +29,7 @@ def home(tmp_path: Path, served: Serving) -> Settle:
     async def settle(more: str = "") -> Home:
         device = await served.device()
         identity = Identity(url=served.url, device=device.id, secret=device.secret)
-        return await asyncio.to_thread(Home, tmp_path / device.id, served, identity, more)
+        folder = tmp_path / device.id[-10:]  # short: the path of a socket has 107 bytes at most
+        return await asyncio.to_thread(Home, folder, served, identity, more)
 
     return settle

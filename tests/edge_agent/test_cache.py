@@ -22,7 +22,7 @@ from wire.messages import Published
 async def model(served: Serving) -> Published:
     """A published model of a task."""
     await plan(goal=1).create(served.admin)
-    return served.task().model
+    return served.task().published
 
 
 async def fetch(served: Serving, cache: Cache, model: Published) -> Path:

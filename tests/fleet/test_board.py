@@ -6,14 +6,25 @@ def _assignment(state: str, ended: float | None) -> AssignmentView:
     return AssignmentView(
         id="a",
         device="d",
+        name="device-1",
+        round=1,
+        version=0,
+        staleness=0,
         state=state,
         reason=None,
         detail=None,
         assigned=0.0,
         ended=ended,
+        late=None,
+        lateness=None if ended is None else ended - 10.0,
+        counted=1 if state == "accepted" else None,
         bytes=None,
         examples=None,
+        steps=None,
         loss=None,
+        seen_after=0.0,
+        streak=0,
+        rests=None,
     )
 
 

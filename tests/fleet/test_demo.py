@@ -1,6 +1,5 @@
 """The demo, run as a newcomer would run it."""
 
-import os
 import re
 import signal
 import subprocess
@@ -13,7 +12,7 @@ import pytest
 
 from fleet.digits import FOLDER, PLAN, TASK
 
-DEMO = [sys.executable, "-m", "fleet.cli", "demo", "--folder"]
+DEMO = [sys.executable, "-m", "fleet.cli", "demo"]
 
 
 def _processes_of(folder: Path) -> list[psutil.Process]:
@@ -30,8 +29,9 @@ def _processes_of(folder: Path) -> list[psutil.Process]:
 
 @pytest.mark.timeout(240)
 def test_the_demo_trains_through_its_troubles_and_leaves_nothing_running(tmp_path: Path) -> None:
-    folder = tmp_path / "demo"
-    done = subprocess.run([*DEMO, str(folder)], capture_output=True, text=True, timeout=200)
+    # In the folder that it takes by itself, below the one that the newcomer is in.
+    done = subprocess.run(DEMO, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    folder = tmp_path / "lamplighter-demo"
     assert done.returncode == 0, done.stdout + done.stderr
     shown = re.search(r"held-out digits right\s+\((\d+\.\d)%\)", done.stdout)
     assert shown, done.stdout
@@ -53,14 +53,16 @@ def test_the_demo_trains_through_its_troubles_and_leaves_nothing_running(tmp_pat
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopping_the_demo_leaves_no_process_behind(tmp_path: Path, number: signal.Signals) -> None:
     folder = tmp_path / "demo"
-    demo = subprocess.Popen([*DEMO, str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    demo = subprocess.Popen(
+        [*DEMO, "--folder", str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
     try:
         deadline = time.monotonic() + 60
         agent_logs = folder / "logs" / "device-7.log"
         while not agent_logs.exists():
             assert demo.poll() is None
             assert time.monotonic() < deadline
-            os.sched_yield()
+            time.sleep(0.02)
         demo.send_signal(number)
         _, said = demo.communicate(timeout=30)
     finally:
@@ -73,7 +75,9 @@ def test_stopping_the_demo_leaves_no_process_behind(tmp_path: Path, number: sign
 
 def test_a_folder_that_is_not_a_demos_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("mine")
-    done = subprocess.run([*DEMO, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [*DEMO, "--folder", str(tmp_path)], capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 1
     assert "not a demo's" in done.stderr
     assert (tmp_path / "precious").read_text() == "mine"
