@@ -9,9 +9,8 @@ from schedules.pacing import CHECK_INS_PER_SECOND
 from schedules.schedule import Schedule
 from wire.messages import WaitReason
 
-
 _INTERVALS = 5
-"""So many intervals of selection fit into a deadline at least: everybody is admitted after three."""
+"""So many intervals of selection fit into a deadline; everybody is admitted after three."""
 
 
 class Refusal(NamedTuple):

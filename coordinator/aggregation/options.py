@@ -171,7 +171,9 @@ def fewest(options: Aggregation) -> int:
     # n >= 2f + 3 with f <= share * n holds for certain from 3 / (1 - 2 share) on.
     enough = math.ceil(3 / (1 - 2 * options.byzantine))
     # More than any round may have: to find the least of so many would take for ever.
-    while 3 < enough <= _MOST_UPDATES and holds(enough - 1, share_of(options.byzantine, enough - 1)):
+    while 3 < enough <= _MOST_UPDATES and holds(
+        enough - 1, share_of(options.byzantine, enough - 1)
+    ):
         enough -= 1
     return enough
 
