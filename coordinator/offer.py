@@ -9,6 +9,9 @@ from schedules.pacing import CHECK_INS_PER_SECOND
 from schedules.schedule import Schedule
 from wire.messages import WaitReason
 
+_INTERVALS = 5
+"""So many intervals of selection fit into a deadline; everybody is admitted after three."""
+
 
 class Refusal(NamedTuple):
     """Why a task has no work for a device now, and for how many seconds surely not."""
@@ -49,6 +52,9 @@ def refusal(
         return Refusal(why)
     # A large fleet checks in less often than the schedule says: see `retry_window`.
     interval = max(float(schedule.check_in), 2 * crowd.population / CHECK_INS_PER_SECOND)
+    # Places must fill while there is time to train: else a round whose population is thought too
+    # large, or that checks in less often than rounds end, closes with too few again and again.
+    interval = min(interval, found.policy.deadline / _INTERVALS)
     admitted = admits(
         selection,
         device=candidate.device,

@@ -3,6 +3,8 @@ are told."""
 
 import asyncio
 import os
+import re
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -19,9 +21,11 @@ from systemd import install as installer
 from systemd.errors import InstallError
 from wire.errors import WireError
 
+_ADDRESS = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?", re.IGNORECASE)
 EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
-out = Console(soft_wrap=True)
+# Into a file or a pipe, tables are as wide as they need: an id that is cut helps no script.
+out = Console(soft_wrap=True, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 240)
 err = Console(stderr=True, soft_wrap=True)
 
 
@@ -92,6 +96,8 @@ def _client(
         return AdminClient.of_state(state)
     if token_file is None:
         raise InputError("--url needs --token-file, the file of the coordinator's admin token")
+    if not _ADDRESS.fullmatch(url):
+        raise InputError(f"--url: expected https://HOST:PORT, not {url!r}")
     try:
         ca = ca_file.read_text() if ca_file else None
         return AdminClient(url, token_file.read_text().strip(), ca)

@@ -76,6 +76,7 @@ def _show(devices: list[DeviceView], as_json: bool) -> None:
             sys.stdout.write(msgspec.json.encode(device).decode() + "\n")
         return
     table = Table("device", "name", "labels", "machine", "agent", "runtime", "last seen", "trouble")
+    table.columns[0].no_wrap = True  # to be copied
     for d in devices:
         labels = " ".join(f"{k}={v}" for k, v in d.labels.items())
         said = (d.id, d.name, labels, d.facts.machine, d.facts.agent, d.facts.runtime)

@@ -49,8 +49,8 @@ def rounds_command(
     def check() -> None:
         if not 1 <= last <= _MOST_ROUNDS:
             raise Complaint(f"--last: from 1 to {_MOST_ROUNDS}, not {last}")
-        if number is not None and number < 1:
-            raise Complaint(f"--round: 1 or more, not {number}")
+        if number is not None and not 1 <= number < 10**9:
+            raise Complaint(f"--round: 1 or more, below a billion, not {number}")
 
     async def work(client: AdminClient) -> None:
         if number is None:
@@ -149,6 +149,7 @@ def _show_places(view: RoundView) -> None:
         *("device", "name", "selected", "came", "outcome", "examples", "bytes", "loss", "stale"),
         "the device now",
     )
+    table.columns[0].no_wrap = True  # to be copied
     for a in view.assignments:
         here = a.round == view.round.number
         table.add_row(

@@ -15,6 +15,7 @@ from coordinator.cli.common import (
     Url,
     guard,
     out,
+    plain,
     with_client,
 )
 from coordinator.client import AdminClient
@@ -42,8 +43,10 @@ def compile_command(
         write_plan_dir(plan, output)
         size = sum(len(data) for data in plan.files.values())
         out.print(
-            f"[bold]{output}[/]: plan {plan.manifest.digest()}, "
-            f"{plan.manifest.weights:,} weights, {size:,} bytes"
+            plain(
+                f"{output}: plan {plan.manifest.digest()}, "
+                f"{plan.manifest.weights:,} weights, {size:,} bytes"
+            )
         )
 
     guard(work)
@@ -71,7 +74,7 @@ def create_command(
         )
         manifest = compiled.manifest.to_bytes()
         made = await client.create(
-            file.read_text(), manifest, [*compiled.files.values(), compiled.initial]
+            file.read_text(encoding="utf-8"), manifest, [*compiled.files.values(), compiled.initial]
         )
         out.print(f"task [bold]{made.name}[/]: {made.weights:,} weights, round 1 waits for devices")
         if made.needs:
@@ -151,7 +154,7 @@ def export_command(
         )
         target = output or Path(f"{name}.onnx")
         target.write_bytes(model)
-        out.print(f"[bold]{target}[/]: model version {task.version}, {len(model):,} bytes")
+        out.print(plain(f"{target}: model version {task.version}, {len(model):,} bytes"))
 
     with_client(work, state, url, token_file, ca_file)
 

@@ -95,6 +95,8 @@ class Session:
 
     async def _query(self, query: Query) -> Any:
         text, values = dialect.statement(query)
+        # PostgreSQL takes no NUL. No text that is kept holds one: who asks for it finds nothing.
+        values = [v.replace("\0", "\ufffd") if isinstance(v, str) else v for v in values]
         try:
             return await self._connection.fetch(text, *values)
         except pg.ReadOnlySQLTransactionError as error:

@@ -178,6 +178,9 @@ class StoreContract:
         values = ["a", *(f"of {letter}" for letter in "bcdefghijk"), "l"]
         assert [row["key"] for row in await store.run(rows, text, *values)] == ["a", "k", "l"]
 
+    async def test_a_text_with_a_nul_is_found_nowhere(self, store: Store):
+        assert await store.read(lookup, "a\0b") is None
+
     @pytest.mark.parametrize(
         "text", ["'); DROP TABLE meta; --", "$1 $2 ?1 :a", "SELECT FOR UPDATE", "%s", "\\x00", "☃"]
     )
