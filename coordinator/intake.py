@@ -2,22 +2,16 @@
 
     queue -> decode and check -> one transaction for the batch -> acknowledge -> sum
 
-The queue is bounded, by number and by bytes. Two runners share it, so that one batch is decoded
-while the other's bytes go to the disk. Only what is durable is acknowledged; what is durable
-counts, acknowledged or not, and a device that asks again hears "accepted".
-
-One thread decodes and sums, for all tasks of a process: it holds the interpreter most of the time,
-so a second one would only wait, and take memory for it. More processes use more processors.
+The queue is bounded, by number and by bytes. Some runners share it, so that one batch is decoded
+while another's bytes go to the disk and a third is summed. Only what is durable is acknowledged;
+what is durable counts, acknowledged or not, and a device that asks again hears "accepted".
 """
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
-from typing import ParamSpec
 
 from coordinator import lateness
 from coordinator.aggregation import Contribution
@@ -34,8 +28,6 @@ from wire.digest import verify
 from wire.errors import Rule, WireError
 from wire.update import read
 
-P = ParamSpec("P")
-
 log = logging.getLogger(__name__)
 
 _WAITING = 256  # updates that wait, at most; whoever comes then waits to wait
@@ -44,7 +36,6 @@ _BATCH_BYTES = 8 << 20  # of its updates, decoded
 _RUNNERS = 3
 _PATIENCE = 20.0  # for the next round to open; a device waits for an answer a little longer
 _LOOK_AGAIN = 0.05
-_HAND = ThreadPoolExecutor(max_workers=1, thread_name_prefix="intake")
 _FROM_THE_START = {"Upload-Offset": "0"}
 
 
@@ -101,10 +92,13 @@ class Intake:
         return len(self._jobs)
 
     async def run(self) -> None:
-        """Work until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for number in range(_RUNNERS):
-                group.create_task(self._run(), name=f"intake {number} of {self._task.name}")
+        """Work until cancelled; then whoever waits in the queue is told to come back."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for number in range(_RUNNERS):
+                    group.create_task(self._run(), name=f"intake {number} of {self._task.name}")
+        finally:
+            _fail(self._jobs, _stopping())
 
     async def _run(self) -> None:
         while True:
@@ -121,11 +115,12 @@ class Intake:
                 log.exception("task %s: a batch of updates failed", self._task.name)
                 _fail(batch, error)
             except BaseException:
-                _fail(batch, Unavailable("stopping", "the coordinator stops: try again"))
+                _fail(batch, _stopping())
                 raise
 
     async def _take(self, jobs: list[_Job]) -> None:
-        await _by_hand(self._open_all, jobs)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._services.decoding, self._open_all, jobs)
         good = [job for job in jobs if job.error is None]
         if good:
             await self._accept(good)
@@ -205,9 +200,10 @@ class Intake:
                     self._again(job)
                 else:
                     _settle(job, arrival)
-            summing = task.tally.start(accepted.round.number, counted) if counted else None
-        if summing is not None:  # no runner has more than one batch in memory
-            await summing
+            number, summing = accepted.round.number, services.summing
+            summed = task.tally.start(number, counted, summing) if counted else None
+        if summed is not None:  # no runner has more than one batch in memory
+            await summed
 
     def _again(self, job: _Job) -> None:
         """The round is closing: this one counts in the next."""
@@ -249,12 +245,6 @@ async def drop(
     await asyncio.to_thread(services.parts.drop, assignment)
 
 
-async def _by_hand(work: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
-    """Do blocking work in the one thread for it."""
-    loop = asyncio.get_running_loop()
-    await loop.run_in_executor(_HAND, partial(work, *args, **kwargs))
-
-
 def _settle(job: _Job, outcome: Arrival | Exception) -> None:
     if job.done.done():  # the request was given up meanwhile
         return
@@ -264,6 +254,10 @@ def _settle(job: _Job, outcome: Arrival | Exception) -> None:
         job.done.set_result(outcome)
 
 
-def _fail(batch: list[_Job], error: Exception) -> None:
+def _stopping() -> Unavailable:
+    return Unavailable("stopping", "the coordinator stops: try again")
+
+
+def _fail(batch: Iterable[_Job], error: Exception) -> None:
     for job in batch:
         _settle(job, error)

@@ -1,0 +1,22 @@
+"""What a coordinator opens, it closes."""
+
+import asyncio
+import threading
+from pathlib import Path
+
+from coordinator.start import open_coordinator
+
+OURS = ("decoding", "summing", "store")
+
+
+def _ours() -> list[str]:
+    return [t.name for t in threading.enumerate() if t.name.startswith(OURS)]
+
+
+async def test_no_thread_of_ours_is_left_once_a_coordinator_is_closed(tmp_path: Path):
+    async with open_coordinator(tmp_path / "state") as coordinator:
+        loop, services = asyncio.get_running_loop(), coordinator.services
+        for executor in (services.decoding, services.summing):
+            await loop.run_in_executor(executor, int)
+        assert {name.split("_")[0].split("-")[0] for name in _ours()} == set(OURS)
+    assert not _ours()
