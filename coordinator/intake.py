@@ -120,7 +120,7 @@ class Intake:
 
     async def _take(self, jobs: list[_Job]) -> None:
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._services.decoding, self._open_all, jobs)
+        await loop.run_in_executor(self._services.hand, self._open_all, jobs)
         good = [job for job in jobs if job.error is None]
         if good:
             await self._accept(good)
@@ -200,8 +200,8 @@ class Intake:
                     self._again(job)
                 else:
                     _settle(job, arrival)
-            number, summing = accepted.round.number, services.summing
-            summed = task.tally.start(number, counted, summing) if counted else None
+            number = accepted.round.number
+            summed = task.tally.start(number, counted, services.hand) if counted else None
         if summed is not None:  # no runner has more than one batch in memory
             await summed
 

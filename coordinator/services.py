@@ -16,9 +16,9 @@ class Services:
     """One process's. `node` is its name among those over the same store: a new one each start.
     `scratch` is a folder for what need not outlive the process.
 
-    `decoding` is the thread that decodes updates, `summing` the one that sums them, one each for
-    all tasks: both hold the interpreter most of the time, so more would only wait, and large
-    buffers in many threads would cost memory in each. More processes use more processors."""
+    `hand` is the one thread that decodes and sums updates, for all tasks: it holds the interpreter
+    most of the time, so more would only wait, and large buffers in many of them cost memory in
+    each. More processes use more processors."""
 
     node: str
     store: Store
@@ -27,5 +27,4 @@ class Services:
     scratch: Path
     clock: Clock
     metrics: Metrics
-    decoding: Executor
-    summing: Executor
+    hand: Executor

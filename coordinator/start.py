@@ -69,8 +69,7 @@ async def open_coordinator(
             scratch=scratch,
             clock=clock,
             metrics=metrics,
-            decoding=_thread(stack, "decoding"),
-            summing=_thread(stack, "summing"),
+            hand=_thread(stack, "intake"),
         )
         coordinator = Coordinator(services, await asyncio.to_thread(admin_token, state))
         await coordinator.load()

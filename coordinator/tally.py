@@ -43,14 +43,12 @@ class Tally:
                 await asyncio.wait(self._under_way)
             yield
 
-    def start(
-        self, number: int, updates: Sequence[Summed], summing: Executor
-    ) -> asyncio.Future[None]:
-        """Under `lock`: sum updates that count in round `number`, in the thread `summing` and in
+    def start(self, number: int, updates: Sequence[Summed], hand: Executor) -> asyncio.Future[None]:
+        """Under `lock`: sum updates that count in round `number`, in the thread `hand` and in
         this order. One that fails spoils the sum: they count nevertheless, and at the close their
         bytes are summed instead."""
         loop = asyncio.get_running_loop()
-        started = loop.run_in_executor(summing, self._sum_up, number, updates)
+        started = loop.run_in_executor(hand, self._sum_up, number, updates)
         self._under_way.add(started)
         started.add_done_callback(self._under_way.discard)
         return started

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from coordinator.start import open_coordinator
 
-OURS = ("decoding", "summing", "store")
+OURS = ("intake", "store")
 
 
 def _ours() -> list[str]:
@@ -15,8 +15,6 @@ def _ours() -> list[str]:
 
 async def test_no_thread_of_ours_is_left_once_a_coordinator_is_closed(tmp_path: Path):
     async with open_coordinator(tmp_path / "state") as coordinator:
-        loop, services = asyncio.get_running_loop(), coordinator.services
-        for executor in (services.decoding, services.summing):
-            await loop.run_in_executor(executor, int)
+        await asyncio.get_running_loop().run_in_executor(coordinator.services.hand, int)
         assert {name.split("_")[0].split("-")[0] for name in _ours()} == set(OURS)
     assert not _ours()
