@@ -19,7 +19,7 @@ from fleet.swarm.scripts import Unexpected
 
 async def measure(work: Path, quick: bool, say: Say) -> Section:
     """The section. What fails is a row that says why."""
-    section = Section("Load on one coordinator, 2NN (199,210 weights), int8, over loopback")
+    section = Section("Load on one coordinator, 2NN (199,210 weights), over loopback")
     say("load: the plan")
     plan = await asyncio.to_thread(compile_plan, work, "2nn")
 

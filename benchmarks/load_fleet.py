@@ -22,10 +22,10 @@ from wire.plan import Parameter
 
 Say = Callable[[str], None]
 
-SPARSE = 0.036
-"""The part of 2NN's weights that change in an update of 20 kB."""
-DENSE = 1.0
-_DELTAS = 4  # distinct updates that a round is made of
+SMALL = "sparse8"
+"""The codec by which an update of 2NN has 20 kB."""
+LARGE = "int8"
+_DELTAS = 16  # distinct updates that a round is made of
 _ENROLLING = 2000  # devices between two words on how it goes
 _POLL_SECONDS = 0.05
 
@@ -34,7 +34,7 @@ name = "{name}"
 model = {{ file = "2nn.onnx" }}
 loss = {{ kind = "cross_entropy" }}
 optimizer = {{ kind = "sgd", learning_rate = {rate} }}
-upload = {{ codec = "int8" }}
+upload = {{ codec = "{codec}" }}
 round = {{ goal = {goal}, minimum = {minimum}, over_selection = 1, rounds = 1, \
 deadline = "{deadline}s" }}
 schedule = {{ round_deadline = "2m", check_in = "50ms" }}
@@ -104,11 +104,10 @@ class Fleet:
             raise Failed(f"{len(tally.results):,} of {len(secrets):,} check-ins in {seconds:.0f} s")
         return tally.results
 
-    def bodies(self, places: Iterable[Place], part: float = SPARSE) -> Iterator[Body]:
-        """An update for each place, of the assignments that were taken last; `part` of its weights
-        change."""
+    def bodies(self, places: Iterable[Place]) -> Iterator[Body]:
+        """An update for each place, of the assignments that were taken last."""
         rng = np.random.default_rng(1)
-        moulds = [Mould(self._first, delta(self._parameters, part, rng)) for _ in range(_DELTAS)]
+        moulds = [Mould(self._first, delta(self._parameters, rng)) for _ in range(_DELTAS)]
         for number, place in enumerate(places):
             yield moulds[number % _DELTAS].cast(place.assignment)
 
@@ -131,22 +130,30 @@ class Fleet:
         return tally.results
 
 
-def delta(parameters: tuple[Parameter, ...], part: float, rng: np.random.Generator) -> Weights:
-    """A change of `part` of the weights, chosen at random."""
-    return {
-        p.name: np.where(rng.random(p.shape) < part, rng.normal(0, 1e-3, p.shape), 0).astype("<f4")
-        for p in parameters
-    }
+def delta(parameters: tuple[Parameter, ...], rng: np.random.Generator) -> Weights:
+    """A change of all weights, a few of them by much (Student's t, ten degrees of freedom)."""
+    return {p.name: (1e-3 * rng.standard_t(10, p.shape)).astype("<f4") for p in parameters}
 
 
 async def create_task(
-    client: AdminClient, plan: Path, name: str, goal: int, minimum: int, deadline: float
+    client: AdminClient,
+    plan: Path,
+    name: str,
+    goal: int,
+    minimum: int,
+    deadline: float,
+    codec: str = SMALL,
 ) -> None:
     """A task of one round, under any name: the plan says it, too, so it is told."""
     compiled = read_plan_dir(plan)
     manifest = msgspec.structs.replace(compiled.manifest, task=name)
     text = _TASK.format(
-        name=name, rate=LEARNING_RATE, goal=goal, minimum=minimum, deadline=deadline
+        name=name,
+        rate=LEARNING_RATE,
+        codec=codec,
+        goal=goal,
+        minimum=minimum,
+        deadline=deadline,
     )
     await client.create(text, manifest.to_bytes(), [*compiled.files.values(), compiled.initial])
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.load_fleet import (
-    DENSE,
+    LARGE,
     Budget,
     Fleet,
     Place,
@@ -65,7 +65,7 @@ async def measure(work: Path, plan: Path, quick: bool, say: Say) -> list[Row]:
             raise Failed(f"{len(fleet.secrets):,} devices enrolled in {took:.0f} s")
         # Check-ins and announcements come next, and cost about the same each.
         deadline = min(max(6 * took + _STEADY_SECONDS, least), _LONGEST, budget.left / 2)
-        await create_task(client, plan, _TASK, count + _FAST, _FAST, round(deadline, 1))
+        await create_task(client, plan, _TASK, count + _FAST, _FAST, round(deadline, 1), LARGE)
         end = time.time() + deadline
         say(f"slow uploads: {count:,} check-ins, then as many uploads")
         places = await fleet.take(_TASK, fleet.secrets, end - time.time())
@@ -81,7 +81,7 @@ async def measure(work: Path, plan: Path, quick: bool, say: Say) -> list[Row]:
 
 
 async def _hold(fleet: Fleet, drips: Drips, places: list[Place], seconds: float) -> None:
-    bodies = await asyncio.to_thread(lambda: list(fleet.bodies(places, DENSE)))
+    bodies = await asyncio.to_thread(lambda: list(fleet.bodies(places)))
     uploads = [SlowUpload(*place, body) for place, body in zip(places, bodies, strict=True)]
     await drips.open(uploads, max(seconds, 1.0))
 

@@ -2,9 +2,9 @@
 
     queue -> decode and check -> one transaction for the batch -> acknowledge -> sum
 
-The queue is bounded, by number and by bytes. Some runners share it, so that one batch is decoded
-while another's bytes go to the disk and a third is summed. Only what is durable is acknowledged;
-what is durable counts, acknowledged or not, and a device that asks again hears "accepted".
+The queue is bounded, by number and by bytes. Runners share it, so that one batch is decoded or
+summed while another's bytes go to the disk. Only what is durable is acknowledged; what is durable
+counts, acknowledged or not, and a device that asks again hears "accepted".
 """
 
 import asyncio

@@ -138,6 +138,7 @@ async def _listening(
         access_log=None,
         shutdown_timeout=_SHUTDOWN_SECONDS,
         keepalive_timeout=_KEEPALIVE_SECONDS,
+        auto_decompress=False,  # no route takes a coded body
     )
     await runner.setup()
     assert runner.server is not None

@@ -226,6 +226,8 @@ class Coordinator:
         while True:
             try:
                 async with self._changing:
+                    if self.services.store.shared:  # its tasks may be another process's newest
+                        await self._find_tasks()
                     return await leaving.withdraw(self.services, self.tasks, device)
             except Unavailable:
                 if loop.time() > until:

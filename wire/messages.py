@@ -23,11 +23,12 @@ Identifier = Annotated[
     ),
 ]
 """Names of tasks, devices and assignments: safe in a URL, as a file name and in a log line."""
+_ONE_LINE = r"\A[^\x00-\x1f\x7f-\x9f\u2028\u2029]*\Z"  # a terminal obeys U+009B as it does ESC [
 Label = Annotated[
     str,
     Meta(
         max_length=100,
-        pattern=r"\A[^\x00-\x1f\x7f]*\Z",
+        pattern=_ONE_LINE,
         description="at most 100 characters, none of them a control character",
     ),
 ]
@@ -39,7 +40,7 @@ Text = Annotated[
     str,
     Meta(
         max_length=500,
-        pattern=r"\A[^\x00-\x1f\x7f]*\Z",
+        pattern=_ONE_LINE,
         description="at most 500 characters, none of them a control character",
     ),
 ]

@@ -90,7 +90,8 @@ def _explain(message: str, document: Any, kind: Any, hooks: Hooks) -> tuple[str,
     for step in _STEP.findall(match["path"][1:] if match else ""):
         step, kinds, value = _enter(step, kinds, value, hooks)
         path = _join(path, step)
-    if match and match["key"]:
+    # A key of the document may look like the end of a message: what it leads to is not trusted.
+    if match and match["key"] and isinstance(value, dict):
         kinds = [get_args(k)[0] for k in _flat(kinds) if get_origin(k) is dict]
         value = next((k for k in value if not any(_fits(k, kind, hooks) for kind in kinds)), None)
         return path, f"{path}: key {value!r}: {_allowed(rule, kinds)}"
@@ -132,7 +133,8 @@ def _enter(step: str, kinds: list[Any], value: Any, hooks: Hooks) -> tuple[str, 
                 step = next(bad, step)
         elif get_origin(kind) in (list, tuple):
             fixed = len(arguments) > 1 and arguments[1] is not Ellipsis
-            found.append(arguments[int(step[1:-1])] if fixed else arguments[0])
+            place = int(step[1:-1]) if fixed and step[1:-1].isdecimal() else 0
+            found += arguments[place : place + 1]
     try:
         return step, found, value[int(step[1:-1]) if isinstance(value, list) else step]
     except (KeyError, IndexError, TypeError, ValueError):

@@ -15,6 +15,10 @@ Fraction = Annotated[float, Meta(ge=0, lt=1)]
 Minority = Annotated[float, Meta(ge=0, lt=0.5)]
 
 
+_MOST_UPDATES = 1_000_000
+"""The largest `round.goal`."""
+
+
 class Kind(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
     """What every kind is built on."""
 
@@ -143,8 +147,11 @@ def problems(options: Aggregation) -> list[str]:
 
 
 def counted(options: Aggregation, examples: int) -> int:
-    """The examples that an update which claims so many counts for."""
-    return min(examples, options.max_examples) if isinstance(options, Streaming) else examples
+    """As how many examples one device's claim counts, where what devices say is averaged: as much
+    as its update weighs in the model."""
+    if not isinstance(options, Streaming) or options.by == "uniform":
+        return 1
+    return min(examples, options.max_examples)
 
 
 def share_of(share: float, updates: int) -> int:
@@ -163,7 +170,10 @@ def fewest(options: Aggregation) -> int:
         return 1
     # n >= 2f + 3 with f <= share * n holds for certain from 3 / (1 - 2 share) on.
     enough = math.ceil(3 / (1 - 2 * options.byzantine))
-    while enough > 3 and holds(enough - 1, share_of(options.byzantine, enough - 1)):
+    # More than any round may have: to find the least of so many would take for ever.
+    while 3 < enough <= _MOST_UPDATES and holds(
+        enough - 1, share_of(options.byzantine, enough - 1)
+    ):
         enough -= 1
     return enough
 

@@ -155,10 +155,21 @@ def problem(
     )
 
 
+def _check_head(request: web.Request) -> None:
+    """Raises `Refused` for what no route can mean."""
+    # No name holds one, and PostgreSQL takes none: as a parameter it would be a fault of ours.
+    if "\x00" in request.path or "\x00" in request.query_string:
+        raise Refused("bad_address", "there is a NUL in the address")
+    # Lengths and digests are of what is sent, and what is unpacked has no bound of its own.
+    if (coding := request.headers.get("Content-Encoding", "identity")) != "identity":
+        raise Refused("bad_header", f"Content-Encoding: none is taken, found {coding[:40]!r}")
+
+
 @web.middleware
 async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Every failure leaves as one problem document with a stable code."""
     try:
+        _check_head(request)
         return await handler(request)
     except CoordinatorError as error:
         return problem(error.status, error.title, error.code, error.detail, error.headers)

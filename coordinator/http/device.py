@@ -44,10 +44,15 @@ async def check_in(request: web.Request) -> web.StreamResponse:
         return json_answer(busy)
     with coordinator.desk.serving():
         device = await coordinator.devices.check(bearer(request))
-        data = await message_bytes(request)
-        # First the versions: what a newer agent adds to its message must not hide that it is newer.
-        common_protocol(decoded(data, Spoken).protocols)
-        return json_answer(await coordinator.check_in(device, decoded(data, CheckIn)))
+    # Not while it is served: a few that send slowly would hold up all the others.
+    data = await message_bytes(request)
+    # First the versions: what a newer agent adds to its message must not hide that it is newer.
+    common_protocol(decoded(data, Spoken).protocols)
+    asked = decoded(data, CheckIn)
+    if (busy := coordinator.desk.turn_away()) is not None:
+        return json_answer(busy)
+    with coordinator.desk.serving():
+        return json_answer(await coordinator.check_in(device, asked))
 
 
 async def give_up(request: web.Request, device: DeviceRecord) -> web.StreamResponse:

@@ -33,7 +33,7 @@ class Crowd(msgspec.Struct, frozen=True, kw_only=True):
 
     Only devices that were seen lately belong here: places are kept for all of them, and who is gone
     for good never takes his. `examples`: the mean of `Standing.examples` over those that have one,
-    each capped as in aggregation, so that one lie does not shift it. `accepted`: how many devices
+    each capped near their median, so that one lie does not shift it. `accepted`: how many devices
     have that many accepted updates; those of the population that are in no entry have none.
     `dropout`: the share of assignments that come to nothing.
     """

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import msgspec
 
 from coordinator.errors import Unavailable
-from coordinator.round import Held, Phase
+from coordinator.round import Held, Phase, Round
 from coordinator.store import rounds
 from coordinator.store.records import AssignmentRecord, DeviceRecord, Withdrawn
 from coordinator.store.rounds import Terms
@@ -94,6 +94,13 @@ def withdraw(identifier: str, tasks: Mapping[str, Terms]) -> Steps[Withdrawn | N
     that is published, or not."""
     if not (yield from one("SELECT id FROM devices WHERE id = $1", identifier)):
         return None
+    # All rounds are locked before its part in any is read: none can change any more, no place be
+    # given to it. In the order of names, so that two who leave never wait for each other.
+    newest_of: dict[str, Round] = {}
+    for name in sorted(tasks):
+        newest_of[name] = yield from rounds.load(tasks[name], lock=True)
+    if not (yield from one("SELECT id FROM devices WHERE id = $1 FOR UPDATE", identifier)):
+        return None
     found = yield from records(
         AssignmentRecord,
         "SELECT * FROM assignments WHERE device = $1 ORDER BY task, id",
@@ -102,8 +109,9 @@ def withdraw(identifier: str, tasks: Mapping[str, Terms]) -> Steps[Withdrawn | N
     dropped = published = 0
     kept: list[tuple[AssignmentRecord, bytes | None]] = []
     for name in sorted({row.task for row in found}):
-        terms = tasks[name]
-        newest = yield from rounds.load(terms, lock=True)
+        if name not in newest_of:
+            raise Unavailable("new_task", f"task {name} was made at this moment: try again")
+        newest = newest_of[name]
         for row in (row for row in found if row.task == name):
             here = row.state == "accepted" and row.counted == newest.number
             if here and newest.phase is Phase.CLOSING:

@@ -24,13 +24,21 @@ class Terms(NamedTuple):
     rounds: int  # after which the task is done; 0 runs until stopped
 
 
+_NEWEST = "SELECT * FROM rounds WHERE task = $1 ORDER BY number DESC LIMIT 1"
+
+
 def load(terms: Terms, lock: bool = False) -> Steps[Round]:
     """The newest round of a task."""
-    row = yield from one(
-        "SELECT * FROM rounds WHERE task = $1 ORDER BY number DESC LIMIT 1"
-        + (" FOR UPDATE" if lock else ""),
-        terms.task,
-    )
+    found, before = (yield from _newest(terms, lock)), None
+    # Whoever held the lock may have ended the round and opened another, which the statement that
+    # waited for it has not seen.
+    while lock and found.over and found.number != before:
+        before, found = found.number, (yield from _newest(terms, lock))
+    return found
+
+
+def _newest(terms: Terms, lock: bool) -> Steps[Round]:
+    row = yield from one(_NEWEST + " FOR UPDATE" * lock, terms.task)
     assert row is not None, f"task {terms.task} has no round"
     return _round(record(RoundRecord, row), terms.policy)
 

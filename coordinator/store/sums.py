@@ -75,7 +75,13 @@ def adopt(
     task: str, number: int, node: str, orphaned: str | None, limit: int
 ) -> Steps[list[AssignmentRecord]]:
     """Take over up to `limit` updates of an open round that a process which is no more has summed:
-    the caller is to sum them."""
+    the caller is to sum them. None of one that closes: its closer has seen already who has summed
+    what, and would sum those that move twice, or not at all."""
+    row = yield from one(
+        "SELECT phase FROM rounds WHERE task = $1 AND number = $2 FOR UPDATE", task, number
+    )
+    if row is None or row["phase"] != "open":
+        return []
     return (
         yield from records(
             AssignmentRecord,

@@ -11,6 +11,7 @@ from coordinator.store.rounds import open_round
 from coordinator.store.sql import Row, Steps, Tell, insert, one, records, rows
 
 _PAGE = 1000
+_BOAST = 10  # medians: more examples than so many are not believed when a mean is taken
 
 TASKS = "tasks"
 """What is told when a task is made."""
@@ -100,10 +101,19 @@ def last_evaluated(task: str) -> Steps[int | None]:
 
 
 def crowd(task: str) -> Steps[tuple[float | None, list[Row]]]:
-    """Of the devices that have had a place in a task: their mean number of examples, and how many
-    have how many accepted updates."""
+    """Of the devices that have had a place in a task: their mean number of examples, no boast of
+    one shifting it far, and how many have how many accepted updates."""
+    known = yield from one("SELECT count(examples) AS devices FROM standings WHERE task = $1", task)
+    middle = yield from one(
+        "SELECT examples FROM standings WHERE task = $1 AND examples IS NOT NULL"
+        " ORDER BY examples LIMIT 1 OFFSET $2",
+        *(task, (int(known["devices"]) - 1) // 2 if known and known["devices"] else 0),
+    )
+    most = _BOAST * int(middle["examples"]) if middle else 0
     mean = yield from one(
-        "SELECT avg(examples) AS mean FROM standings WHERE task = $1 AND examples IS NOT NULL", task
+        "SELECT avg(CASE WHEN examples > $2 THEN $2 ELSE examples END) AS mean FROM standings"
+        " WHERE task = $1 AND examples IS NOT NULL",
+        *(task, most),
     )
     served = yield from rows(
         "SELECT accepted, count(*) AS devices FROM standings WHERE task = $1 GROUP BY accepted",

@@ -17,6 +17,7 @@ from coordinator.service import Coordinator
 from coordinator.start import open_coordinator
 from coordinator.store import tasks
 from coordinator.store.sqlite import SqliteStore
+from coordinator.store.watched import WatchedStore
 from coordinator.task import Task
 from fleet.clients import Device
 from wire import checkpoint
@@ -124,6 +125,14 @@ class Serving:
         return 0.0
 
 
+def sqlite_of(served: Serving) -> SqliteStore:
+    """The store under the one that is watched."""
+    store = served.coordinator.services.store
+    assert isinstance(store, WatchedStore)
+    assert isinstance(store.within, SqliteStore)
+    return store.within
+
+
 @contextmanager
 def denied(served: Serving, action: int, table: str) -> Iterator[list[int]]:
     """Meanwhile the database refuses to do `action` (`sqlite3.SQLITE_INSERT`, ...) to `table`.
@@ -136,9 +145,7 @@ def denied(served: Serving, action: int, table: str) -> Iterator[list[int]]:
         tried.append(1)
         return sqlite3.SQLITE_DENY
 
-    store = served.coordinator.services.store
-    assert isinstance(store, SqliteStore)
-    database = store._writer._sql
+    database = sqlite_of(served)._writer._sql
     database.set_authorizer(check)
     try:
         yield tried
@@ -155,7 +162,7 @@ async def serving(
     async with open_coordinator(state, clock) as coordinator:
         app = application(coordinator)
         wrap(app)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, auto_decompress=False)
         await runner.setup()
         try:
             await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -7,6 +7,7 @@ import pytest
 
 from coordinator.selection.choice import EVERYBODY
 from coordinator.selection.standing import FORGIVEN, RESTING
+from coordinator.store import tasks
 from coordinator.store.records import DeviceRecord
 from coordinator.store.sql import Steps, insert
 from edge_agent.errors import Rejected
@@ -181,8 +182,8 @@ async def test_rest_outlasts_a_restart(tmp_path):
 # A draw among many
 
 
-def crowd(number: int) -> Steps[None]:
-    """So many devices that nobody ever sees."""
+def crowd(number: int, seen: float) -> Steps[None]:
+    """So many devices that have checked in once, at that moment."""
     for at in range(number):
         device = DeviceRecord(
             id=f"crowd-{at}",
@@ -191,7 +192,7 @@ def crowd(number: int) -> Steps[None]:
             labels={},
             facts=FACTS,
             enrolled=1.0,
-            seen=1.0,
+            seen=seen,
         )
         yield from insert("devices", device)
 
@@ -199,7 +200,8 @@ def crowd(number: int) -> Steps[None]:
 async def test_of_many_few_are_chosen_at_first_and_whoever_comes_in_the_end(served: Serving):
     await plan(goal=1, over_selection=1).create(served.admin)
     device = await served.device()
-    await served.coordinator.services.store.run(crowd, MANY)
+    store = served.coordinator.services.store
+    await store.run(crowd, MANY, store.now())
     served.clock.leap(31.0)
     await served.until(lambda: served.task().crowd.population > MANY)
     for _ in range(3):  # however often it asks
@@ -258,3 +260,14 @@ async def test_a_device_that_wants_another_task_gives_up_what_it_held(served: Se
     found = {a.device: a for a in (await served.admin.round("alpha", 1)).assignments}
     assert (found[device.id].state, found[device.id].reason) == ("given_up", "not_wanted")
     assert (await other.take()).task == "alpha"
+
+
+@pytest.mark.parametrize("kind", ["fedavg", "median"])
+async def test_a_boast_of_one_does_not_take_the_others_chances(served: Serving, kind: str):
+    sections = f"[selection]\nkind = 'data'\n[aggregation]\nkind = '{kind}'"
+    await plan(goal=5, sections=sections).create(served.admin)
+    for number, device in enumerate(await served.devices(5)):
+        await device.serve(constant(0.1), examples=10 if number else 1 << 31)
+    mean, _ = await served.coordinator.services.store.read(tasks.crowd, "digits")
+    assert mean is not None
+    assert 10 <= mean <= 30

@@ -82,8 +82,8 @@ def test_another_machine_asks_by_url(state: Path):
     url = json.loads((state / "endpoint.json").read_text())["url"]
     asked = ("task", "list", "--url", url)
     assert "digits" in said(*asked, "--token-file", state / "admin.token")
-    assert "--token-file" in one_line(run(*asked), 1)
-    assert "/nowhere" in one_line(run(*asked, "--token-file", "/nowhere"), 1)
+    assert "--token-file" in one_line(run(*asked), 2)
+    assert "/nowhere" in one_line(run(*asked, "--token-file", "/nowhere"), 2)
     (state.parent / "wrong").write_text("wrong")
     refused = one_line(run(*asked, "--token-file", state.parent / "wrong"), 1)
     assert "admin token" in refused
@@ -94,7 +94,7 @@ def test_a_task_is_created_exported_and_stopped(state: Path, tmp_path: Path):
     definition = tmp_path / "task.toml"
     definition.write_text((DIGITS / "digits.toml").read_text())
     clash = run("task", "create", definition, "--plan", DIGITS / "plan", "--state", state)
-    assert "there is a task 'digits'" in one_line(clash, 1)
+    assert "there is a task 'digits'" in one_line(clash, 2)
     other = state.parent / "other"
     with served_process(other):
         created = said("task", "create", definition, "--plan", DIGITS / "plan", "--state", other)
@@ -103,7 +103,7 @@ def test_a_task_is_created_exported_and_stopped(state: Path, tmp_path: Path):
         assert "model version 0" in said("export", "digits", "-o", model, "--state", other)
         onnx.checker.check_model(onnx.load(model))
         assert "stopped" in said("task", "stop", "digits", "--state", other)
-        hostile = one_line(run("task", "show", "[red]", "--state", other), 1)
+        hostile = one_line(run("task", "show", "[red]", "--state", other), 2)
         assert "'[red]' is no task's name" in hostile
 
 
@@ -122,8 +122,8 @@ def test_a_task_is_compiled_into_a_folder(tmp_path: Path):
     [
         (("task", "list", "--state", "/nowhere"), 1, "no coordinator runs over /nowhere"),
         (("compile", "/nowhere.toml"), 2, "cannot be read"),
-        (("token", "--expires", "soon"), 1, "--expires"),
-        (("export", "other"), 1, "no task 'other'"),
+        (("token", "--expires", "soon"), 2, "--expires"),
+        (("export", "other"), 2, "no task 'other'"),
     ],
 )
 def test_a_mistake_is_one_line(state: Path, arguments: tuple[str, ...], status: int, words: str):

@@ -203,8 +203,9 @@ async def test_who_leaves_with_bytes_that_are_damaged_is_out_of_the_model_all_th
     await machine.arrive(0, value=5.0)
     await machine.damage("zeros")
     await machine.restart()  # from here on another file is written
-    await machine.arrive(1, 2, value=2.0)
+    await machine.arrive(1, value=2.0)
     assert (await machine.leave(0)).dropped == 1
+    await machine.arrive(2, value=2.0)
     ended = await machine.close_now(1)
     assert ended.arrived == 2
     assert await machine.moved(before) == pytest.approx(2.0, rel=1e-6)

@@ -1,6 +1,7 @@
 """Credentials: what a guesser, a log and a shell make of them. Their use is tested over HTTP."""
 
 import re
+import time
 
 import pytest
 from hypothesis import given
@@ -15,7 +16,16 @@ def test_a_secret_has_256_bits_that_a_header_and_a_shell_leave_alone():
 
 
 def test_an_identifier_says_what_it_is_of():
-    assert re.fullmatch(r"device-[0-9a-f]{20}", new_id("device"))
+    assert re.fullmatch(r"device-[0-9a-f]{21}", new_id("device"))
+
+
+def test_identifiers_of_one_time_lie_together_and_never_meet(monkeypatch):
+    made = []
+    for second in range(3):
+        monkeypatch.setattr(time, "time_ns", lambda now=second: (1_800_000_000 + now) * 10**9)
+        made.append({new_id("device") for _ in range(300)})
+    assert [len(ids) for ids in made] == [300] * 3
+    assert max(made[0]) < min(made[1]) <= max(made[1]) < min(made[2])
 
 
 def test_what_is_stored_does_not_show_the_secret():

@@ -30,6 +30,8 @@ ADMIN = {
     ("POST", "/v1/admin/tasks"),
     ("GET", "/v1/admin/tasks/{task}"),
     ("POST", "/v1/admin/tasks/{task}/stop"),
+    ("GET", "/v1/admin/tasks/{task}/models/{version}"),
+    ("GET", "/v1/admin/tasks/{task}/rounds"),
     ("GET", "/v1/admin/tasks/{task}/rounds/{number}"),
     ("PUT", "/v1/admin/blobs/{digest}"),
     ("GET", "/v1/admin/blobs/{digest}"),
@@ -43,6 +45,7 @@ PLACES = {
     "digest": DIGEST,
     "number": "1",
     "task": "t",
+    "version": "1",
 }
 
 

@@ -25,7 +25,7 @@ async def learnt(
 ) -> Weights:
     """The model that these devices make of the digits, all of them in every round."""
     table = f"[aggregation]\nkind = '{kind}'"
-    round_keys = {"goal": len(devices), "over_selection": 1, "rounds": ROUNDS}
+    round_keys = {"goal": len(devices), "minimum": 5, "over_selection": 1, "rounds": ROUNDS}
     task = await asyncio.to_thread(digits, name, table, **round_keys)
     await task.create(served.admin)
     shares = deal_alike(examples, len(devices))

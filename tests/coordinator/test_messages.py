@@ -1,7 +1,10 @@
 """What devices send to join and to check in: bounded, strict, and answered plainly."""
 
 import asyncio
+import gzip
 import json
+import zlib
+from contextlib import AsyncExitStack
 
 import aiohttp
 import msgspec
@@ -10,9 +13,11 @@ import pytest
 from coordinator.client import ClientError
 from edge_agent.errors import Rejected
 from fleet.clients import FACTS, Device
+from tests.coordinator.plans import plan
 from tests.coordinator.raw import Answer, ask, connected
 from tests.coordinator.serving import Serving
-from wire.messages import MESSAGE_LIMIT
+from wire.errors import WireError
+from wire.messages import MESSAGE_LIMIT, Evaluation
 
 
 def check_in(**changes: object) -> bytes:
@@ -190,3 +195,73 @@ async def test_a_body_that_is_not_coded_as_it_says_is_the_clients_fault(served: 
 async def test_the_client_asks_for_tasks_alone(served: Serving, name: str):
     with pytest.raises(ClientError, match="no task's name"):
         await served.admin.task(name)
+
+
+# What no client of ours sends
+
+
+async def test_few_slow_check_ins_of_one_device_hold_up_nobody(served: Serving):
+    await plan(goal=9).create(served.admin)
+    slow, other = await served.devices(2)
+    head = {"Authorization": f"Bearer {slow.secret}", "Content-Length": "100"}
+    async with AsyncExitStack() as stack:
+        for _ in range(140):
+            connection = await stack.enter_async_context(connected(served))
+            await connection.request("POST", "/v1/check-in", head, b"{")
+        await asyncio.sleep(0.1)
+        assert (await other.check_in()).assignment is not None
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/assignments/%00/update"),
+        ("HEAD", "/v1/assignments/a%00b/update"),
+        ("POST", "/v1/assignments/%00/give-up"),
+        ("GET", "/v1/blobs/%00"),
+        ("GET", "/v1/admin/devices?after=%00"),
+        ("DELETE", "/v1/admin/devices/%00"),
+    ],
+)
+async def test_a_nul_in_an_address_never_reaches_the_store(served: Serving, method, path):
+    answer = await ask(served, method, path, credential=(await served.device()).secret)
+    assert answer.status == 422
+    assert method == "HEAD" or answer.code == "bad_address"
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "zstd", "br", "unheard-of"])
+async def test_a_coded_body_is_refused(served: Serving, coding: str):
+    body = zlib.compress(bytes(1 << 20)) if coding == "deflate" else gzip.compress(bytes(1 << 20))
+    answer = await ask(served, "POST", "/v1/enroll", {"Content-Encoding": coding}, body, "a.b")
+    assert (answer.status, answer.code) == (422, "bad_header")
+
+
+async def test_a_key_that_looks_like_part_of_an_error_is_an_unknown_key(served: Serving):
+    device = await served.device()
+    for forged in ("x` - at `key` in `$.nowhere", "x` - at `key` in `$.facts.cores"):
+        answer = await post(served, "/v1/check-in", check_in(**{forged: 1}), device.secret)
+        assert (answer.status, answer.code) == (422, "bad_message")
+
+
+@pytest.mark.parametrize("sign", ["\x85", "\x9b", "\u2028", "\u2029", "\x7f", "\x1b", "\n"])
+async def test_a_name_is_one_line_that_steers_no_terminal(served: Serving, sign: str):
+    token = await served.admin.token(1, 60.0)
+    with pytest.raises((Rejected, WireError), match="control character"):
+        await Device.enroll(served.url, token, name=f"a{sign}31mb")
+
+
+@pytest.mark.parametrize("table", ["kind = 'median'", "by = 'uniform'", "max_examples = 10"])
+async def test_one_devices_boast_does_not_drown_what_the_others_measured(
+    served: Serving, table: str
+):
+    kind = table if "kind" in table else f"kind = 'fedavg'\n{table}"
+    await plan(goal=1, sections=f"[aggregation]\n{kind}").create(served.admin)
+    for number, device in enumerate(await served.devices(4)):
+        said = Evaluation(
+            task="digits",
+            version=0,
+            examples=10 if number else 1 << 53,
+            metrics={"loss": 1.0, "accuracy": 1.0 if number else 0.0},
+        )
+        await device.check_in(evaluations=(said,))
+    assert (await served.admin.tasks())[0].metrics[0][1].mean == pytest.approx(0.75)

@@ -20,6 +20,7 @@ from coordinator.store.records import (
     AssignmentRecord,
     DeviceRecord,
     EvaluationRecord,
+    MetricRecord,
     ModelRecord,
     TaskRecord,
 )
@@ -435,9 +436,12 @@ async def test_a_later_evaluation_replaces_an_earlier_one(store: Store):
     second = msgspec.structs.replace(first, metrics={"loss": 0.5})
     await store.run(tasks.add_evaluations, [first])
     await store.run(tasks.add_evaluations, [second])
-    assert await store.read(tasks.evaluations, "digits", 0) == [second]
-    assert await store.read(tasks.evaluations, "digits", 1) == []
-    assert await store.read(tasks.evaluations, "other", 0) == []
+    (found,) = await store.read(tasks.evaluated, "digits", 0)
+    assert found == MetricRecord(
+        metric="loss", mean=0.5, lowest=0.5, highest=0.5, devices=1, examples=9
+    )
+    assert await store.read(tasks.evaluated, "digits", 1) == []
+    assert await store.read(tasks.evaluated, "other", 0) == []
     stranger = msgspec.structs.replace(first, device="nobody")
     with pytest.raises(Denied):
         await store.run(tasks.add_evaluations, [second, stranger])
@@ -448,7 +452,7 @@ async def test_devices_are_counted_by_their_labels(store: Store):
     await store.run(devices.add_token, "join-2", "secret", 1, 50.0)
     await store.run(devices.enroll, south, "join-2")
     for labels, count in (({}, 6), ({"site": "north"}, 5), ({"rack": "7"}, 1), ({"rack": "8"}, 0)):
-        assert await store.read(tasks.labelled, labels) == count
+        assert await store.read(tasks.labelled, labels, 0.0) == count
 
 
 async def test_who_leaves_takes_all_that_is_known_of_it_and_nothing_else(store: Store):

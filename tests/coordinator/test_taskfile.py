@@ -107,7 +107,7 @@ def test_late_updates_are_refused_unless_the_task_says_otherwise():
     + [("selection", kind) for kind in ("uniform", "data", "speed", "fair")],
 )
 def test_each_strategy_has_defaults(table, kind):
-    task = parse(GOOD + f"[{table}]\nkind = '{kind}'")
+    task = parse(GOOD + f"minimum = 5\n[{table}]\nkind = '{kind}'")
     assert type(getattr(task, table)).__struct_config__.tag == kind
 
 

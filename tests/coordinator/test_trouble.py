@@ -13,10 +13,9 @@ import pytest
 
 from coordinator.keeper import Keeper
 from coordinator.start import open_coordinator
-from coordinator.store.sqlite import SqliteStore
 from edge_agent.errors import Rejected
 from tests.coordinator.plans import constant, plan, weights
-from tests.coordinator.serving import LeapingClock, Serving, denied, serving
+from tests.coordinator.serving import LeapingClock, Serving, denied, serving, sqlite_of
 from wire.plan import Parameter
 
 FULL = OSError(28, "No space left on device")
@@ -58,9 +57,7 @@ async def test_an_update_that_cannot_be_kept_is_taken_at_the_next_try(
     device, other = await served.devices(2)
     assignment = await device.take()
     data = device.write(assignment, constant(1.0))
-    store = served.coordinator.services.store
-    assert isinstance(store, SqliteStore)
-    calls = fails_once(store._writer._segments, step)
+    calls = fails_once(sqlite_of(served)._writer._segments, step)
     with pytest.raises(Rejected) as full:
         await device.deliver(assignment, data)
     assert transient(full.value)

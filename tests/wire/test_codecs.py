@@ -37,6 +37,64 @@ def test_every_codec_keeps_names_shapes_and_finiteness(codec, example):
         assert np.isfinite(values).all()
 
 
+def test_sparse8_is_unbiased_and_sends_one_weight_in_eight():
+    rng = np.random.default_rng(5)
+    exact = {"b": rng.standard_normal(40), "a": rng.standard_normal((60, 50)) ** 3}
+    delta = {name: values.astype(np.float32) for name, values in exact.items()}
+    parameters = tuple(Parameter(name=name, shape=v.shape) for name, v in delta.items())
+    total = {name: np.zeros(values.shape) for name, values in delta.items()}
+    times = 2000
+    for seed in range(times):
+        coded, found = there_and_back("sparse8", parameters, delta, seed)
+        assert coded["gap"].shape == (4, 380)
+        for name in total:
+            total[name] += found[name]
+    # A weight's value is c or nothing, c the threshold: its mean over so many is off by less.
+    threshold = max(float(np.abs(values).sum()) for values in exact.values()) / 380
+    for name, values in total.items():
+        assert np.abs(values / times - delta[name]).max() < 6 * threshold / times**0.5
+
+
+@given(deltas(limit=60_000))
+def test_sparse8_of_a_small_model_is_int8(example):
+    parameters, delta = example
+    if sum(p.size for p in parameters) > 64:
+        return
+    coded, found = there_and_back("sparse8", parameters, delta)
+    for name, values in found.items():
+        assert np.abs(values.astype(np.float64) - delta[name]).max(initial=0) <= (
+            float(coded["scale/kept"]) * (1 + 1e-5)
+        )
+
+
+@pytest.mark.parametrize("size", [65, 1281, 5000])
+def test_sparse8_of_few_changes_has_them_all(size):
+    delta = {"w": np.zeros(size, np.float32)}
+    delta["w"][[3, size // 2, size - 1]] = [1.0, -2.0, 127.0]
+    _, found = there_and_back("sparse8", (Parameter(name="w", shape=(size,)),), delta)
+    assert np.abs(found["w"] - delta["w"]).max() <= 1.0
+    assert np.flatnonzero(found["w"]).size <= 3
+
+
+@pytest.mark.parametrize(
+    ("gaps", "scale"), [([1, 0, 1], 1.0), ([0, 1, 1], 1.0), ([2, 1, 1], 1.0), ([1, 1, 1], -1.0)]
+)
+def test_sparse8_refuses_what_no_encoder_makes(gaps, scale):
+    coded = codec_named("sparse8").encode({"w": np.ones(3, np.float32)}, np.random.default_rng(1))
+    coded["gap"] = np.array([gaps, [0] * 3, [0] * 3, [0] * 3], "u1")
+    coded["scale/kept"] = np.asarray(scale, "<f4")
+    with pytest.raises(WireError) as caught:
+        codec_named("sparse8").decode(coded, W)
+    assert caught.value.code == Rule.BAD_FORMAT
+
+
+def test_sparse8_refuses_gaps_that_run_over():
+    coded = codec_named("sparse8").encode({"w": np.ones(3, np.float32)}, np.random.default_rng(1))
+    coded["gap"] = np.full((4, 3), 255, "u1")
+    with pytest.raises(WireError, match="beyond the last"):
+        codec_named("sparse8").decode(coded, W)
+
+
 @given(deltas())
 def test_float32_is_exact(example):
     parameters, delta = example
@@ -127,6 +185,8 @@ def test_int8_refuses_a_scale_that_no_encoder_makes(scale, rule):
 
 
 def test_an_unknown_codec_is_an_error_that_lists_those_known():
-    with pytest.raises(WireError, match="no codec 'zip'; known: float32, float16, int8") as caught:
+    with pytest.raises(
+        WireError, match="no codec 'zip'; known: float32, float16, int8, sparse8"
+    ) as caught:
         codec_named("zip")
     assert caught.value.code == Rule.WRONG_CODEC

@@ -110,6 +110,22 @@ def test_an_error_names_the_key_the_value_and_what_is_allowed(document, expected
     assert refusal(document) == expected
 
 
+@pytest.mark.parametrize(
+    "forged",
+    [
+        "x` - at `$.title",
+        "x` - at `key` in `$.nowhere",
+        "x` - at `key` in `$.title",
+        "x` - at `key` in `$.pair[0]",
+        "x` - at `$.pair[...]",
+        "x` - at `$.pair[99]",
+        "x` - at `$[" + "9" * 5000 + "]",
+    ],
+)
+def test_a_key_that_looks_like_a_place_is_refused_as_any_other(forged: str):
+    refusal({"title": "a", "pair": [1, "red"], forged: 1})
+
+
 def test_a_hook_converts_a_custom_type():
     assert convert({"heat": "5 C"}, Drawing, {Celsius: celsius}).heat == 5
 

@@ -35,7 +35,7 @@ class Delta(Mapping[str, Vector32]):
 
     @abstractmethod
     def bound(self, name: str) -> float:
-        """No weight of a parameter changed by more than this; 0 only if none changed."""
+        """No weight of a parameter changed by more than this."""
 
     def few(self, name: str, start: int, stop: int) -> Few | None:
         """The same stretch (its first weight has index 0) when most of it is zero."""

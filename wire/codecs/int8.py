@@ -60,11 +60,7 @@ class _Steps(Delta):
         self._few: dict[str, Few] = {}
         self._steps: dict[str, Array] = {}
         for p in parameters:
-            scale = np.float32(coded[f"scale/{p.name}"])
-            if scale < 0:
-                raise WireError(Rule.BAD_FORMAT, f"the scale of {p.name!r} is {scale}")
-            _check_range(p.name, scale)
-            self._scales[p.name] = scale
+            self._scales[p.name] = scale = _scale(coded, p.name)
             steps = coded[f"q/{p.name}"].reshape(-1)
             if steps.size < _SMALL:
                 self._steps[p.name] = steps.copy()
@@ -95,6 +91,22 @@ class _Steps(Delta):
         first, last = few.indices.searchsorted((start, stop))
         indices = few.indices[first:last]
         return Few(indices - start if start else indices, few.values[first:last])
+
+
+def scaled(coded: Mapping[str, Array], name: str) -> tuple[Vector32, float]:
+    """The values of one tensor, and a bound of them. Raises `WireError` as `Int8.decode` does."""
+    scale = _scale(coded, name)
+    values = coded[f"q/{name}"].astype(FLOAT32)
+    values *= scale
+    return values, float(scale) * (_LEVELS + 1)
+
+
+def _scale(coded: Mapping[str, Array], name: str) -> np.float32:
+    scale = np.float32(coded[f"scale/{name}"])
+    if scale < 0:
+        raise WireError(Rule.BAD_FORMAT, f"the scale of {name!r} is {scale}")
+    _check_range(name, scale)
+    return scale
 
 
 def _few(steps: Array, scale: np.float32) -> Few:

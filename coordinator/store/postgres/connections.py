@@ -26,7 +26,7 @@ WHERE current_setting('synchronous_commit') IN ('off', 'local', 'remote_write');
 SELECT set_config('client_connection_check_interval', '5s', false)
 WHERE current_setting('server_version_num')::integer >= 140000"""
 
-BROKEN = (OSError, PostgresError, asyncpg.InterfaceError)
+BROKEN = (OSError, PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """What a connection raises that is of no use any more."""
 
 

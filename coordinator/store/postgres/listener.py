@@ -10,8 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from asyncpg import PostgresError
-
+from coordinator.store.postgres.connections import BROKEN
 from coordinator.store.postgres.limits import RECONNECT, Limits
 
 log = logging.getLogger(__name__)
@@ -67,7 +66,7 @@ class Listener:
                     self._started.set()
                     await self._stay(connection, lost)
                 raise ConnectionResetError("the connection was closed")
-            except (OSError, PostgresError) as error:
+            except BROKEN as error:
                 failures += 1
                 self._started.set()
                 if failures == 1:

@@ -33,6 +33,7 @@ _AWAY = (
     pg.IdleInTransactionSessionTimeoutError,
     pg.TooManyConnectionsError,
     pg.InvalidCachedStatementError,
+    asyncpg.InternalClientError,  # asyncpg's own confusion about a connection that was thrown out
 )
 _BUSY = (
     TimeoutError,

@@ -31,7 +31,7 @@ def coded(codec: str, part: float, size: float, seed: int) -> Delta:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    codec=st.sampled_from(["int8", "float16"]),
+    codec=st.sampled_from(["int8", "float16", "sparse8"]),
     part=st.sampled_from([0.0001, 0.03, 0.08, 0.5, 1.0]),
     size=st.sampled_from([1e-3, 1.0, 1e3]),
     seed=st.integers(0, 1 << 32),

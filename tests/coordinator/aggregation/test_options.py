@@ -65,11 +65,17 @@ def test_what_is_not_finite_is_a_problem():
 
 def test_examples_count_up_to_the_cap_where_they_weigh():
     assert counted(FedAvg(max_examples=100), 1000) == 100
-    assert counted(Median(), 1000) == 1000
+    assert counted(FedAvg(by="uniform"), 1000) == counted(Median(), 1 << 53) == 1
 
 
 def test_a_share_is_rounded_down_as_a_person_would():
     assert [share_of(0.29, 100), share_of(0.2, 4), share_of(0.2, 5)] == [29, 0, 1]
+
+
+@pytest.mark.timeout(5)
+@pytest.mark.parametrize("byzantine", [0.4999999999, math.nextafter(0.5, 0.0)])
+def test_a_share_of_all_but_half_needs_more_updates_than_there_may_be(byzantine: float):
+    assert fewest(Krum(byzantine=byzantine)) > 1_000_000
 
 
 @pytest.mark.parametrize("byzantine", [0.0, 0.1, 0.2, 0.25, 0.3, 0.4, 0.45, 0.49])

@@ -3,7 +3,7 @@
 import pytest
 
 from coordinator.round import Late, Phase, Round, RoundPolicy
-from coordinator.store import assignments, devices, ending, rounds, tasks
+from coordinator.store import assignments, devices, ending, rounds, sums, tasks
 from coordinator.store.assignments import Arrived
 from coordinator.store.ending import Closing
 from coordinator.store.records import AssignmentRecord, DeviceRecord, ModelRecord, TaskRecord
@@ -127,3 +127,24 @@ def test_a_device_that_failed_is_one_of_those_asked_not_two():
     assert house.look(60.0).phase is Phase.ABANDONED
     (ended, _) = house.store.run(rounds.rounds, "a", 2)
     assert (ended.arrived, ended.dropped, ended.working) == (0, 3, 0)
+
+
+def test_nobody_takes_over_updates_while_their_model_is_made():
+    # The closer has seen who has summed what: whoever moved one now would have it summed twice, or
+    # not at all.
+    house = House(Late.REFUSE, 0)
+    update = house.assign("d0")
+    house.accept(update, 1.0)
+    assert isinstance(house.look(1.0), Closing)
+    assert house.store.run(sums.adopt, "a", 1, "n2", "n1", 16) == []
+    assert house.assignment(update).node == "n1"
+    house.finish(2.0)
+    assert house.store.run(sums.adopt, "a", 1, "n2", "n1", 16) == []
+
+
+def test_updates_of_an_open_round_are_taken_over():
+    house = House(Late.REFUSE, 0)
+    update = house.assign("d0")
+    house.accept(update, 1.0)
+    assert [row.id for row in house.store.run(sums.adopt, "a", 1, "n2", "n1", 16)] == [update]
+    assert house.assignment(update).node == "n2"

@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 
 from coordinator.store.postgres import Limits, PostgresStore, open_postgres
+from coordinator.store.postgres.listener import Listener
 from coordinator.store.sql import Steps, StoreUnavailable, one, recall, rows
 from schedules.clock import SystemClock
 from tests.coordinator.store.contract import SOON, add_one, keep, lookup, several, write
@@ -226,3 +227,35 @@ async def test_a_transaction_given_as_a_generator_that_is_used_up_is_not_run_aga
         with pytest.raises(StoreUnavailable):
             await store.run(several, write("word"), add_one("count"))
         assert await store.read(lookup, "word") is None
+
+
+async def test_an_idle_connection_that_hears_it_is_thrown_out_is_not_used_again(
+    postgres: Server, url: str, store: PostgresStore
+):
+    # asyncpg reads the server's farewell, but not yet that the connection has ended: whoever uses
+    # it at that moment meets asyncpg's own confusion, which is no PostgresError.
+    for _ in range(3):
+        await store.run(write, "some", "thing")
+        farewell = b"E" + (33).to_bytes(4, "big") + b"SFATAL\0C57P01\0Mthrown out now\0\0"
+        for holder in store._connections._pool._holders:
+            if holder._con is not None and not holder._in_use:
+                holder._con._protocol.data_received(farewell)
+        assert await store.read(lookup, "some") == "thing"
+
+
+async def test_a_listener_whose_connection_is_of_no_use_listens_again(store: PostgresStore):
+    beaten = asyncio.Event()
+
+    async def beat(_: object) -> None:
+        beats.append(1)
+        if len(beats) == 1:
+            raise asyncpg.InterfaceError("connection is closed")
+        beaten.set()
+
+    beats: list[int] = []
+    listener = Listener("teller", store._connections.connect, beat, Limits())
+    running = asyncio.ensure_future(listener.run())
+    try:
+        await asyncio.wait_for(beaten.wait(), 10)
+    finally:
+        running.cancel()
