@@ -14,6 +14,7 @@ from coordinator.services import Services
 from coordinator.store import devices as store
 from coordinator.store.records import DeviceRecord
 from coordinator.store.sql import StoreUnavailable
+from coordinator.trying import Trying
 from schedules.pacing import Hours
 from wire.messages import Enroll, Enrolled, Facts
 
@@ -131,21 +132,14 @@ class Devices:
 
     async def run(self) -> None:
         """Write down now and then when devices were seen, and count them."""
+        trying = Trying("devices are not counted")
         while True:
-            try:
+            async with trying:
                 self.population = await self._services.store.read(store.population)
-            except StoreUnavailable as error:
-                log.warning("devices are not counted: %s", error)
-            await asyncio.sleep(_FLUSH_SECONDS)
-            await self.flush()
-            await self._learn()
-
-    async def _learn(self) -> None:
-        """How many devices there are at this time of the day: the store knows of all processes."""
-        try:
-            self.hours = await self._services.store.run(store.learn, self._services.store.now())
-        except StoreUnavailable as error:
-            log.warning("the devices of this hour are not counted: %s", error)
+                await asyncio.sleep(_FLUSH_SECONDS)
+                await self.flush()
+                # The store knows of all processes.
+                self.hours = await self._services.store.run(store.learn, self._services.store.now())
 
     async def flush(self) -> None:
         """Write down when devices were last seen."""

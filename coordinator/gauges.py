@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from coordinator.store import tasks as stored
 from coordinator.store.sql import StoreUnavailable
+from coordinator.trying import Trying
 
 if TYPE_CHECKING:
     from coordinator.service import Coordinator
@@ -32,10 +33,12 @@ def look(coordinator: "Coordinator") -> None:
 async def keep_looking(coordinator: "Coordinator") -> None:
     """Until cancelled."""
     looks = 0
+    trying = Trying("how things stand is not shown")
     while True:
-        look(coordinator)
-        if looks % _EVALUATIONS_EVERY == 0:
-            await look_at_evaluations(coordinator)
+        async with trying:
+            look(coordinator)
+            if looks % _EVALUATIONS_EVERY == 0:
+                await look_at_evaluations(coordinator)
         looks += 1
         await asyncio.sleep(_LOOK_SECONDS)
 

@@ -2,21 +2,16 @@
 
     queue -> decode and check -> one transaction for the batch -> acknowledge -> sum
 
-The queue is bounded, by number and by bytes. Runners share it, so that one batch is decoded
-while the other's bytes go to the disk. Only what is durable is acknowledged; what is durable
+The queue is bounded, by number and by bytes. Runners share it, so that one batch is decoded or
+summed while another's bytes go to the disk. Only what is durable is acknowledged; what is durable
 counts, acknowledged or not, and a device that asks again hears "accepted".
-
-One thread decodes and sums, for all tasks of a process: it holds the interpreter most of the time,
-so a second one would only wait, and take memory for it. More processes use more processors.
 """
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
-from typing import ParamSpec
 
 from coordinator import lateness
 from coordinator.aggregation import Contribution
@@ -26,14 +21,12 @@ from coordinator.services import Services
 from coordinator.store import assignments
 from coordinator.store.assignments import Arrived
 from coordinator.store.records import AssignmentRecord
-from coordinator.tally import HAND, Summed
+from coordinator.tally import Summed
 from coordinator.task import Task
 from systemd.journal import fields
 from wire.digest import verify
 from wire.errors import Rule, WireError
 from wire.update import read
-
-P = ParamSpec("P")
 
 log = logging.getLogger(__name__)
 
@@ -99,10 +92,13 @@ class Intake:
         return len(self._jobs)
 
     async def run(self) -> None:
-        """Work until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for number in range(_RUNNERS):
-                group.create_task(self._run(), name=f"intake {number} of {self._task.name}")
+        """Work until cancelled; then whoever waits in the queue is told to come back."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for number in range(_RUNNERS):
+                    group.create_task(self._run(), name=f"intake {number} of {self._task.name}")
+        finally:
+            _fail(self._jobs, _stopping())
 
     async def _run(self) -> None:
         while True:
@@ -119,11 +115,12 @@ class Intake:
                 log.exception("task %s: a batch of updates failed", self._task.name)
                 _fail(batch, error)
             except BaseException:
-                _fail(batch, Unavailable("stopping", "the coordinator stops: try again"))
+                _fail(batch, _stopping())
                 raise
 
     async def _take(self, jobs: list[_Job]) -> None:
-        await _by_hand(self._open_all, jobs)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._services.hand, self._open_all, jobs)
         good = [job for job in jobs if job.error is None]
         if good:
             await self._accept(good)
@@ -203,9 +200,10 @@ class Intake:
                     self._again(job)
                 else:
                     _settle(job, arrival)
-            summing = task.tally.start(accepted.round.number, counted) if counted else None
-        if summing is not None:  # no runner has more than one batch in memory
-            await summing
+            number = accepted.round.number
+            summed = task.tally.start(number, counted, services.hand) if counted else None
+        if summed is not None:  # no runner has more than one batch in memory
+            await summed
 
     def _again(self, job: _Job) -> None:
         """The round is closing: this one counts in the next."""
@@ -247,12 +245,6 @@ async def drop(
     await asyncio.to_thread(services.parts.drop, assignment)
 
 
-async def _by_hand(work: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
-    """Do blocking work in the one thread for it."""
-    loop = asyncio.get_running_loop()
-    await loop.run_in_executor(HAND, partial(work, *args, **kwargs))
-
-
 def _settle(job: _Job, outcome: Arrival | Exception) -> None:
     if job.done.done():  # the request was given up meanwhile
         return
@@ -262,6 +254,10 @@ def _settle(job: _Job, outcome: Arrival | Exception) -> None:
         job.done.set_result(outcome)
 
 
-def _fail(batch: list[_Job], error: Exception) -> None:
+def _stopping() -> Unavailable:
+    return Unavailable("stopping", "the coordinator stops: try again")
+
+
+def _fail(batch: Iterable[_Job], error: Exception) -> None:
     for job in batch:
         _settle(job, error)

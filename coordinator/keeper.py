@@ -9,22 +9,19 @@ import logging
 
 from coordinator import opening
 from coordinator.closing import Closer
-from coordinator.errors import CoordinatorError
 from coordinator.round import Phase, Round
 from coordinator.services import Services
 from coordinator.store import ending, sums
 from coordinator.store.ending import Closing
 from coordinator.store.records import AssignmentRecord
-from coordinator.store.sql import StoreUnavailable
 from coordinator.tally import Summed
 from coordinator.task import Task, standing_still
-from schedules.backoff import Backoff
+from coordinator.trying import Trying
 from systemd.journal import fields
 from wire.errors import WireError
 
 log = logging.getLogger(__name__)
 
-_STORE_BACKOFF = Backoff(first=1.0, limit=60.0)
 _LOOK_SECONDS = 5.0  # at the longest, to find what nobody told of
 _ADOPTED = 16  # updates taken over at a time
 
@@ -45,23 +42,14 @@ class Keeper:
         self._task = task
         self._nodes = nodes
         self._handed = 0  # the round whose sum was handed over
-        self._failures = 0
 
     async def run(self) -> None:
         """Keep the rounds until the task has ended."""
+        trying = Trying(f"task {self._task.name}: round not closed")
         while self._task.running:
-            try:
+            # A full or broken disk: the round stays as it is, nothing acknowledged is lost.
+            async with trying:
                 await self._step()
-                self._failures = 0
-            except (OSError, StoreUnavailable, CoordinatorError, WireError) as error:
-                # A full or broken disk: the round stays as it is, nothing acknowledged is lost.
-                self._failures += 1
-                wait = _STORE_BACKOFF.delay(self._failures, 1.0)
-                log.error(
-                    "task %s: round not closed, next try in %.0f s: %s",
-                    *(self._task.name, wait, error),
-                )
-                await asyncio.sleep(wait)
 
     async def stop(self) -> None:
         """End the task: its round is abandoned, its models stay."""

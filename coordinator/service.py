@@ -32,6 +32,7 @@ from coordinator.store.records import DeviceRecord, TaskRecord, Withdrawn
 from coordinator.store.sql import StoreError, StoreUnavailable
 from coordinator.task import Task, standing_still, terms_of
 from coordinator.taskfile import TaskFile
+from coordinator.trying import Trying
 from coordinator.uploads import Uploads
 from schedules.schedule import Schedule
 from wire.errors import WireError
@@ -41,6 +42,8 @@ from wire.plan import Manifest, parse_manifest
 log = logging.getLogger(__name__)
 
 _HEARTBEAT_SECONDS = 2.0
+_SOON = 1.0  # after a failure, where others wait for the next try
+_FAREWELL_SECONDS = 10.0
 _DEAD_SECONDS = 10.0  # without a heartbeat: what a process has summed is others' to sum
 _CROWD_SECONDS = 30.0
 _CHANGED_SECONDS = 5.0
@@ -101,8 +104,9 @@ class Coordinator:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Run the rounds. On the way out every timer is cancelled and awaited; should one fail,
-        the body is cancelled and the failure raised: better a restart than a silent stop."""
+        """Run the rounds. On the way out every loop is cancelled and awaited. None ends for an
+        error (see `Trying`); should one, the body is cancelled and the failure raised: better a
+        restart than a silent stop."""
         try:
             async with asyncio.TaskGroup() as self._group:
                 self._own(self.devices.run(), "devices")
@@ -136,34 +140,33 @@ class Coordinator:
         self._own(kept.intake.run(), f"intake of {task.name}")
 
     async def _say_farewell(self) -> None:
-        await self.devices.flush()
         try:
-            await self.services.store.run(store.farewell, self.services.node)
-        except StoreUnavailable as error:
-            log.warning("this process could not say that it ends: %s", error)
+            async with asyncio.timeout(_FAREWELL_SECONDS):
+                await self.devices.flush()
+                await self.services.store.run(store.farewell, self.services.node)
+        except (StoreUnavailable, TimeoutError) as error:
+            reason = str(error) or "the store does not answer"
+            log.warning("this process could not say that it ends: %s", reason)
 
     async def _listen(self) -> None:
         """Hear what other processes, and this one's own transactions, tell of."""
+        trying = Trying("what other processes have changed is not known", _SOON)
         while True:
-            try:
+            async with trying:
                 # This asks the store, too, where processes share a file.
                 await self.services.store.changed(_CHANGED_SECONDS)
                 async with self._changing:
                     await self._find_tasks()
-            except (StoreUnavailable, StoreError, CoordinatorError) as error:
-                log.warning("what other processes have changed is not known: %s", error)
-                await asyncio.sleep(1.0)
             for task in self.tasks.values():
                 task.told.set()
 
     async def _beat(self) -> None:
+        trying = Trying("this process could not say that it is alive", _SOON)
         while True:
             await asyncio.sleep(_HEARTBEAT_SECONDS)
-            try:
+            async with trying:
                 if self.services.store.shared:
                     await self._heartbeat()
-            except StoreUnavailable as error:
-                log.warning("this process could not say that it is alive: %s", error)
 
     async def _heartbeat(self) -> None:
         now = self.services.store.now()
@@ -173,15 +176,14 @@ class Coordinator:
 
     async def _count(self) -> None:
         """Look at the crowd of each task now and then, and delete what was left half-uploaded."""
+        trying = Trying("the devices of tasks are not counted")
         while True:
-            try:
+            async with trying:
                 for task in list(self.tasks.values()):
                     if task.running:
                         task.crowd = await self._crowd(task)
                 await self.uploads.sweep()
                 await asyncio.to_thread(self.services.parts.sweep, _STALE_PART_SECONDS)
-            except (StoreUnavailable, OSError) as error:
-                log.warning("the devices of tasks are not counted: %s", error)
             await asyncio.sleep(_CROWD_SECONDS)
 
     async def _crowd(self, task: Task) -> Crowd:

@@ -1,5 +1,6 @@
 """What everything in one process of the coordinator shares."""
 
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,11 @@ from schedules.clock import Clock
 @dataclass(frozen=True)
 class Services:
     """One process's. `node` is its name among those over the same store: a new one each start.
-    `scratch` is a folder for what need not outlive the process."""
+    `scratch` is a folder for what need not outlive the process.
+
+    `hand` is the one thread that decodes and sums updates, for all tasks: it holds the interpreter
+    most of the time, so more would only wait, and large buffers in many of them cost memory in
+    each. More processes use more processors."""
 
     node: str
     store: Store
@@ -22,3 +27,4 @@ class Services:
     scratch: Path
     clock: Clock
     metrics: Metrics
+    hand: Executor

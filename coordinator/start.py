@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,11 +69,19 @@ async def open_coordinator(
             scratch=scratch,
             clock=clock,
             metrics=metrics,
+            hand=_thread(stack, "intake"),
         )
         coordinator = Coordinator(services, await asyncio.to_thread(admin_token, state))
         await coordinator.load()
         async with coordinator.running():
             yield coordinator
+
+
+def _thread(stack: AsyncExitStack, name: str) -> ThreadPoolExecutor:
+    """One thread, which is joined at the end, off the loop: what it does may take a while."""
+    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+    stack.push_async_callback(asyncio.to_thread, thread.shutdown, cancel_futures=True)
+    return thread
 
 
 async def _open_store(

@@ -7,16 +7,12 @@ the sum of their tags. Where they differ, whatever the reason, the store's bytes
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from coordinator.aggregation import Aggregator, Contribution, Sum
 from coordinator.store.sums import Portion, tag
-
-HAND = ThreadPoolExecutor(1, "intake")
-"""Decodes and sums, for all tasks of the process: more threads would only wait for each other, and
-large buffers in many of them cost memory in each."""
 
 
 class Summed(NamedTuple):
@@ -47,12 +43,12 @@ class Tally:
                 await asyncio.wait(self._under_way)
             yield
 
-    def start(self, number: int, updates: Sequence[Summed]) -> asyncio.Future[None]:
-        """Under `lock`: sum updates that count in round `number`, in their thread and this order.
-        One that fails spoils the sum: they count nevertheless, and at the close their bytes are
-        summed instead."""
+    def start(self, number: int, updates: Sequence[Summed], hand: Executor) -> asyncio.Future[None]:
+        """Under `lock`: sum updates that count in round `number`, in the thread `hand` and in
+        this order. One that fails spoils the sum: they count nevertheless, and at the close their
+        bytes are summed instead."""
         loop = asyncio.get_running_loop()
-        started = loop.run_in_executor(HAND, self._sum_up, number, updates)
+        started = loop.run_in_executor(hand, self._sum_up, number, updates)
         self._under_way.add(started)
         started.add_done_callback(self._under_way.discard)
         return started

@@ -504,10 +504,10 @@ async def _closing_elsewhere(machine: Machine, tags: int) -> Closer:
     held = await machine.assign(0)
     data = machine.write(0, value=1.0)
     arrived = Arrived(held.id, data, digest_of(data), 10, 1, 0.5)
-    await machine.store.run(rounds.accept, task.terms, [arrived], "other", now)
-    begun = await machine.store.run(rounds.begin_close, task.terms, "me", now + HOUR + 1)
+    await machine.store.run(assignments.accept, task.terms, [arrived], "other", now)
+    begun = await machine.store.run(ending.begin_close, task.terms, "me", now + HOUR + 1)
     assert isinstance(begun, Closing)
-    await machine.store.run(rounds.put_partial, "digits", 1, "other", tags, b"")
+    await machine.store.run(sums.put_partial, "digits", 1, "other", tags, b"")
     services = replace(machine.coordinator.services, node="me")
     return Closer(services, task, begun, {"me", "other"})
 
@@ -532,10 +532,10 @@ async def test_a_closer_that_was_away_for_long_says_nothing_of_what_others_have_
     closer = await _closing_elsewhere(machine, tags=-1)
     made = ModelRecord(task="digits", version=1, digest=await machine.digest(), created=1.0)
     closing = await machine.store.read(rounds.load, machine.task.terms)
-    taken = await machine.store.run(rounds.take_over, machine.task.terms, "quick", {"other"})
+    taken = await machine.store.run(ending.take_over, machine.task.terms, "quick", {"other"})
     assert taken is not None
     await machine.store.run(
-        *(rounds.finish_close, machine.task.terms, "quick", closing, made, 10, {}, HOUR + 2)
+        *(ending.finish_close, machine.task.terms, "quick", closing, made, 10, {}, HOUR + 2)
     )
     assert await closer.close() is None
     assert "lost" not in caplog.text
