@@ -265,13 +265,24 @@ class AnyOrder(RuleBasedStateMachine):
             sheet.version += 1
         self.concludes(task)
 
+    def long_enough(self, task):
+        """Who was given a place before that has had as much time as the slowest that counts: until
+        the last of these at a goal, else until the deadline, however late that was seen."""
+        sheet, there = self.sheets[task], self.counting(task).values()
+        over = sheet.ended
+        if sheet.started is not None:
+            over = min(over, sheet.started + sheet.policy.deadline)
+        if not there:
+            return over - sheet.policy.deadline
+        slowest = max(p.arrived - p.since for p in there)
+        return (max(p.arrived for p in there) if sheet.ending == "goal" else over) - slowest
+
     def concludes(self, task):
         """The round is over: the next one begins, or none."""
         sheet, terms = self.sheets[task], self.terms[task]
         done = terms.rounds and sheet.version >= terms.rounds
         sheet.running = sheet.ending != "stopped" and not done
-        times = [p.arrived - p.since for p in self.counting(task).values()]
-        before = sheet.ended - max(times, default=sheet.policy.deadline)
+        before = self.long_enough(task)
         held = sum(map(sheet.has_place, self.of(task, "working")))
         gone = [p for p in self.of(task, "working") if sheet.in_vain(p, sheet.ended)]
         failed = sum(p.since <= before for p in gone)
