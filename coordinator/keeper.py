@@ -9,6 +9,7 @@ import logging
 
 from coordinator import opening
 from coordinator.closing import Closer
+from coordinator.errors import Unavailable
 from coordinator.round import Phase, Round
 from coordinator.services import Services
 from coordinator.store import ending, sums
@@ -22,6 +23,7 @@ from wire.errors import WireError
 
 log = logging.getLogger(__name__)
 
+_STOP_SECONDS = 10.0  # that a stop waits for a model that is being made
 _LOOK_SECONDS = 5.0  # at the longest, to find what nobody told of
 _ADOPTED = 16  # updates taken over at a time
 
@@ -52,16 +54,20 @@ class Keeper:
                 await self._step()
 
     async def stop(self) -> None:
-        """End the task: its round is abandoned, its models stay."""
-        now = self._services.store.now()
+        """End the task: its round is abandoned, its models stay. Raises `Unavailable` while a model
+        is being made and does not get done."""
+        loop = asyncio.get_running_loop()
+        now, until = self._services.store.now(), loop.time() + _STOP_SECONDS
         while self._task.running:
+            if loop.time() > until:
+                raise Unavailable("closing", "a model is being made: try again")
             ended = await self._services.store.run(
                 ending.begin_close, self._task.terms, self._services.node, now, stopped=True
             )
             if isinstance(ended, Round):
                 await self._over(ended)
             else:  # it closes at this moment; then the next one is stopped
-                await self._task_told(_LOOK_SECONDS)
+                await self._task_told(_LOOK_SECONDS / 10)
 
     async def refresh(self) -> None:
         """Ask the store how the round stands."""

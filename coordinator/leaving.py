@@ -43,8 +43,9 @@ def _take_out(task: Task, row: AssignmentRecord, data: bytes | None) -> None:
     """Blocking: the sum without an update that is in it."""
     assert row.counted is not None
     try:
+        if task.round.number != row.counted:  # as seen here; another process may have gone on
+            raise ValueError("how stale it was is not known")
         found = opening.contribution(task, task.round, row, data)
-    except WireError:
-        task.tally.spoil()  # it cannot be taken out: the others are summed anew at the close
-    else:
         task.tally.remove(row.counted, Summed(row.id, found))
+    except (WireError, ValueError):
+        task.tally.spoil()  # it cannot be taken out: the others are summed anew at the close

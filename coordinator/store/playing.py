@@ -1,5 +1,6 @@
 """Playing a transaction on a SQLite connection: step by step, each answered."""
 
+import errno
 import logging
 import re
 import sqlite3
@@ -78,6 +79,8 @@ def answer_recall(
     try:
         data = segments.read(name, start, length)
     except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.EIO):
+            raise  # it may be there: too many open files, say, pass
         log.error("the update of %s cannot be read: %s", assignment, error)
         return None
     if len(data) != length or zlib.crc32(data) != crc:
