@@ -16,7 +16,7 @@ from coordinator.store import ending, sums
 from coordinator.store.ending import Closing
 from coordinator.store.records import AssignmentRecord
 from coordinator.tally import Summed
-from coordinator.task import Task, standing_still
+from coordinator.task import Task
 from coordinator.trying import Trying
 from systemd.journal import fields
 from wire.errors import WireError
@@ -69,15 +69,9 @@ class Keeper:
             else:  # it closes at this moment; then the next one is stopped
                 await self._task_told(_LOOK_SECONDS / 10)
 
-    async def refresh(self) -> None:
-        """Ask the store how the round stands."""
-        task = self._task
-        found, model = await self._services.store.read(standing_still, task.terms)
-        task.round, task.model = found, model
-
     async def _step(self) -> None:
         task, services = self._task, self._services
-        await self.refresh()
+        await self._task.refresh(self._services.store)
         if task.round.phase is Phase.CLOSING:
             await self._closing()
         elif task.round.due(services.store.now()):
@@ -136,7 +130,7 @@ class Keeper:
     async def _over(self, ended: Round) -> None:
         """A round has ended and this process saw to it."""
         task, metrics = self._task, self._services.metrics
-        await self.refresh()
+        await self._task.refresh(self._services.store)
         async with task.tally.still():
             task.tally.over(ended.number)
         assert ended.ending is not None

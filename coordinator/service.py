@@ -216,7 +216,7 @@ class Coordinator:
         for row in withdrawn.assignments:
             self._given.forget(row.id)
         for name in {row.task for row in withdrawn.assignments}:
-            await self.refresh(self.tasks[name])
+            await self.tasks[name].refresh(self.services.store)
         log.info("device %s left: %d updates dropped", device, withdrawn.dropped)
         return Left(dropped=withdrawn.dropped, published=withdrawn.published)
 
@@ -252,10 +252,10 @@ class Coordinator:
     async def _look(self, record: TaskRecord) -> None:
         task = self.tasks[record.name]
         if task.running and record.state != "running":
-            await self.refresh(task)  # its last model
+            await task.refresh(self.services.store)  # its last model
             task.ended(record.state)
         elif task.running and self.services.store.shared:
-            await self.refresh(task)
+            await task.refresh(self.services.store)
 
     async def _bring_back(self, record: TaskRecord) -> None:
         source = f"task {record.name}"
@@ -316,10 +316,6 @@ class Coordinator:
             known = ", ".join(self.tasks) or "none"
             raise NotFound("unknown_task", f"no task {name!r}; tasks here: {known}")
         return found
-
-    async def refresh(self, task: Task) -> None:
-        """Ask the store how a task stands."""
-        task.round, task.model = await self.services.store.read(standing_still, task.terms)
 
     async def stop(self, name: str) -> Task:
         """Stop a task for good. Raises `NotFound`."""

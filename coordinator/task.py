@@ -88,6 +88,10 @@ class Task:
         if found.number >= self.round.number:
             self.round = found
 
+    async def refresh(self, store: Store) -> None:
+        """Ask the store how the round and the newest model stand."""
+        self.round, self.model = await store.read(standing_still, self.terms)
+
     async def model_of(self, version: int, store: Store) -> ModelRecord:
         """The model of a version. Raises `NotFound`."""
         if version == self.model.version:

@@ -190,7 +190,7 @@ async def _task(request: web.Request) -> Task:
 async def _view(coordinator: Coordinator, task: Task, versions: int = 2) -> TaskView:
     """With what devices say of the last so many versions."""
     store = coordinator.services.store
-    await coordinator.refresh(task)
+    await task.refresh(store)
     found = task.round
     open_ = found.started is not None and found.ending is None
     return TaskView(

@@ -83,7 +83,7 @@ async def test_a_restart_before_any_step_changes_neither_the_round_nor_its_model
 async def test_a_restart_brings_back_the_round_as_it_was_after_each_step(machine: Machine):
     for step, index in STEPS[:-1]:
         await getattr(machine, step)(index)
-        await machine.coordinator.refresh(machine.task)
+        await machine.task.refresh(machine.coordinator.services.store)
         was = machine.task.round
         await machine.restart()
         assert machine.task.round == was
@@ -250,7 +250,7 @@ async def test_a_crash_between_the_model_and_the_journal_ends_the_round_again(ma
             await asyncio.sleep(0.005)
         assert tried
         blobs = await machine.files("blobs")
-        await machine.coordinator.refresh(machine.task)
+        await machine.task.refresh(machine.coordinator.services.store)
         assert str(machine.task.round.phase) == "closing"
         assert await machine.digest() == first
     await machine.restart()
