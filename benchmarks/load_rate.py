@@ -29,7 +29,7 @@ from benchmarks.report import Row, median, spread
 from fleet.swarm import Swarm, deliver
 
 GOAL, PART_OF_BARE = 2000.0, 0.30
-CONNECTIONS = 64
+CONNECTIONS, CHECKING_IN = 64, 64
 STRETCHES = 5
 
 _TASK = "load-rate"
@@ -81,10 +81,11 @@ async def measure(work: Path, plan: Path, quick: bool, say: Say) -> list[Row]:
         Processes(work / "logs") as processes,
         coordinator(work, processes) as (client, pid),
         _bare(work, processes) as (bare_url, bare_pid),
+        Swarm(client.url, CHECKING_IN) as few,
         Swarm(client.url, CONNECTIONS) as swarm,
         Swarm(bare_url, CONNECTIONS) as bare_swarm,
     ):
-        fleet = Fleet(client, swarm, await asyncio.to_thread(parameters_of, plan))
+        fleet = Fleet(client, few, await asyncio.to_thread(parameters_of, plan))
         await fleet.grow(each * STRETCHES, budget.left / 3, lambda text: say(f"load: {text}"))
         each = len(fleet.secrets) // STRETCHES
         if not each:

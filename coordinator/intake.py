@@ -31,7 +31,7 @@ from wire.update import read
 log = logging.getLogger(__name__)
 
 _WAITING = 256  # updates that wait, at most; whoever comes then waits to wait
-_BATCH = 32
+_BATCH = 128
 _BATCH_BYTES = 8 << 20  # of its updates, decoded
 _RUNNERS = 3
 _PATIENCE = 20.0  # for the next round to open; a device waits for an answer a little longer

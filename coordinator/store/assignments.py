@@ -11,7 +11,7 @@ from coordinator.errors import unknown_device
 from coordinator.round import Arrival, Held, Round
 from coordinator.store.records import AssignmentRecord, StandingRecord
 from coordinator.store.rounds import ROUNDS, Terms, load, save
-from coordinator.store.sql import Keep, Row, Steps, Tell, insert, one, records, rows
+from coordinator.store.sql import Keep, Row, Steps, Tell, insert, one, over, records, rows
 from coordinator.store.sums import tag
 from wire.messages import WaitReason
 
@@ -122,8 +122,7 @@ def accept(terms: Terms, batch: Sequence[Arrived], node: str, now: float) -> Ste
     found = yield from load(terms, lock=True)
     started = found.started
     arrivals: list[tuple[Arrival, int]] = []
-    counted: set[str] = set()
-    examples = 0
+    counted: dict[str, _Counted] = {}
     there = yield from _states([update.assignment for update in batch])
     for update in batch:
         row = there.get(update.assignment)
@@ -135,11 +134,11 @@ def accept(terms: Terms, batch: Sequence[Arrived], node: str, now: float) -> Ste
         arrival = found.arrival(held, now)
         arrivals.append((arrival, found.staleness(held)))
         if arrival is Arrival.COUNTS:
-            yield from _count(terms.task, found.number, update, row, node, now)
             found = found.counted(held, now)
-            counted.add(update.assignment)
-            examples += update.examples
-    if examples:
+            counted[update.assignment] = _Counted(update, row)
+    if counted:
+        yield from _count(terms.task, found.number, list(counted.values()), node, now)
+        examples = sum(update.examples for update, _ in counted.values())
         yield from save(terms.task, found)
         yield from rows(
             "UPDATE rounds SET examples = examples + $3 WHERE task = $1 AND number = $2",
@@ -160,19 +159,38 @@ def _states(assignments: Sequence[str]) -> Steps[dict[str, Row]]:
     return {row["id"]: row for row in found}
 
 
-def _count(task: str, number: int, update: Arrived, row: Row, node: str, now: float) -> Steps[None]:
-    yield Keep(task, number, update.assignment, update.data)
-    loss = update.loss if math.isfinite(update.loss) else 0.0
-    yield from rows(
-        "UPDATE assignments SET state = 'accepted', ended = $2, counted = $3, node = $4, tag = $5,"
-        " length = $6, digest = $7, examples = $8, steps = $9, loss = $10 WHERE id = $1",
-        *(update.assignment, now, number, node, tag(update.assignment)),
-        *(len(update.data), update.digest, update.examples, update.steps, loss),
+class _Counted(NamedTuple):
+    """An update that counts, and its assignment as it was."""
+
+    update: Arrived
+    row: Row
+
+
+def _count(
+    task: str, number: int, counted: Sequence[_Counted], node: str, now: float
+) -> Steps[None]:
+    """Keep the bytes and write down that they count: a statement for all, not for each."""
+    for update, _ in counted:
+        yield Keep(task, number, update.assignment, update.data)
+    yield from over(
+        [
+            (
+                *(u.assignment, tag(u.assignment), len(u.data), u.digest, u.examples, u.steps),
+                u.loss if math.isfinite(u.loss) else 0.0,
+            )
+            for u, _ in counted
+        ],
+        "UPDATE assignments SET state = 'accepted', ended = $1, counted = $2, node = $3,"
+        " tag = t.column2, length = t.column3, digest = t.column4, examples = t.column5,"
+        " steps = t.column6, loss = t.column7 FROM {table} AS t WHERE id = t.column1",
+        *(now, number, node),
     )
-    yield from rows(
-        "UPDATE standings SET accepted = accepted + 1, streak = 0, examples = $3,"
-        " seconds = coalesce(seconds * $4 + $5 * (1.0 - $4), $5) WHERE device = $1 AND task = $2",
-        *(row["device"], task, update.examples, _MEMORY, max(0.0, now - row["assigned"])),
+    yield from over(
+        [(row["device"], u.examples, max(0.0, now - row["assigned"])) for u, row in counted],
+        "UPDATE standings SET accepted = accepted + 1, streak = 0, examples = t.column2,"
+        " seconds = coalesce(seconds * $2 + t.column3 * (1.0 - $2), t.column3)"
+        " FROM {table} AS t WHERE device = t.column1 AND task = $1",
+        *(task, _MEMORY),
     )
 
 

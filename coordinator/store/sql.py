@@ -15,7 +15,8 @@ The SQL is what both understand: `$1` placeholders; `RETURNING` and `ON CONFLICT
 JSON is text, a time is seconds since the epoch on the store's own clock (`Store.now`).
 """
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
+from functools import cache, lru_cache
 from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar
 
 import msgspec
@@ -25,6 +26,9 @@ P = ParamSpec("P")
 R = TypeVar("R", bound=msgspec.Struct)
 
 Value = str | int | float | bytes | None
+
+
+_AT_ONCE = 256  # rows of a table: both databases take some 32,000 values
 
 
 class Row(Protocol):
@@ -84,6 +88,23 @@ def rows(text: str, *values: Value) -> Steps[list[Row]]:
     return found
 
 
+def over(table: Sequence[tuple[Value, ...]], text: str, *values: Value) -> Steps[None]:
+    """A statement over a table that is made for it, one for many rows: `{table}` in the text is
+    that table, whose columns are named column1, column2 and so on; `$1`, ... are `values`."""
+    for start in range(0, len(table), _AT_ONCE):
+        part = table[start : start + _AT_ONCE]
+        marks = _table(len(part), len(part[0]), len(values) + 1)
+        cells = (cell for row in part for cell in row)
+        yield from rows(text.replace("{table}", marks), *values, *cells)
+
+
+@lru_cache(maxsize=1024)
+def _table(height: int, width: int, first: int) -> str:
+    ends = range(first + width, first + width * (height + 1), width)
+    lines = (", ".join(f"${number}" for number in range(end - width, end)) for end in ends)
+    return f"(VALUES ({'), ('.join(lines)}))"
+
+
 def one(text: str, *values: Value) -> Steps[Row | None]:
     """The first row, if any."""
     found = yield from rows(text, *values)
@@ -104,12 +125,16 @@ def records(kind: type[R], text: str, *values: Value) -> Steps[list[R]]:
 
 def record(kind: type[R], row: Row) -> R:
     """A row as a record. A column that is no plain value holds JSON."""
-    fields = msgspec.structs.fields(kind)
     values = {
-        f.name: row[f.name] if f.type in _PLAIN else msgspec.json.decode(row[f.name])
-        for f in fields
+        name: row[name] if plain else msgspec.json.decode(row[name]) for name, plain in _columns(kind)
     }
     return msgspec.convert(values, kind)
+
+
+@cache
+def _columns(kind: type[msgspec.Struct]) -> tuple[tuple[str, bool], ...]:
+    """The columns of a kind of record, and which are plain values: to find out takes long."""
+    return tuple((f.name, f.type in _PLAIN) for f in msgspec.structs.fields(kind))
 
 
 def insert(table: str, value: msgspec.Struct, conflict: str = "") -> Steps[list[Row]]:

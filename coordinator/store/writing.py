@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from coordinator.store.lane import Another, Answer, Asked
 from coordinator.store.opening import BUSY_SECONDS, trouble
 from coordinator.store.playing import Lost, answer_query, answer_recall, is_lost, play
 from coordinator.store.segments import Segments, segment_name
-from coordinator.store.sql import Discard, Keep, Query, Recall, Step, StoreUnavailable, Tell
+from coordinator.store.sql import Discard, Keep, Query, Recall, Step, StoreUnavailable, Tell, over
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,9 @@ _MOST_SECONDS = 0.05  # that it takes before its sync: other processes wait
 _SAY_SECONDS = 30.0  # how often a disk that stays full is said
 _EMPTY_MS = 100  # that emptying the log waits for readers
 _CLOCK_SECONDS = 1.0  # how often the time that was reached is written down
+
+_PLACES = """INSERT INTO payloads (assignment, task, round, node, start, length, crc)
+SELECT column1, $1, $2, $3, column2, column3, column4 FROM {table}"""
 
 
 class _Segment(NamedTuple):
@@ -78,6 +82,7 @@ class Writer:
         self._turn, self._now, self._told, self._unlink = turn, now, told, unlink
         self._effects = _Effects()  # of the group
         self._own = _Effects()  # of the transaction that runs
+        self._kept: list[Keep] = []  # of that one: not written yet
         self._clock = float("-inf")  # when the time was last written down
         self._log_to_empty = False
         self._failed, self._said = False, float("-inf")
@@ -141,10 +146,11 @@ class Writer:
             self._told(told)
 
     def _one(self, asked: Asked) -> Answer:
-        self._own, mark = _Effects(), self._segments.mark()
+        self._own, self._kept, mark = _Effects(), [], self._segments.mark()
         self._sql.execute("SAVEPOINT one")
         try:
             value = play(asked.transaction(), self._answer)
+            self._write_kept()
         except BaseException as error:
             if is_lost(error):
                 raise
@@ -198,8 +204,10 @@ class Writer:
         if isinstance(step, Query):
             return answer_query(self._sql, step)
         if isinstance(step, Keep):
-            return self._keep(step)
+            self._kept.append(step)
+            return None
         if isinstance(step, Recall):
+            self._write_kept()
             return answer_recall(self._sql, self._segments, step.assignment)
         if isinstance(step, Discard):
             return self._discard(step)
@@ -208,23 +216,26 @@ class Writer:
             return None
         raise TypeError(f"no step of a transaction: {step!r}")
 
-    def _keep(self, step: Keep) -> None:
-        name = segment_name(step.task, step.round, self._node)
-        start = self._segments.end(name)
-        self._sql.execute(
-            "INSERT INTO payloads VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-            (
-                *(step.assignment, step.task, step.round, self._node),
-                *(start, len(step.data), zlib.crc32(step.data)),
-            ),
-        )
+    def _write_kept(self) -> None:
+        """What the transaction has kept so far: all at once, before anything asks for it."""
+        kept, self._kept = self._kept, []
+        for key, group in groupby(kept, key=lambda keep: (keep.task, keep.round)):
+            self._append(_Segment(*key, self._node), list(group))
+
+    def _append(self, segment: _Segment, keeps: list[Keep]) -> None:
         try:
-            self._segments.append(name, step.data)
+            at = self._segments.append(segment.name, [keep.data for keep in keeps])
         except OSError as error:
             raise StoreUnavailable(self._say(error)) from error
-        self._own.kept += len(step.data)
+        places = []
+        for keep in keeps:
+            places.append((keep.assignment, at, len(keep.data), zlib.crc32(keep.data)))
+            at += len(keep.data)
+        play(over(places, _PLACES, *segment), self._answer)
+        self._own.kept += sum(len(keep.data) for keep in keeps)
 
     def _discard(self, step: Discard) -> None:
+        self._write_kept()
         if step.assignment is not None:
             return self._discard_one(step.assignment)
         found = self._sql.execute(
