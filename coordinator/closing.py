@@ -12,6 +12,8 @@ from collections.abc import Iterator
 
 from coordinator import opening
 from coordinator.aggregation import Contribution, Next, Sum
+from coordinator.bench import Bench, Total, read_back
+from coordinator.errors import Unavailable
 from coordinator.round import Reason, Round
 from coordinator.services import Services
 from coordinator.store import ending, sums
@@ -133,8 +135,11 @@ class Closer:
         """What a process has summed: this one's own, or what another hands over in time."""
         task, number = self._task, self._round.number
         if portion.node == self._services.node:
-            async with task.tally.still():
-                return task.tally.of(portion, number)
+            async with task.summing.still():
+                own = await self._own()
+            if own is None or (own.updates, own.tags) != (portion.updates, portion.tags):
+                return None
+            return await self._read(portion, own.data)
         if portion.node not in self._alive:
             return None
         loop = asyncio.get_running_loop()
@@ -158,6 +163,12 @@ class Closer:
             *(task.name, number, portion.node),
         )
         return None
+
+    async def _own(self) -> Total | None:
+        try:
+            return await self._services.hand.do(Bench.total, self._task.work, self._round.number)
+        except Unavailable:
+            return None
 
     async def _read(self, portion: Portion, data: bytes) -> Sum | None:
         try:
@@ -204,7 +215,8 @@ class Closer:
         """Blocking: an update that counts, from its bytes; `None` when they are gone: it is lost,
         and the others are not to be lost with it."""
         try:
-            return opening.contribution(self._task, self._round, row, data)
+            kept = opening.kept(self._round, row, data)
+            return read_back(self._task.work, kept).contribution
         except WireError as error:
             self._lost[row.id] = str(error)
             return None

@@ -10,23 +10,22 @@ counts, acknowledged or not, and a device that asks again hears "accepted".
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 
 from coordinator import lateness
-from coordinator.aggregation import Contribution
+from coordinator.bench import Bench, Broken, Counted, Opened, Upload
 from coordinator.errors import Conflict, CoordinatorError, Refused, Unavailable
-from coordinator.round import Arrival
+from coordinator.round import Arrival, Round
 from coordinator.services import Services
 from coordinator.store import assignments
 from coordinator.store.assignments import Arrived
 from coordinator.store.records import AssignmentRecord
-from coordinator.tally import Summed
 from coordinator.task import Task
 from systemd.journal import fields
-from wire.digest import verify
 from wire.errors import Rule, WireError
-from wire.update import read
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +35,7 @@ _BATCH_BYTES = 8 << 20  # of its updates, decoded
 _RUNNERS = 3
 _PATIENCE = 20.0  # for the next round to open; a device waits for an answer a little longer
 _LOOK_AGAIN = 0.05
+_NUMBERS = count(1)  # of batches
 _FROM_THE_START = {"Upload-Offset": "0"}
 
 
@@ -50,7 +50,6 @@ class _Job:
     done: asyncio.Future[Arrival]
     since: float
     arrived: Arrived | None = None
-    opened: Contribution | None = None
     error: Exception | None = None
 
 
@@ -119,44 +118,40 @@ class Intake:
                 raise
 
     async def _take(self, jobs: list[_Job]) -> None:
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._services.hand, self._open_all, jobs)
-        good = [job for job in jobs if job.error is None]
-        if good:
-            await self._accept(good)
+        if any(job.data is None for job in jobs):
+            await asyncio.to_thread(self._fetch, jobs)
+        there = [job for job in jobs if job.data is not None]
+        if there:
+            await self._bring_in(next(_NUMBERS), there)
         for job in jobs:
             if job.error is not None:
                 await self._refuse(job)
 
-    def _open_all(self, jobs: list[_Job]) -> None:
-        """Blocking: decode and check each, or say what is wrong with it."""
+    def _fetch(self, jobs: list[_Job]) -> None:
+        """Blocking: the bytes that are in parts, or why they cannot be had."""
         for job in jobs:
-            try:
-                self._open(job)
-            except (WireError, CoordinatorError, OSError) as error:
-                job.error = error
+            if job.data is None:
+                try:
+                    job.data = self._services.parts.read(job.row.id, job.digest)
+                except (WireError, CoordinatorError, OSError) as error:
+                    job.error = error
 
-    def _open(self, job: _Job) -> None:
-        """Raises `WireError` when an update breaks a rule, `CoordinatorError` or `OSError` when its
-        bytes cannot be had."""
-        task = self._task
-        if job.data is None:
-            job.data = self._services.parts.read(job.row.id, job.digest)
-        else:
-            verify(job.data, job.digest)
-        update = read(job.data, task.manifest.parameters, task.file.upload.codec)
-        header = update.header
-        if (header.assignment, header.plan, header.base) != (
-            *(job.row.id, task.record.plan, job.base),
-        ):
-            raise WireError(
-                Rule.WRONG_BASE, "made for another assignment, from another plan or another model"
-            )
-        job.opened = Contribution(update.delta, header.examples, header.steps, 0)
-        task.aggregator.check(job.opened)
-        job.arrived = Arrived(
-            job.row.id, job.data, job.digest, header.examples, header.steps, header.loss
-        )
+    async def _bring_in(self, batch: int, jobs: list[_Job]) -> None:
+        """Open a batch; what is good counts, is acknowledged and summed."""
+        hand, work = self._services.hand, self._task.work
+        uploads = [Upload(job.row.id, job.base, job.digest, job.data or b"") for job in jobs]
+        for job, said in zip(jobs, await hand.do(Bench.open, work, batch, uploads), strict=True):
+            _note(job, said)
+        summed = None
+        try:
+            if any(job.arrived for job in jobs):
+                summed = await self._accept(batch, jobs)
+        finally:
+            if summed is None:  # the bench is not to keep it
+                with suppress(Unavailable):
+                    await hand.do(Bench.add, work, batch, 0, ())
+        if summed is not None:  # no runner has more than one batch in memory
+            await summed
 
     async def _refuse(self, job: _Job) -> None:
         error = job.error
@@ -175,39 +170,46 @@ class Intake:
         else:
             _settle(job, Refused(str(error.code), error.detail))
 
-    async def _accept(self, jobs: list[_Job]) -> None:
+    async def _accept(self, batch: int, jobs: list[_Job]) -> Awaitable[None] | None:
+        """The good ones of a batch: made durable and acknowledged. Gives what ends when they are
+        summed; `None` when none counts."""
         task, services = self._task, self._services
-        arrived = [job.arrived for job in jobs if job.arrived is not None]
-        async with task.tally.lock:
+        good = [(place, job) for place, job in enumerate(jobs) if job.arrived is not None]
+        arrived = [job.arrived for _, job in good if job.arrived is not None]
+        async with task.summing.lock:
             now = services.store.now()
             accepted = await services.store.run(
                 assignments.accept, task.terms, arrived, services.node, now
             )
             counted = [
-                Summed(job.row.id, job.opened._replace(staleness=staleness))
-                for job, (arrival, staleness) in zip(jobs, accepted.arrivals, strict=True)
-                if arrival is Arrival.COUNTS and job.opened is not None
+                Counted(place, job.row.id, staleness)
+                for (place, job), (arrival, staleness) in zip(good, accepted.arrivals, strict=True)
+                if arrival is Arrival.COUNTS
             ]
-            task.saw(accepted.round)
-            if accepted.round.due(now) or accepted.round.arrived == len(counted):
-                task.told.set()
-            deadline = accepted.round.deadline
-            for _ in counted:
-                services.metrics.arrived(task.name, "accepted", now - (deadline or now))
+            self._saw(accepted.round, len(counted), now)
             # They are durable: nobody has to wait for the sum, but for whoever takes the lock.
-            for job, (arrival, _) in zip(jobs, accepted.arrivals, strict=True):
+            for (_, job), (arrival, _) in zip(good, accepted.arrivals, strict=True):
                 if arrival is Arrival.WAIT:
                     self._again(job)
                 else:
                     _settle(job, arrival)
+            if not counted:
+                return None
             number = accepted.round.number
-            summed = task.tally.start(number, counted, services.hand) if counted else None
-        if summed is not None:  # no runner has more than one batch in memory
-            await summed
+            return task.summing.start(services.hand, task.work, batch, number, counted)
+
+    def _saw(self, found: Round, counted: int, now: float) -> None:
+        """The round after updates of which so many count."""
+        task = self._task
+        task.saw(found)
+        if found.due(now) or found.arrived == counted:
+            task.told.set()
+        lateness = now - (found.deadline or now)
+        self._services.metrics.arrived(task.name, "accepted", lateness, counted)
 
     def _again(self, job: _Job) -> None:
         """The round is closing: this one counts in the next."""
-        job.opened = None  # it is decoded anew: many may wait
+        job.arrived = None  # it is opened anew: many may wait
         loop = asyncio.get_running_loop()
         if loop.time() - job.since > _PATIENCE:
             _settle(job, Unavailable("closing", "the round is closing: try again in a minute"))
@@ -243,6 +245,14 @@ async def drop(
         task.saw(after)  # its place is free: the next device that asks here is to know
         services.metrics.updates.labels(task.name, state).inc()
     await asyncio.to_thread(services.parts.drop, assignment)
+
+
+def _note(job: _Job, said: Opened | Broken) -> None:
+    """What the bench says of an update."""
+    if isinstance(said, Broken):
+        job.error = WireError(said.code, said.detail)
+    else:
+        job.arrived = Arrived(job.row.id, job.data or b"", job.digest, *said)
 
 
 def _settle(job: _Job, outcome: Arrival | Exception) -> None:

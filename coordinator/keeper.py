@@ -6,8 +6,10 @@ that is closing and whose closer is no more is taken over.
 
 import asyncio
 import logging
+from contextlib import suppress
 
 from coordinator import opening
+from coordinator.bench import Bench, Total
 from coordinator.closing import Closer
 from coordinator.errors import Unavailable
 from coordinator.round import Phase, Round
@@ -15,11 +17,9 @@ from coordinator.services import Services
 from coordinator.store import ending, sums
 from coordinator.store.ending import Closing
 from coordinator.store.records import AssignmentRecord
-from coordinator.tally import Summed
 from coordinator.task import Task
 from coordinator.trying import Trying
 from systemd.journal import fields
-from wire.errors import WireError
 
 log = logging.getLogger(__name__)
 
@@ -114,13 +114,23 @@ class Keeper:
         task, number = self._task, self._task.round.number
         if self._handed == number:
             return
-        async with task.tally.still():
-            found = await asyncio.to_thread(task.tally.partial, number)
+        async with task.summing.still():
+            found = await self._total(number)
         if found is not None:
             await self._services.store.run(
-                sums.put_partial, task.name, number, self._services.node, *found
+                sums.put_partial, task.name, number, self._services.node, found.tags, found.data
             )
         self._handed = number
+
+    async def _total(self, number: int) -> Total | None:
+        try:
+            return await self._services.hand.do(Bench.total, self._task.work, number)
+        except Unavailable:
+            return None  # the closer sums the bytes
+
+    async def _forget(self, number: int) -> None:
+        with suppress(Unavailable):  # then it is forgotten
+            await self._services.hand.do(Bench.over, self._task.work, number)
 
     async def _close(self, closing: Closing) -> None:
         ended = await Closer(self._services, self._task, closing, self._nodes.alive).close()
@@ -131,8 +141,8 @@ class Keeper:
         """A round has ended and this process saw to it."""
         task, metrics = self._task, self._services.metrics
         await self._task.refresh(self._services.store)
-        async with task.tally.still():
-            task.tally.over(ended.number)
+        async with task.summing.still():
+            await self._forget(ended.number)
         assert ended.ending is not None
         reason = str(ended.ending.reason)
         metrics.ended(task.name, ended)
@@ -155,7 +165,7 @@ class Keeper:
         for portion in await services.store.read(sums.portions, task.name, number):
             if portion.node in self._nodes.alive:
                 continue
-            async with task.tally.still():
+            async with task.summing.still():
                 taken = await services.store.run(
                     sums.adopt, task.name, number, services.node, portion.node, _ADOPTED
                 )
@@ -167,12 +177,5 @@ class Keeper:
         task = self._task
         for row in taken:
             data = await self._services.store.read(sums.kept, row.id)
-            try:
-                await asyncio.to_thread(_add, task, number, row, data)
-            except WireError:
-                task.tally.spoil()  # the closer finds out which bytes are gone, and says so
-
-
-def _add(task: Task, number: int, row: AssignmentRecord, data: bytes | None) -> None:
-    found = opening.contribution(task, task.round, row, data)
-    task.tally.add(number, [Summed(row.id, found)])
+            kept = opening.kept(task.round, row, data)
+            await self._services.hand.do(Bench.include, task.work, number, kept)

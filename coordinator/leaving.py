@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 
 from coordinator import opening
+from coordinator.bench import Bench
+from coordinator.errors import Unavailable
 from coordinator.services import Services
 from coordinator.store import devices
 from coordinator.store.records import AssignmentRecord, Withdrawn
-from coordinator.tally import Summed
 from coordinator.task import Task
-from wire.errors import WireError
 
 
 async def withdraw(services: Services, tasks: Mapping[str, Task], device: str) -> Withdrawn | None:
@@ -26,26 +26,29 @@ async def withdraw(services: Services, tasks: Mapping[str, Task], device: str) -
     terms = {name: task.terms for name, task in tasks.items()}
     async with AsyncExitStack() as still:
         for name in sorted(tasks):
-            await still.enter_async_context(tasks[name].tally.still())
+            await still.enter_async_context(tasks[name].summing.still())
         withdrawn = await services.store.run(devices.withdraw, device, terms)
         if withdrawn is None:
             return None
         for row, data in withdrawn.kept:
             if row.node == services.node:
-                await asyncio.to_thread(_take_out, tasks[row.task], row, data)
+                await _take_out(services, tasks[row.task], row, data)
     for row in withdrawn.assignments:
         await asyncio.to_thread(services.parts.drop, row.id)
         tasks[row.task].told.set()
     return withdrawn
 
 
-def _take_out(task: Task, row: AssignmentRecord, data: bytes | None) -> None:
-    """Blocking: the sum without an update that is in it."""
+async def _take_out(
+    services: Services, task: Task, row: AssignmentRecord, data: bytes | None
+) -> None:
+    """The sum without an update that is in it."""
     assert row.counted is not None
     try:
-        if task.round.number != row.counted:  # as seen here; another process may have gone on
-            raise ValueError("how stale it was is not known")
-        found = opening.contribution(task, task.round, row, data)
-        task.tally.remove(row.counted, Summed(row.id, found))
-    except (WireError, ValueError):
-        task.tally.spoil()  # it cannot be taken out: the others are summed anew at the close
+        if task.round.number == row.counted:
+            kept = opening.kept(task.round, row, data)
+            await services.hand.do(Bench.exclude, task.work, row.counted, kept)
+        else:  # as seen here; another process has gone on: how stale it was is not known
+            await services.hand.do(Bench.spoil, task.work)
+    except Unavailable:
+        pass  # then the sum is gone as well

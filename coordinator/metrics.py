@@ -108,10 +108,12 @@ class Metrics:
 
     # What happens
 
-    def arrived(self, task: str, outcome: str, lateness: float) -> None:
-        """An update is `accepted`, or came too `late`: so many seconds after its deadline."""
-        self.updates.labels(task, outcome).inc()
-        self.lateness.labels(task).observe(lateness)
+    def arrived(self, task: str, outcome: str, lateness: float, updates: int = 1) -> None:
+        """Updates are `accepted`, or came too `late`: so many seconds after their deadline."""
+        self.updates.labels(task, outcome).inc(updates)
+        observed = self.lateness.labels(task)
+        for _ in range(updates):
+            observed.observe(lateness)
 
     def ended(self, task: str, found: Round) -> None:
         """A round has ended in this process."""

@@ -114,7 +114,7 @@ async def serve(options: ServeOptions, worker: "Worker | None" = None) -> None:
     logging.getLogger("aiohttp.server").addFilter(_Rubbish())
     notifier = Notifier.of_environment()
     async with (
-        open_coordinator(options.state, options=options.store) as coordinator,
+        open_coordinator(options.state, options=options.store, apart=True) as coordinator,
         notifier.speaking(lambda: status_line(coordinator)),
         _listening(options, tls, coordinator, worker) as port,
         worker.serving(stopping) if worker else published(options, port),

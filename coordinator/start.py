@@ -2,12 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from coordinator import credentials
+from coordinator.hand import open_hand
 from coordinator.metrics import Metrics
 from coordinator.service import Coordinator
 from coordinator.services import Services
@@ -52,9 +52,14 @@ def admin_token(state: Path) -> str:
 
 @asynccontextmanager
 async def open_coordinator(
-    state: Path, clock: Clock | None = None, options: StoreOptions | None = None
+    state: Path,
+    clock: Clock | None = None,
+    options: StoreOptions | None = None,
+    *,
+    apart: bool = False,
 ) -> AsyncIterator[Coordinator]:
-    """The coordinator over the folder `state`, with its rounds running. Raises `StoreError`."""
+    """The coordinator over the folder `state`, with its rounds running; it decodes and sums updates
+    in a process `apart`, or in a thread. Raises `StoreError`."""
     clock, options = clock or SystemClock(), options or StoreOptions()
     node = credentials.new_id("node")
     async with AsyncExitStack() as stack:
@@ -69,19 +74,12 @@ async def open_coordinator(
             scratch=scratch,
             clock=clock,
             metrics=metrics,
-            hand=_thread(stack, "intake"),
+            hand=await stack.enter_async_context(open_hand(apart)),
         )
         coordinator = Coordinator(services, await asyncio.to_thread(admin_token, state))
         await coordinator.load()
         async with coordinator.running():
             yield coordinator
-
-
-def _thread(stack: AsyncExitStack, name: str) -> ThreadPoolExecutor:
-    """One thread, which is joined at the end, off the loop: what it does may take a while."""
-    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
-    stack.push_async_callback(asyncio.to_thread, thread.shutdown, cancel_futures=True)
-    return thread
 
 
 async def _open_store(

@@ -6,6 +6,7 @@ from datetime import datetime
 import msgspec
 
 from coordinator.aggregation import Aggregator, aggregator
+from coordinator.bench import Work
 from coordinator.errors import NotFound
 from coordinator.round import Late, Round, RoundPolicy
 from coordinator.selection import Crowd
@@ -13,7 +14,7 @@ from coordinator.store import rounds, tasks
 from coordinator.store.records import AssignmentRecord, ModelRecord, TaskRecord
 from coordinator.store.rounds import Terms
 from coordinator.store.sql import Steps, Store
-from coordinator.tally import Tally
+from coordinator.summing import Summing
 from coordinator.taskfile import TaskFile
 from wire.messages import Assignment, Published
 from wire.plan import Manifest
@@ -41,7 +42,15 @@ class Task:
         self.terms = terms_of(file)
         self.aggregator = aggregator_of(file, manifest)
         self.upload_limit = size_limit(manifest.parameters, file.upload.codec)
-        self.tally = Tally(self.aggregator)
+        self.work = Work(
+            task=record.name,
+            plan=record.plan,
+            parameters=manifest.parameters,
+            codec=file.upload.codec,
+            aggregation=file.aggregation,
+            staleness_exponent=file.round.staleness_exponent,
+        )
+        self.summing = Summing()
         self.round = found
         self.model = model
         self.crowd = Crowd(population=0)

@@ -126,7 +126,8 @@ def records(kind: type[R], text: str, *values: Value) -> Steps[list[R]]:
 def record(kind: type[R], row: Row) -> R:
     """A row as a record. A column that is no plain value holds JSON."""
     values = {
-        name: row[name] if plain else msgspec.json.decode(row[name]) for name, plain in _columns(kind)
+        name: row[name] if plain else msgspec.json.decode(row[name])
+        for name, plain in _columns(kind)
     }
     return msgspec.convert(values, kind)
 

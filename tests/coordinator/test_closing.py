@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from coordinator.bench import Bench
 from coordinator.closing import Closer
 from coordinator.errors import CoordinatorError
 from coordinator.round import Reason
@@ -150,8 +151,10 @@ async def test_what_a_process_that_is_no_more_has_summed_is_adopted_before_the_c
             break
         await asyncio.sleep(0.01)
     assert [(part.node, part.updates) for part in parts] == [(node, 2)]
-    async with machine.task.tally.still():  # and the sum is of just those
-        assert machine.task.tally.of(parts[0], 1) is not None
+    async with machine.task.summing.still():  # and the sum is of just those
+        total = await machine.coordinator.services.hand.do(Bench.total, machine.task.work, 1)
+    assert total is not None
+    assert (total.updates, total.tags) == (parts[0].updates, parts[0].tags)
 
 
 # A device that leaves

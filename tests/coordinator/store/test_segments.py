@@ -29,7 +29,7 @@ def test_what_is_taken_back_is_gone_and_what_stays_is_where_it_was(tmp_path_fact
         for kind, number, data in steps:
             if kind == "append":
                 name = segment_name("t", number, "n")
-                pending.append((name, segments.append(name, data), data))
+                pending.append((name, segments.append(name, [data]), data))
             elif kind == "rewind":
                 mark = min(number, segments.mark())
                 segments.rewind(mark)
@@ -50,12 +50,12 @@ def test_what_is_taken_back_is_gone_and_what_stays_is_where_it_was(tmp_path_fact
 def test_descriptors_are_bounded(tmp_path):
     segments, before = Segments(tmp_path), descriptors()
     for number in range(300):
-        segments.append(segment_name("t", number, "n"), b"data")
+        segments.append(segment_name("t", number, "n"), [b"data"])
         segments.flush()
         segments.settle()
     assert descriptors() - before < 100
     for number in range(300):  # each again, so that each was closed and opened meanwhile
-        assert segments.append(segment_name("t", number, "n"), b"more") == 4
+        assert segments.append(segment_name("t", number, "n"), [b"more"]) == 4
     assert segments.read("t.7.n.log", 0, 99) == b"datamore"
     segments.rewind()
     assert segments.read("t.7.n.log", 0, 99) == b"data"
@@ -65,12 +65,12 @@ def test_descriptors_are_bounded(tmp_path):
 
 def test_a_segment_that_was_put_aside_begins_anew(tmp_path):
     segments = Segments(tmp_path)
-    segments.append("t.1.n.log", b"before")
+    segments.append("t.1.n.log", [b"before"])
     segments.flush()
     segments.settle()
     aside = segments.put_aside("t.1.n.log")
     assert aside is not None
-    assert segments.append("t.1.n.log", b"after") == 0
+    assert segments.append("t.1.n.log", [b"after"]) == 0
     segments.flush()
     assert segments.read("t.1.n.log", 0, 99) == b"after"
     assert aside.read_bytes() == b"before"

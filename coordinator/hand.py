@@ -1,0 +1,154 @@
+"""The hand: who works at the bench. A thread of this process, or a process of its own.
+
+A process has an interpreter of its own: requests are answered while updates are decoded and summed.
+In threads the two would wait for each other at every turn, since one interpreter runs one of them.
+Where there is no processor to spare, a thread does the same. Both are one hand: work is done in the
+order in which it was given.
+
+What the two say to each other is pickled: plain data, and bytes that stay bytes until the bench
+looks at them. A process that ends takes its sums with it and nothing else: what counts is durable,
+and at the close its bytes are summed instead. The next work starts another.
+"""
+
+import asyncio
+import logging
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from multiprocessing.connection import Connection, Pipe
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
+
+from coordinator.bench import Bench
+from coordinator.errors import Unavailable
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_ANSWER_SECONDS = 60.0  # that a piece of work takes at most: tens of models' sizes, never more
+_END_SECONDS = 5.0
+
+
+class Worker(Protocol):
+    """Does work at a bench. Blocking; used by one thread."""
+
+    def do(self, method: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        """Returns or raises what the method does; raises `Unavailable` when nobody is there to do
+        it."""
+
+    def close(self) -> None:
+        """The end."""
+
+
+class Here:
+    """Work is done in this process."""
+
+    def __init__(self) -> None:
+        self._bench = Bench()
+
+    def do(self, method: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        return method(self._bench, *arguments)
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+class Apart:
+    """Work is done in a process of its own, started when there is some."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._line: Connection | None = None
+
+    def do(self, method: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        line = self._line or self._start()
+        try:
+            line.send((method.__name__, arguments))
+            if not line.poll(_ANSWER_SECONDS):
+                raise EOFError(f"no answer in {_ANSWER_SECONDS:.0f} s")
+            good, answer = line.recv()
+        except (OSError, EOFError) as error:
+            self.close()
+            log.error("the process that sums updates has ended (%s): another is started", error)
+            raise Unavailable("summing", "the process that sums updates has ended") from error
+        if not good:
+            raise RuntimeError(answer)
+        return answer
+
+    def _start(self) -> Connection:
+        own, its = Pipe()
+        with its:
+            self._process = subprocess.Popen(  # noqa: S603
+                [sys.executable, "-m", "coordinator.hand", str(its.fileno())],
+                pass_fds=(its.fileno(),),
+                stdin=subprocess.DEVNULL,
+            )
+        self._line = own
+        return own
+
+    def close(self) -> None:
+        if self._line is not None:
+            self._line.close()  # which is its sign to end
+        if self._process is not None:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_END_SECONDS)
+            self._process.kill()
+            self._process.wait()
+        self._line = self._process = None
+
+
+class Hand:
+    """What the event loop calls."""
+
+    def __init__(self, worker: Worker, thread: ThreadPoolExecutor) -> None:
+        self._worker, self._thread = worker, thread
+
+    async def do(
+        self, method: Callable[Concatenate[Bench, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """What the bench's `method` returns. Raises what it raises, and `Unavailable` when the
+        process has ended: then everything that was at the bench is gone."""
+        assert not kwargs
+        loop = asyncio.get_running_loop()
+        return cast(T, await loop.run_in_executor(self._thread, self._worker.do, method, args))
+
+
+@asynccontextmanager
+async def open_hand(apart: bool) -> AsyncIterator[Hand]:
+    """A hand, in a process of its own or not."""
+    worker: Worker = Apart() if apart else Here()
+    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hand")
+    try:
+        yield Hand(worker, thread)
+    finally:
+        # Joined off the loop: what it does may take a while.
+        await asyncio.to_thread(thread.shutdown, cancel_futures=True)
+        await asyncio.to_thread(worker.close)
+
+
+def _serve(line: Connection) -> None:
+    """Work until the line ends, as it does when whoever gives the work has ended."""
+    bench = Bench()
+    while True:
+        try:
+            name, arguments = line.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            answer = True, getattr(bench, name)(*arguments)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is told
+            traceback.print_exc()
+            answer = False, f"{type(error).__name__}: {error}"
+        with suppress(OSError):
+            line.send(answer)
+
+
+if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM):  # they are for the one that gives the work
+        signal.signal(number, signal.SIG_IGN)
+    _serve(Connection(int(sys.argv[1])))
