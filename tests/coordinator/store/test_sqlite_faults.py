@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from coordinator.store.sql import Steps, StoreError, StoreUnavailable, Tell, recall, rows
-from coordinator.store.sqlite import lock_state, open_sqlite, prepare
+from coordinator.store.sqlite import SqliteStore, lock_state, open_sqlite, prepare
 from schedules.clock import SystemClock
 from tests.coordinator.store.contract import discard, keep, lookup, names, tell, write
 
@@ -120,8 +121,63 @@ async def test_a_damaged_database_is_refused_and_left_as_it_is(state, damage):
     assert "restore it from a backup, or move it away" in line
     assert (state / FILE).read_bytes() == data
     (state / FILE).rename(state / "damaged")
+    (state / "spool").rename(state / "damaged-spool")
     async with open_sqlite(state, "alone", CLOCK) as store:  # the refusal let go of everything
         assert await store.healthy()
+
+
+def lose_log(state: Path) -> None:
+    (state / f"{FILE}-wal").unlink()
+
+
+def restore_backup(state: Path) -> None:
+    (state / f"{FILE}-wal").unlink()
+    (state / FILE).write_bytes((state / "backup").read_bytes())
+
+
+def lose_all(state: Path) -> None:
+    (state / f"{FILE}-wal").unlink()
+    (state / FILE).unlink()
+
+
+def lose_database(state: Path) -> None:
+    (state / FILE).unlink()
+
+
+def empty_database(state: Path) -> None:
+    (state / FILE).write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    "damage", [lose_log, restore_backup, lose_all, lose_database, empty_database]
+)
+async def test_a_database_older_than_what_was_kept_is_refused_and_nothing_is_swept(
+    tmp_path, state, damage
+):
+    async with open_sqlite(state, "alone", CLOCK) as store:
+        (state / "backup").write_bytes((state / FILE).read_bytes())
+        await begin_rounds(store, 3)
+        await store.run(keep, "a-1", b"acknowledged", 3)
+        crashed = shutil.copytree(state, tmp_path / "crashed")
+    kept = crashed / "spool" / "digits.3.alone.log"
+    damage(crashed)
+    left = everything(crashed)
+    for _ in range(2):
+        assert "move" in await refusal(crashed)
+    assert kept.read_bytes() == b"acknowledged"
+    if damage in (lose_database, empty_database):
+        assert len(left) == len(everything(crashed)), "the log is still there to be rescued"
+
+
+async def begin_rounds(store: SqliteStore, number: int) -> None:
+    """A task `digits` whose newest round is this one."""
+    await store.run(rows, "INSERT INTO tasks VALUES ('digits', 'running', '', '', 0.0)")
+    await store.run(
+        rows,
+        "INSERT INTO rounds VALUES "
+        "('digits', $1, 0, 'open', NULL, 1, 1, 0, 0.0, NULL, NULL, NULL, 0, 0)",
+        number,
+    )
 
 
 async def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
@@ -275,8 +331,11 @@ async def test_a_discarded_round_leaves_no_file(state):
 
 
 async def test_files_that_nothing_refers_to_are_swept_at_the_next_start(state):
+    async with open_sqlite(state, "alone", CLOCK) as store:
+        await begin_rounds(store, 1)
     await fill(state)
-    for name in ("digits.9.alone.log", "digits.1.gone.log", "digits.1.alone.log.gone"):
+    # The round after the newest may have been about to open, in the transaction that was lost.
+    for name in ("digits.2.alone.log", "digits.1.gone.log", "digits.1.alone.log.gone", "x.log"):
         (state / "spool" / name).write_bytes(b"left by a crash")
     async with open_sqlite(state, "alone", CLOCK) as store:
         assert names(state / "spool") == ["digits.1.alone.log"]
