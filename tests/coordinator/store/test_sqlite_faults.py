@@ -81,7 +81,7 @@ async def test_what_was_written_is_there_again(state):
     async with open_sqlite(state, "alone", CLOCK) as store:
         assert await store.read(lookup, "w-7") == "text " * 300
         assert await store.read(recall, "a-1") == b"kept " * 100
-        assert await store.healthy()
+        await store.check()
     assert not (state / (FILE + "-wal")).exists()  # all of it is in the one file
 
 
@@ -123,7 +123,7 @@ async def test_a_damaged_database_is_refused_and_left_as_it_is(state, damage):
     (state / FILE).rename(state / "damaged")
     (state / "spool").rename(state / "damaged-spool")
     async with open_sqlite(state, "alone", CLOCK) as store:  # the refusal let go of everything
-        assert await store.healthy()
+        await store.check()
 
 
 def lose_log(state: Path) -> None:
@@ -254,11 +254,12 @@ async def test_a_disk_that_fills_up_is_said_and_nothing_answered_is_lost(small, 
         assert {type(d) for d in done} == {StoreUnavailable}
         assert all("full: free some space" in str(d) for d in done)
         assert "full: free some space" in caplog.text
-        assert not await store.healthy()
+        with pytest.raises(StoreUnavailable):
+            await store.check()
         for assignment, byte in answered:  # reading goes on
             assert await store.read(recall, assignment) == bytes([byte]) * size
         await asyncio.to_thread(heavy.unlink)
-        assert await store.healthy()
+        await store.check()
         await store.run(keep, "z-1", b"\x01" * size)
         answered.append(("z-1", 1))
     async with open_sqlite(small / "state", "alone", CLOCK) as store:
@@ -428,10 +429,11 @@ async def test_a_group_that_cannot_be_written_fails_as_one_and_the_next_goes_on(
             *(store.run(keep, f"a-{n}", b"x") for n in range(5)), return_exceptions=True
         )
         assert {type(r) for r in refused} == {StoreUnavailable}
-        assert not await store.healthy()
+        with pytest.raises(StoreUnavailable):
+            await store.check()
         assert caplog.text.count("nothing can be written") == 1
         (state / "away").rename(state / "spool")
-        assert await store.healthy()
+        await store.check()
         await store.run(keep, "a-1", b"again")
         assert await store.read(recall, "a-1") == b"again"
 
