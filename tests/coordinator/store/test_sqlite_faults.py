@@ -5,7 +5,6 @@ import os
 import shutil
 import sqlite3
 import stat
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -17,6 +16,7 @@ import pytest
 from coordinator.store.sql import Steps, StoreError, StoreUnavailable, Tell, recall, rows
 from coordinator.store.sqlite import SqliteStore, lock_state, open_sqlite, prepare
 from schedules.clock import SystemClock
+from tests.coordinator.disks import ballast, disk, make_read_only
 from tests.coordinator.store.contract import discard, keep, lookup, names, tell, write
 
 CLOCK = SystemClock()
@@ -199,43 +199,10 @@ async def test_time_does_not_go_back_when_the_wall_clock_was_set_back(state):
 # Disks
 
 
-@contextmanager
-def disk(folder: Path, kilobytes: int) -> Iterator[Path]:
-    """A disk of its own. Skips where that is not allowed."""
-    folder.mkdir()
-    options = ["-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
-    try:
-        done = subprocess.run(["mount", *options], capture_output=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("no mount command")
-    if done.returncode:
-        pytest.skip(f"no disk can be mounted: {done.stderr.decode().strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def make_read_only(folder: Path) -> None:
-    subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
-
-
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
     with disk(tmp_path / "disk", 4096) as folder:
         yield folder
-
-
-def ballast(folder: Path) -> Path:
-    """Fills the disk to the last byte."""
-    path = folder / "ballast"
-    with path.open("wb", buffering=0) as file:
-        try:
-            while file.write(b"\0" * 4096):
-                pass
-        except OSError:
-            pass
-    return path
 
 
 @pytest.mark.parametrize("size", [10, 5000, 100_000])
