@@ -10,6 +10,9 @@ CoordinatorError
   Unavailable     503  starting, stopping, or the disk is full: try again later
 """
 
+RETRY = {"Retry-After": "30"}
+"""With every 503, for clients that are not ours: an agent goes by its own backoff."""
+
 
 class CoordinatorError(Exception):
     """`code` is stable; `detail` is for people; `headers` go with the HTTP answer."""
@@ -62,3 +65,6 @@ class UpgradeNeeded(CoordinatorError):
 class Unavailable(CoordinatorError):
     status = 503
     title = "Unavailable"
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(code, detail, RETRY)

@@ -23,6 +23,7 @@ from coordinator.services import Services
 from coordinator.store import assignments
 from coordinator.store.assignments import Arrived
 from coordinator.store.records import AssignmentRecord
+from coordinator.store.sql import StoreUnavailable
 from coordinator.task import Task
 from systemd.journal import fields
 from wire.errors import Rule, WireError
@@ -107,7 +108,7 @@ class Intake:
             batch = [self._jobs.popleft() for _ in range(min(self._most, len(self._jobs)))]
             try:
                 await self._take(batch)
-            except CoordinatorError as error:
+            except (CoordinatorError, StoreUnavailable) as error:
                 _fail(batch, error)
             except Exception as error:
                 # Whoever waits hears of it; the next batch may fare better.

@@ -21,6 +21,7 @@ from wire.messages import Identifier, Labels
 from wire.strict import decode_toml
 
 TASK_FILE_LIMIT = 1 << 20
+_MOST_DOTS = 1000  # of a line: `a.a.a...` costs the TOML parser the square of its length in memory
 
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
@@ -177,6 +178,8 @@ def parse(text: str, source: str = "task file") -> TaskFile:
     """Read a task file's text. Raises `TaskFileError`."""
     if len(text) > TASK_FILE_LIMIT:
         raise TaskFileError(f"{source}: over {TASK_FILE_LIMIT} characters")
+    if any(line.count(".") > _MOST_DOTS for line in text.splitlines()):
+        raise TaskFileError(f"{source}: not TOML: a line with over {_MOST_DOTS} dots")
     try:
         task = decode_toml(text, TaskFile, {Duration: Duration.parse})
     except WireError as error:

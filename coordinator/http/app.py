@@ -8,8 +8,9 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from coordinator import gauges
 from coordinator.errors import Unavailable
 from coordinator.http import admin, device, uploads
-from coordinator.http.common import COORDINATOR, coordinator_of, errors, for_admin
+from coordinator.http.common import COORDINATOR, coordinator_of, errors, for_admin, is_admin
 from coordinator.service import Coordinator
+from coordinator.store.sql import StoreUnavailable
 
 
 async def healthz(request: web.Request) -> web.StreamResponse:
@@ -18,9 +19,13 @@ async def healthz(request: web.Request) -> web.StreamResponse:
 
 
 async def readyz(request: web.Request) -> web.StreamResponse:
-    """GET /readyz: the store takes what is written, so devices can be served."""
-    if not await coordinator_of(request).services.store.healthy():
-        raise Unavailable("storage", "the store takes nothing now")
+    """GET /readyz: the store takes what is written, so devices can be served. If not, the admin is
+    told why: it names files and hosts."""
+    try:
+        await coordinator_of(request).services.store.check()
+    except StoreUnavailable as error:
+        why = str(error) if is_admin(request) else "the log and the admin token show why"
+        raise Unavailable("storage", f"the store takes nothing now: {why}") from None
     return web.Response(text="ready\n")
 
 

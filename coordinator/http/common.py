@@ -50,6 +50,15 @@ def for_admin(handler: Handler) -> Handler:
     return checked
 
 
+def is_admin(request: web.Request) -> bool:
+    """Whether the administrator asks, where others may, too."""
+    try:
+        coordinator_of(request).check_admin(bearer(request))
+    except Denied:
+        return False
+    return True
+
+
 def for_device(handler: DeviceHandler) -> Handler:
     """A route for enrolled devices; the handler gets the device."""
 
@@ -183,7 +192,7 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except (OSError, StoreUnavailable) as error:
         log.error("%s %s: storage failed: %s", request.method, request.path, error)
         broken = Unavailable("storage", "the coordinator cannot write to its store: try later")
-        return problem(broken.status, broken.title, broken.code, broken.detail)
+        return problem(broken.status, broken.title, broken.code, broken.detail, broken.headers)
     except WireError as error:
         damaged = error.code is Rule.BAD_DIGEST
         log.error("%s %s: %s", request.method, request.path, error)

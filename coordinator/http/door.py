@@ -17,6 +17,7 @@ from typing import cast
 import msgspec
 from aiohttp import web
 
+from coordinator.errors import RETRY
 from coordinator.metrics import Metrics
 from wire.messages import PROBLEM_TYPE, Problem
 
@@ -27,7 +28,6 @@ HEAD_SECONDS = 20.0
 _UNREAD_SECONDS = 120.0  # that a peer may leave what we send unread
 _SAY_SECONDS = 30.0
 _END_OF_HEAD = re.compile(rb"\n\r?\n")
-_RETRY_SECONDS = 30
 
 
 class Door:
@@ -141,7 +141,7 @@ def _answer() -> bytes:
         "HTTP/1.1 503 Service Unavailable",
         f"Content-Type: {PROBLEM_TYPE}",
         f"Content-Length: {len(body)}",
-        f"Retry-After: {_RETRY_SECONDS}",
+        *(f"{name}: {value}" for name, value in RETRY.items()),
         "Connection: close",
     ]
     return "\r\n".join([*head, "", ""]).encode() + body

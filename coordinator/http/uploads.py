@@ -104,6 +104,7 @@ async def _receive(
         body = Body(request)
         while chunk := await body.next():
             await incoming.take(chunk)
+            chunk = b""  # half a megabyte, at worst, is not held while more is awaited
         data = await incoming.whole()
     if data is None and incoming.position < length:
         reached = Acknowledgement(state=UploadState.INCOMPLETE, offset=incoming.position)

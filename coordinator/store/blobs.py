@@ -48,6 +48,7 @@ class BlobStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._sound: set[Path] = set()  # files that were checked, or written here
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for aside in folder.glob(".*.new"):  # of a process that was killed
             if time.time() - aside.stat().st_mtime > _LEFT_SECONDS:
@@ -62,11 +63,10 @@ class BlobStore:
         return await asyncio.to_thread(self._get, digest)
 
     async def path(self, digest: str, compressed: bool = False) -> Path:
-        """A local file to serve: the blob, or its zstd frame. Raises `NotFound`."""
-        path = self._path(digest, compressed)
-        if not await asyncio.to_thread(path.exists):
-            raise _unknown(digest)
-        return path
+        """A local file to serve: the blob, or its zstd frame. Checked before it is first served: no
+        device can do anything with a damaged one, and a frame is easily made again. Raises as `get`
+        does, and `OSError`."""
+        return await asyncio.to_thread(self._served, digest, compressed)
 
     async def has(self, digest: str) -> bool:
         """Whether it is there."""
@@ -80,6 +80,7 @@ class BlobStore:
                 # The plain file comes last: while it is missing, the other one may be half.
                 write_durably(self._path(digest, compressed=True), compression.compress(data))
                 write_durably(path, data)
+                self._sound |= {path, self._path(digest, compressed=True)}
         return digest
 
     @contextmanager
@@ -106,8 +107,26 @@ class BlobStore:
             raise
         return data
 
+    def _served(self, digest: str, compressed: bool) -> Path:
+        path = self._path(digest, compressed)
+        if path not in self._sound or not path.exists():
+            data = self._get(digest)
+            if compressed and not _is_frame(path, data):
+                log.warning("the frame %s is damaged or gone: it is made again", path)
+                with self._alone():
+                    write_durably(path, compression.compress(data))
+            self._sound.add(path)
+        return path
+
     def _path(self, digest: str, compressed: bool = False) -> Path:
         return self._folder / (hex_of(digest) + (".zst" if compressed else ""))
+
+
+def _is_frame(path: Path, data: bytes) -> bool:
+    try:
+        return compression.decompress(path.read_bytes(), max(1, len(data))) == data
+    except (FileNotFoundError, WireError):
+        return False
 
 
 def _unknown(digest: str) -> NotFound:

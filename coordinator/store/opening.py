@@ -13,7 +13,7 @@ from contextlib import ExitStack, closing, contextmanager
 from importlib import resources
 from pathlib import Path
 
-from coordinator.store.segments import Segments, segment_name
+from coordinator.store.segments import Segments, segment_name, task_and_round
 from coordinator.store.sql import StoreError
 from schedules.clock import Clock
 
@@ -101,11 +101,12 @@ def prepare(state: Path, clock: Clock) -> float:
     path = state / DATABASE_FILE
     with troubles(path):
         (state / SPOOL_FOLDER).mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_log(path)
         path.touch(mode=0o600)
         with closing(connect(state)) as database:
             _check(database, path)
             _make(database, path)
-            _sweep(database, Segments(state / SPOOL_FOLDER))
+            _sweep(database, path, Segments(state / SPOOL_FOLDER))
             return anchor_of(database, clock)
 
 
@@ -139,6 +140,20 @@ def anchor_of(database: sqlite3.Connection, clock: Clock) -> float:
     it does not go back when the wall clock was set back while no coordinator ran."""
     (reached,) = database.execute("SELECT clock FROM driver").fetchone()
     return max(clock.now().timestamp(), float(reached)) - clock.monotonic()
+
+
+def _check_log(path: Path) -> None:
+    """A log without its database still holds what was acknowledged: SQLite would delete it."""
+    log = path.with_name(f"{path.name}-wal")
+    if not _size(path) and _size(log):
+        raise StoreError(
+            f"{path} is gone or empty, and its log {log.name} is not: restore both from a backup, "
+            "or move the log away, too, to start anew"
+        )
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _check(database: sqlite3.Connection, path: Path) -> None:
@@ -183,15 +198,33 @@ def _make(database: sqlite3.Connection, path: Path) -> None:
     database.execute("COMMIT")
 
 
-def _sweep(database: sqlite3.Connection, segments: Segments) -> None:
+def _sweep(database: sqlite3.Connection, path: Path, segments: Segments) -> None:
     """What was to be done after a commit that a crash came after."""
-    used = database.execute("SELECT DISTINCT task, round, node FROM payloads").fetchall()
-    segments.sweep({segment_name(*row) for row in used})
+    rows = database.execute("SELECT DISTINCT task, round, node FROM payloads").fetchall()
+    used = {segment_name(*row) for row in rows}
+    _check_age(database, path, set(segments.names()) - used)
+    segments.sweep(used)
     wipes = database.execute("SELECT segment, start, length FROM wipes").fetchall()
     for segment, start, length in wipes:
         segments.wipe(segment, start, length)
     if wipes:
         database.execute("DELETE FROM wipes")
+
+
+def _check_age(database: sqlite3.Connection, path: Path, unused: set[str]) -> None:
+    """A database without its log, or from a backup, may be older than what was kept since: updates
+    that were acknowledged, and are not to be swept away. A crash leaves at most a segment of the
+    round that was about to open."""
+    reached = dict(
+        database.execute("SELECT task, max(number) FROM rounds GROUP BY task").fetchall()
+    )
+    for task, number in sorted(map(task_and_round, unused)):
+        if number > reached.get(task, -1) + 1:
+            raise StoreError(
+                f"{path} is older than the updates kept beside it (task {task}, round {number}): "
+                f"restore it with its -wal file, or move {SPOOL_FOLDER}/ away, too, to go on "
+                "without them"
+            )
 
 
 @contextmanager

@@ -18,6 +18,7 @@ _OPEN = 64  # segments that are kept open: a node rarely has as many rounds open
 _PROBE = bytes(1 << 20)  # with less than this left, a disk is called full
 _PROBE_FILE = ".probe"
 _SAFE = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_NAME = re.compile(r"[^.]+\.[0-9]+\.[^.]+\.log")
 _ZEROS = bytes(1 << 20)
 _AT_ONCE = 512  # buffers of one write: Linux takes 1,024
 
@@ -43,6 +44,12 @@ def segment_name(task: str, round: int, node: str) -> str:
     if not (_SAFE.fullmatch(task) and _SAFE.fullmatch(node)):
         raise ValueError(f"neither {task!r} nor {node!r} may be more than letters, digits and '-'")
     return f"{task}.{int(round)}.{node}.log"
+
+
+def task_and_round(name: str) -> tuple[str, int]:
+    """What a segment is of, by its name."""
+    task, number, _, _ = name.split(".")
+    return task, int(number)
 
 
 class Segments:
@@ -148,6 +155,10 @@ class Segments:
             ours = path.name.endswith((".log", ".gone")) or path.name == _PROBE_FILE
             if ours and path.name not in used:
                 path.unlink(missing_ok=True)
+
+    def names(self) -> list[str]:
+        """The segments that are there, but for those that were put aside."""
+        return sorted(p.name for p in self._folder.iterdir() if _NAME.fullmatch(p.name))
 
     def probe(self) -> None:
         """Raises `OSError` unless the disk takes some bytes now."""

@@ -195,8 +195,8 @@ class Store(Protocol):
         """Returns when some process (this one, too) has told of something since the last call, or
         after `timeout` seconds. For one waiter."""
 
-    async def healthy(self) -> bool:
-        """Whether it takes what is written, at this moment."""
+    async def check(self) -> None:
+        """Raises `StoreUnavailable`, which says why, unless it takes what is written now."""
 
     async def close(self) -> None:
         """Finish what was begun and let go."""

@@ -46,7 +46,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _LOOK_SECONDS = 0.05  # how often a shared store looks whether another process has told something
-_PROBE_SECONDS = 5.0  # that a write may take while the store is called healthy
+_PROBE_SECONDS = 5.0  # that a write may take while the store is called in order
 
 
 class _Opened:
@@ -144,14 +144,14 @@ class SqliteStore:
                     self._hear(await self.read(_told))
         self._news.clear()
 
-    async def healthy(self) -> bool:
-        """Whether the store takes something now: a row, and bytes on the disk."""
+    async def check(self) -> None:
+        """Raises `StoreUnavailable` unless it takes something now: a row, and bytes on the disk."""
         try:
             async with asyncio.timeout(_PROBE_SECONDS):
                 await self.run(self._probe)
-        except (StoreUnavailable, TimeoutError):
-            return False
-        return True
+        except TimeoutError:
+            reason = f"{self._opened.path} takes nothing in {_PROBE_SECONDS:.0f} s: check its disk"
+            raise StoreUnavailable(reason) from None
 
     async def close(self) -> None:
         """Finish what was begun and let go."""

@@ -58,9 +58,9 @@ class WatchedStore:
         """Returns when something was told, or after `timeout` seconds."""
         await self.within.changed(timeout)
 
-    async def healthy(self) -> bool:
-        """Whether it takes what is written, at this moment."""
-        return await self.within.healthy()
+    async def check(self) -> None:
+        """Raises `StoreUnavailable`, which says why, unless it takes something at this moment."""
+        await self.within.check()
 
     async def close(self) -> None:
         """Finish what was begun and let go."""

@@ -143,7 +143,7 @@ async def test_it_is_not_ready_when_the_store_does_not_answer(
     def broken() -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(served.coordinator.services.store, "healthy", broken)
+    monkeypatch.setattr(served.coordinator.services.store, "check", broken)
     answer = await ask(served, "GET", "/readyz")
     assert (answer.status, answer.code) == (503, "storage")
     assert (await ask(served, "GET", "/healthz")).status == 200
@@ -189,7 +189,7 @@ async def test_a_fault_of_ours_tells_the_client_nothing_of_it(
     def broken() -> None:
         raise RuntimeError("a secret detail")
 
-    monkeypatch.setattr(served.coordinator.services.store, "healthy", broken)
+    monkeypatch.setattr(served.coordinator.services.store, "check", broken)
     answer = await ask(served, "GET", "/readyz")
     assert (answer.status, answer.code) == (500, "internal")
     assert "secret" not in answer.body.decode()

@@ -362,6 +362,11 @@ def test_a_huge_file_is_refused_unread():
     assert "over 1048576 characters" in refusal("#" * (TASK_FILE_LIMIT + 1))
 
 
+def test_a_key_of_many_parts_is_refused_unread():
+    # Of 50,000 parts the parser would make 10 GB.
+    assert "a line with over 1000 dots" in refusal(GOOD + "a." * 2000 + "b = 1")
+
+
 def test_the_error_names_the_file(tmp_path):
     with pytest.raises(TaskFileError, match=r"absent\.toml: cannot be read"):
         load(tmp_path / "absent.toml")

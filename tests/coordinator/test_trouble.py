@@ -15,6 +15,7 @@ from coordinator.keeper import Keeper
 from coordinator.start import open_coordinator
 from edge_agent.errors import Rejected
 from tests.coordinator.plans import constant, plan, weights
+from tests.coordinator.raw import Answer, ask, post_headers, update_path
 from tests.coordinator.serving import LeapingClock, Serving, denied, serving, sqlite_of
 from wire.plan import Parameter
 
@@ -50,7 +51,7 @@ def transient(refused: Rejected) -> bool:
 
 @pytest.mark.parametrize("step", ["append", "flush"])
 async def test_an_update_that_cannot_be_kept_is_taken_at_the_next_try(
-    served: Serving, fails_once: Failing, step: str
+    served: Serving, fails_once: Failing, step: str, caplog: pytest.LogCaptureFixture
 ):
     await plan(goal=2).create(served.admin)
     before = await served.model()
@@ -61,6 +62,7 @@ async def test_an_update_that_cannot_be_kept_is_taken_at_the_next_try(
     with pytest.raises(Rejected) as full:
         await device.deliver(assignment, data)
     assert transient(full.value)
+    assert "Traceback" not in caplog.text, "one for each batch would fill what is left"
     assert (await served.admin.tasks())[0].arrived == 0
     await device.deliver(assignment, data)
     assert len(calls) >= 2
@@ -86,8 +88,13 @@ async def test_an_update_that_cannot_be_journalled_leaves_no_trace_and_is_taken_
     device, other = await served.devices(2)
     assignment = await device.take()
     data = device.write(assignment, constant(1.0))
-    with denied(served, action, table) as tried, pytest.raises(Rejected) as full:
-        await device.deliver(assignment, data)
+    with denied(served, action, table) as tried:
+        answer = await ask(
+            served, "POST", update_path(assignment), post_headers(device, data), data
+        )
+        with pytest.raises(Rejected) as full:
+            await device.deliver(assignment, data)
+    assert (answer.status, answer.headers["retry-after"]) == (503, "30")
     assert tried
     assert transient(full.value)
     assert (await served.admin.tasks())[0].arrived == 0
@@ -194,14 +201,17 @@ async def test_when_devices_were_last_seen_is_worth_no_stop(
 
 
 async def test_not_ready_while_nothing_can_be_written_and_ready_again_after_it(served: Serving):
-    async def status() -> int:
-        async with served.admin._session.get(f"{served.url}/readyz") as answer:
-            return answer.status
+    async def ready(credential: str | None = None) -> Answer:
+        return await ask(served, "GET", "/readyz", credential=credential)
 
-    assert await status() == 200
+    assert (await ready()).status == 200
     with denied(served, sqlite3.SQLITE_UPDATE, "driver"):
-        assert await status() == 503
-    assert await status() == 200
+        unready, told = await ready(), await ready(served.token)
+    assert (unready.status, unready.code) == (503, "storage")
+    assert int(unready.headers["retry-after"]) > 0
+    assert "sqlite" not in unready.problem.detail, "whoever asks is not told where things are"
+    assert "coordinator.sqlite cannot be used (not authorized)" in told.problem.detail
+    assert (await ready()).status == 200
 
 
 async def test_what_fails_inside_is_raised_as_it_is(tmp_path: Path):

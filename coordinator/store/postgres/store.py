@@ -103,14 +103,15 @@ class PostgresStore:
         while self._begun:
             await asyncio.wait(self._begun)
 
-    async def healthy(self) -> bool:
-        """Whether the database takes something now: a standby and a full disk do not."""
+    async def check(self) -> None:
+        """Raises `StoreUnavailable` unless the database takes something now: a standby and a full
+        disk do not."""
         try:
             async with asyncio.timeout(self._limits.connect):
                 await self.run(rows, _PROBE)
-        except (StoreUnavailable, TimeoutError):
-            return False
-        return True
+        except TimeoutError:
+            reason = f"{self._where} does not answer in {self._limits.connect:.0f} s"
+            raise StoreUnavailable(reason) from None
 
     # The clock, and word from others
 

@@ -82,6 +82,30 @@ async def test_a_damaged_blob_is_said_and_never_handed_out_and_can_be_put_again(
     assert await blobs.get(digest) == b"weights"
 
 
+@pytest.mark.parametrize("damaged", [None, b"", b"half", compression.compress(b"weightz")])
+async def test_a_damaged_frame_is_made_again_and_never_served(tmp_path, blobs, damaged):
+    digest = await blobs.put(b"weights")
+    packed = await blobs.path(digest, compressed=True)
+    if damaged is None:
+        await asyncio.to_thread(packed.unlink)
+    else:
+        await asyncio.to_thread(packed.write_bytes, damaged)
+    again = await asyncio.to_thread(BlobStore, tmp_path / "blobs")
+    assert compression.decompress(await read(await again.path(digest, compressed=True)), 7) == (
+        b"weights"
+    )
+
+
+async def test_a_damaged_blob_is_not_served(tmp_path, blobs):
+    digest = await blobs.put(b"weights")
+    await asyncio.to_thread((await blobs.path(digest)).write_bytes, b"weightz")
+    again = await asyncio.to_thread(BlobStore, tmp_path / "blobs")
+    for compressed in (False, True):
+        with pytest.raises(WireError) as refused:
+            await again.path(digest, compressed)
+        assert refused.value.code == "bad_digest"
+
+
 async def test_storing_again_writes_nothing(blobs):
     path = await blobs.path(await blobs.put(b"weights"))
     before = await asyncio.to_thread(path.stat)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.store.sql import StoreUnavailable
 from coordinator.store.sqlite import SqliteStore, lock_state, open_sqlite, prepare
 from schedules.clock import SystemClock
 from tests.coordinator.store.contract import SharedContract, StoreContract
@@ -19,9 +20,10 @@ class TestSqlite(StoreContract):
             yield store
 
     async def test_it_says_that_it_is_healthy(self, store: SqliteStore):
-        assert await store.healthy()
+        await store.check()
         await store.close()
-        assert not await store.healthy()
+        with pytest.raises(StoreUnavailable):
+            await store.check()
 
 
 @pytest.fixture

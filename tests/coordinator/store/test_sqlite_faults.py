@@ -2,9 +2,9 @@
 
 import asyncio
 import os
+import shutil
 import sqlite3
 import stat
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from coordinator.store.sql import Steps, StoreError, StoreUnavailable, Tell, recall, rows
-from coordinator.store.sqlite import lock_state, open_sqlite, prepare
+from coordinator.store.sqlite import SqliteStore, lock_state, open_sqlite, prepare
 from schedules.clock import SystemClock
+from tests.coordinator.disks import ballast, disk, make_read_only
 from tests.coordinator.store.contract import discard, keep, lookup, names, tell, write
 
 CLOCK = SystemClock()
@@ -80,7 +81,7 @@ async def test_what_was_written_is_there_again(state):
     async with open_sqlite(state, "alone", CLOCK) as store:
         assert await store.read(lookup, "w-7") == "text " * 300
         assert await store.read(recall, "a-1") == b"kept " * 100
-        assert await store.healthy()
+        await store.check()
     assert not (state / (FILE + "-wal")).exists()  # all of it is in the one file
 
 
@@ -120,8 +121,63 @@ async def test_a_damaged_database_is_refused_and_left_as_it_is(state, damage):
     assert "restore it from a backup, or move it away" in line
     assert (state / FILE).read_bytes() == data
     (state / FILE).rename(state / "damaged")
+    (state / "spool").rename(state / "damaged-spool")
     async with open_sqlite(state, "alone", CLOCK) as store:  # the refusal let go of everything
-        assert await store.healthy()
+        await store.check()
+
+
+def lose_log(state: Path) -> None:
+    (state / f"{FILE}-wal").unlink()
+
+
+def restore_backup(state: Path) -> None:
+    (state / f"{FILE}-wal").unlink()
+    (state / FILE).write_bytes((state / "backup").read_bytes())
+
+
+def lose_all(state: Path) -> None:
+    (state / f"{FILE}-wal").unlink()
+    (state / FILE).unlink()
+
+
+def lose_database(state: Path) -> None:
+    (state / FILE).unlink()
+
+
+def empty_database(state: Path) -> None:
+    (state / FILE).write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    "damage", [lose_log, restore_backup, lose_all, lose_database, empty_database]
+)
+async def test_a_database_older_than_what_was_kept_is_refused_and_nothing_is_swept(
+    tmp_path, state, damage
+):
+    async with open_sqlite(state, "alone", CLOCK) as store:
+        (state / "backup").write_bytes((state / FILE).read_bytes())
+        await begin_rounds(store, 3)
+        await store.run(keep, "a-1", b"acknowledged", 3)
+        crashed = shutil.copytree(state, tmp_path / "crashed")
+    kept = crashed / "spool" / "digits.3.alone.log"
+    damage(crashed)
+    left = everything(crashed)
+    for _ in range(2):
+        assert "move" in await refusal(crashed)
+    assert kept.read_bytes() == b"acknowledged"
+    if damage in (lose_database, empty_database):
+        assert len(left) == len(everything(crashed)), "the log is still there to be rescued"
+
+
+async def begin_rounds(store: SqliteStore, number: int) -> None:
+    """A task `digits` whose newest round is this one."""
+    await store.run(rows, "INSERT INTO tasks VALUES ('digits', 'running', '', '', 0.0)")
+    await store.run(
+        rows,
+        "INSERT INTO rounds VALUES "
+        "('digits', $1, 0, 'open', NULL, 1, 1, 0, 0.0, NULL, NULL, NULL, 0, 0)",
+        number,
+    )
 
 
 async def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
@@ -143,43 +199,10 @@ async def test_time_does_not_go_back_when_the_wall_clock_was_set_back(state):
 # Disks
 
 
-@contextmanager
-def disk(folder: Path, kilobytes: int) -> Iterator[Path]:
-    """A disk of its own. Skips where that is not allowed."""
-    folder.mkdir()
-    options = ["-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
-    try:
-        done = subprocess.run(["mount", *options], capture_output=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("no mount command")
-    if done.returncode:
-        pytest.skip(f"no disk can be mounted: {done.stderr.decode().strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def make_read_only(folder: Path) -> None:
-    subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
-
-
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
     with disk(tmp_path / "disk", 4096) as folder:
         yield folder
-
-
-def ballast(folder: Path) -> Path:
-    """Fills the disk to the last byte."""
-    path = folder / "ballast"
-    with path.open("wb", buffering=0) as file:
-        try:
-            while file.write(b"\0" * 4096):
-                pass
-        except OSError:
-            pass
-    return path
 
 
 @pytest.mark.parametrize("size", [10, 5000, 100_000])
@@ -198,11 +221,12 @@ async def test_a_disk_that_fills_up_is_said_and_nothing_answered_is_lost(small, 
         assert {type(d) for d in done} == {StoreUnavailable}
         assert all("full: free some space" in str(d) for d in done)
         assert "full: free some space" in caplog.text
-        assert not await store.healthy()
+        with pytest.raises(StoreUnavailable):
+            await store.check()
         for assignment, byte in answered:  # reading goes on
             assert await store.read(recall, assignment) == bytes([byte]) * size
         await asyncio.to_thread(heavy.unlink)
-        assert await store.healthy()
+        await store.check()
         await store.run(keep, "z-1", b"\x01" * size)
         answered.append(("z-1", 1))
     async with open_sqlite(small / "state", "alone", CLOCK) as store:
@@ -275,8 +299,11 @@ async def test_a_discarded_round_leaves_no_file(state):
 
 
 async def test_files_that_nothing_refers_to_are_swept_at_the_next_start(state):
+    async with open_sqlite(state, "alone", CLOCK) as store:
+        await begin_rounds(store, 1)
     await fill(state)
-    for name in ("digits.9.alone.log", "digits.1.gone.log", "digits.1.alone.log.gone"):
+    # The round after the newest may have been about to open, in the transaction that was lost.
+    for name in ("digits.2.alone.log", "digits.1.gone.log", "digits.1.alone.log.gone", "x.log"):
         (state / "spool" / name).write_bytes(b"left by a crash")
     async with open_sqlite(state, "alone", CLOCK) as store:
         assert names(state / "spool") == ["digits.1.alone.log"]
@@ -369,10 +396,11 @@ async def test_a_group_that_cannot_be_written_fails_as_one_and_the_next_goes_on(
             *(store.run(keep, f"a-{n}", b"x") for n in range(5)), return_exceptions=True
         )
         assert {type(r) for r in refused} == {StoreUnavailable}
-        assert not await store.healthy()
+        with pytest.raises(StoreUnavailable):
+            await store.check()
         assert caplog.text.count("nothing can be written") == 1
         (state / "away").rename(state / "spool")
-        assert await store.healthy()
+        await store.check()
         await store.run(keep, "a-1", b"again")
         assert await store.read(recall, "a-1") == b"again"
 
