@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from coordinator import credentials, gauges, leaving, taskfile
+from coordinator import credentials, crowds, gauges, leaving, taskfile
 from coordinator.checkin import Desk
 from coordinator.devices import Devices
 from coordinator.errors import (
@@ -25,7 +25,6 @@ from coordinator.intake import Intake
 from coordinator.keeper import Keeper, Nodes
 from coordinator.plans import check_plan, contradictions
 from coordinator.round import Round
-from coordinator.selection import Crowd
 from coordinator.services import Services
 from coordinator.store import tasks as store
 from coordinator.store.records import DeviceRecord, TaskRecord, Withdrawn
@@ -34,7 +33,6 @@ from coordinator.task import Task, standing_still, terms_of
 from coordinator.taskfile import TaskFile
 from coordinator.trying import Trying
 from coordinator.uploads import Uploads
-from schedules.schedule import Schedule
 from wire.errors import WireError
 from wire.messages import CheckIn, CheckInReply, Left
 from wire.plan import Manifest, parse_manifest
@@ -47,8 +45,6 @@ _FAREWELL_SECONDS = 10.0
 _DEAD_SECONDS = 10.0  # without a heartbeat: what a process has summed is others' to sum
 _CROWD_SECONDS = 30.0
 _CHANGED_SECONDS = 5.0
-_A_DAY = 26 * 3600.0
-_AWAKE_SECONDS = 900.0
 _STALE_PART_SECONDS = 86400.0
 _CLOSING_SECONDS = 10.0  # that a device which leaves waits for the model made with its update
 _LOOK_AGAIN = 0.05
@@ -60,13 +56,6 @@ class _Kept:
 
     keeper: Keeper
     intake: Intake
-
-
-def _awake_seconds(schedule: Schedule) -> float:
-    """Who was not seen for so long is not reckoned with: places are not kept for it."""
-    if schedule.windows:
-        return _A_DAY
-    return max(_AWAKE_SECONDS, 4 * float(schedule.check_in))
 
 
 def _parsed(definition: str, source: str = "task file") -> TaskFile:
@@ -181,22 +170,10 @@ class Coordinator:
             async with trying:
                 for task in list(self.tasks.values()):
                     if task.running:
-                        task.crowd = await self._crowd(task)
+                        await crowds.look(self.services.store, task)
                 await self.uploads.sweep()
                 await asyncio.to_thread(self.services.parts.sweep, _STALE_PART_SECONDS)
             await asyncio.sleep(_CROWD_SECONDS)
-
-    async def _crowd(self, task: Task) -> Crowd:
-        labels, now = task.file.participants.labels, self.services.store.now()
-        population = await self.services.store.read(
-            store.labelled, labels, now - _awake_seconds(task.timing)
-        )
-        examples, served = await self.services.store.read(store.crowd, task.name)
-        return Crowd(
-            population=population,
-            examples=examples,
-            accepted={int(row["accepted"]): int(row["devices"]) for row in served},
-        )
 
     # Credentials
 

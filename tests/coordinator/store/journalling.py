@@ -3,11 +3,11 @@
 import pytest
 
 from coordinator.round import Round, RoundPolicy
-from coordinator.store import assignments, devices, ending, journal, tasks
+from coordinator.store import assignments, crowds, devices, ending, journal, tasks
 from coordinator.store.assignments import Arrived
 from coordinator.store.records import DeviceRecord, EvaluationRecord, TaskRecord
 from coordinator.store.rounds import Terms
-from coordinator.store.sql import Store
+from coordinator.store.sql import Steps, Store, rows
 from fleet.clients import FACTS
 
 TERMS = Terms("digits", RoundPolicy(goal=9, minimum=1, deadline=60.0), 1.0, 1.0, 0)
@@ -75,6 +75,17 @@ async def _resting(store: Store) -> None:
     assert "device-a" not in standings
     assert [standing.streak for standing in standings["device-b"]] == [1]
     assert await store.read(journal.standings, []) == {}
+    found = await store.read(crowds.crowd, "digits", {}, 99.0, 112.0)
+    assert (found.population, found.examples, found.accepted) == (4, 10.0, {0: 3, 1: 1})
+    await store.run(_fails_again)
+    found = await store.read(crowds.crowd, "digits", {"site": "north"}, 99.0, 112.0)
+    assert (found.population, found.accepted) == (0, {0: 2, 1: 1})
+    found = await store.read(crowds.crowd, "digits", {}, 99.0, 112.0)
+    assert (found.population, found.accepted) == (3, {0: 2, 1: 1})
+
+
+def _fails_again() -> Steps[None]:
+    yield from rows("UPDATE standings SET streak = 4 WHERE device = 'device-b'")
 
 
 async def _evaluations(store: Store) -> None:
