@@ -83,6 +83,14 @@ def _show_rounds(rounds: list[RoundSummary], as_json: bool) -> None:
             *(human(r.deadline), _took(r)),
         )
     out.print(table)
+    say_troubles(rounds)
+
+
+def say_troubles(rounds: list[RoundSummary]) -> None:
+    """Which of them cannot be closed, and why."""
+    for r in rounds:
+        if r.trouble is not None:
+            out.print(plain(f"round {r.number} is not closed yet: {r.trouble}"))
 
 
 def _selected(r: RoundSummary) -> str:
@@ -134,6 +142,7 @@ def _show_head(view: RoundView) -> None:
         f"  {r.places} places, {_selected(r)} selected, {r.updates} arrived, {r.dropped} dropped; "
         f"deadline {human(r.deadline)}, took {_took(r)}"
     )
+    say_troubles([r])
     said = [
         f"{o.assignments:,} {o.state}" + (f" ({o.reason})" if o.reason else "")
         for o in view.outcomes

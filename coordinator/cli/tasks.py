@@ -18,6 +18,7 @@ from coordinator.cli.common import (
     plain,
     with_client,
 )
+from coordinator.cli.rounds import say_troubles
 from coordinator.client import AdminClient
 from coordinator.views import MetricView, TaskDetail, TaskView
 from schedules.duration import human
@@ -187,6 +188,7 @@ def _print(detail: TaskDetail) -> None:
             *(str(r.updates), str(r.examples), took, _metrics(metrics)),
         )
     out.print(table)
+    say_troubles(detail.rounds)
 
 
 def _needs(task: TaskView) -> str:
