@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 _STOP_SECONDS = 10.0  # that a stop waits for a model that is being made
 _LOOK_SECONDS = 5.0  # at the longest, to find what nobody told of
 _AGAIN = Backoff(first=1.0, limit=60.0)  # where this process could not close a round
+_SOON = 2.0  # at the longest, after a failure: no deadline waits for a store that is back
 _ADOPTED = 16  # updates taken over at a time
 
 
@@ -51,7 +52,7 @@ class Keeper:
 
     async def run(self) -> None:
         """Keep the rounds until the task has ended."""
-        trying = Trying(f"task {self._task.name}: round not closed")
+        trying = Trying(f"task {self._task.name}: round not closed", _SOON)
         while self._task.running:
             # A full or broken disk: the round stays as it is, nothing acknowledged is lost.
             async with trying:
