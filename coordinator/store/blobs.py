@@ -36,8 +36,9 @@ class Blobs(Protocol):
     async def get(self, digest: str) -> bytes:
         """The blob, its digest checked. Raises `NotFound`, or `WireError` when it is damaged."""
 
-    async def path(self, digest: str, compressed: bool = False) -> Path:
-        """A local file to serve: the blob, or its zstd frame. Raises `NotFound`."""
+    async def source(self, digest: str, compressed: bool = False) -> Path | bytes:
+        """What to serve: the blob or its zstd frame, in a local file, or in memory where there is
+        no room for a file. Raises `NotFound`."""
 
     async def has(self, digest: str) -> bool:
         """Whether it is there."""
@@ -61,7 +62,7 @@ class BlobStore:
         """The blob, its digest checked. Raises `NotFound`, or `WireError` when it is damaged."""
         return await asyncio.to_thread(self._get, digest)
 
-    async def path(self, digest: str, compressed: bool = False) -> Path:
+    async def source(self, digest: str, compressed: bool = False) -> Path:
         """A local file to serve: the blob, or its zstd frame. Raises `NotFound`."""
         path = self._path(digest, compressed)
         if not await asyncio.to_thread(path.exists):

@@ -11,6 +11,7 @@ from fleet.clients import FACTS
 from tests.coordinator.plans import constant, plan
 from tests.coordinator.raw import Answer, ask, connected
 from tests.coordinator.serving import Serving
+from wire.compression import compress
 
 DIGEST = "sha256:" + "0" * 64
 OPEN = {("GET", "/healthz"), ("GET", "/readyz")}
@@ -233,6 +234,26 @@ async def test_path_tricks_are_unknown_tasks(served: Serving, name: str):
     path = f"/v1/admin/tasks/{name}"
     answer = await ask(served, "GET", path, credential=served.token)
     assert (answer.status, answer.code) == (404, "unknown_task")
+
+
+async def test_a_blob_that_is_no_file_is_sent_from_memory(
+    served: Serving, monkeypatch: pytest.MonkeyPatch
+):
+    device, data = await served.device(), bytes(range(256)) * 3000
+
+    async def source(digest: str, compressed: bool = False) -> bytes:
+        return compress(data) if compressed else data
+
+    monkeypatch.setattr(served.coordinator.services.blobs, "source", source)
+    for coding, body in (("identity", data), ("zstd", compress(data))):
+        headers = {"Accept-Encoding": coding}
+        answer = await ask(
+            *(served, "GET", f"/v1/blobs/{DIGEST}", headers), credential=device.secret
+        )
+        assert (answer.status, answer.body) == (200, body)
+        assert answer.headers.get("content-encoding", "identity") == coding
+        assert answer.headers["content-length"] == str(len(body))
+        assert "immutable" in answer.headers["cache-control"]
 
 
 # The shell

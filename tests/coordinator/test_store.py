@@ -539,7 +539,7 @@ def test_an_admin_token_that_is_none_is_refused(tmp_path: Path, content: bytes):
 async def test_a_damaged_plan_is_one_line_at_the_start(tmp_path: Path):
     async with serving(tmp_path) as served:
         await plan().create(served.admin)
-        path = await served.coordinator.services.blobs.path(served.task().record.plan)
+        path = await served.coordinator.services.blobs.source(served.task().record.plan)
     await asyncio.to_thread(path.unlink)
     with pytest.raises(StoreError, match="task digits") as refused:
         async with open_coordinator(tmp_path):

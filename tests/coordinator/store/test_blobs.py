@@ -28,15 +28,15 @@ async def test_bytes_come_back_as_they_are_and_as_a_zstd_frame(blobs, data):
     assert digest == digest_of(data)
     assert await blobs.has(digest)
     assert await blobs.get(digest) == data
-    assert await read(await blobs.path(digest)) == data
-    packed = await read(await blobs.path(digest, compressed=True))
+    assert await read(await blobs.source(digest)) == data
+    packed = await read(await blobs.source(digest, compressed=True))
     assert compression.decompress(packed, max(1, len(data))) == data
 
 
 async def test_what_is_not_there_is_said_to_be(blobs):
     absent = digest_of(b"absent")
     assert not await blobs.has(absent)
-    for attempt in (blobs.get(absent), blobs.path(absent), blobs.path(absent, compressed=True)):
+    for attempt in (blobs.get(absent), blobs.source(absent), blobs.source(absent, compressed=True)):
         with pytest.raises(NotFound) as refused:
             await attempt
         assert refused.value.code == "unknown_blob"
@@ -44,7 +44,7 @@ async def test_what_is_not_there_is_said_to_be(blobs):
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "sha256:" + "0" * 63 + "/", ""])
 async def test_what_is_no_digest_becomes_no_path(blobs, name):
-    for attempt in (blobs.get, blobs.path, blobs.has):
+    for attempt in (blobs.get, blobs.source, blobs.has):
         with pytest.raises(WireError):
             await attempt(name)
 
@@ -58,8 +58,8 @@ async def test_a_store_over_a_folder_that_is_there_finds_its_blobs(tmp_path):
 
 async def test_the_plain_file_comes_last_so_that_a_crash_between_the_two_is_made_good(blobs):
     digest = await blobs.put(b"weights")
-    packed = await blobs.path(digest, compressed=True)
-    await asyncio.to_thread((await blobs.path(digest)).unlink)
+    packed = await blobs.source(digest, compressed=True)
+    await asyncio.to_thread((await blobs.source(digest)).unlink)
     await asyncio.to_thread(packed.write_bytes, b"half")
     assert not await blobs.has(digest)
     await blobs.put(b"weights")
@@ -72,7 +72,7 @@ async def test_a_damaged_blob_is_said_and_never_handed_out_and_can_be_put_again(
     blobs, caplog, damaged
 ):
     digest = await blobs.put(b"weights")
-    path = await blobs.path(digest)
+    path = await blobs.source(digest)
     await asyncio.to_thread(path.write_bytes, damaged)
     with pytest.raises(WireError) as refused:
         await blobs.get(digest)
@@ -83,13 +83,13 @@ async def test_a_damaged_blob_is_said_and_never_handed_out_and_can_be_put_again(
 
 
 async def test_storing_again_writes_nothing(blobs):
-    path = await blobs.path(await blobs.put(b"weights"))
+    path = await blobs.source(await blobs.put(b"weights"))
     before = await asyncio.to_thread(path.stat)
     await blobs.put(b"weights")
     assert (await asyncio.to_thread(path.stat)).st_ino == before.st_ino
 
 
 async def test_blobs_are_their_owners_alone(blobs):
-    path = await blobs.path(await blobs.put(b"weights"))
+    path = await blobs.source(await blobs.put(b"weights"))
     found = [(await asyncio.to_thread(p.stat)).st_mode for p in (path, path.parent)]
     assert [stat.S_IMODE(mode) for mode in found] == [0o600, 0o700]
