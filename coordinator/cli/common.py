@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from coordinator.client import AdminClient, ClientError, InputError
-from coordinator.server import ServeError
+from coordinator.server import ServeError, UsageError
 from coordinator.store.sql import StoreError
 from coordinator.taskfile import TaskFileError
 from systemd import install as installer
@@ -117,7 +117,7 @@ def guard(work: Callable[[], None]) -> None:
     except BrokenPipeError:  # whoever read us, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         raise typer.Exit(EXIT_FAILED) from None
-    except (Complaint, InputError, TaskFileError, CompileError, WireError) as error:
+    except (Complaint, InputError, UsageError, TaskFileError, CompileError, WireError) as error:
         _fail(error, EXIT_INPUT)
     except (ClientError, ServeError, StoreError, InstallError, OSError) as error:
         _fail(error, EXIT_FAILED)
