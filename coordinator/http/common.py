@@ -60,14 +60,14 @@ def for_device(handler: DeviceHandler) -> Handler:
     return checked
 
 
-async def message(request: web.Request, kind: type[T]) -> T:
-    """The request's JSON body. Raises `Refused` or `TooLarge`."""
-    return decoded(await message_bytes(request), kind)
+async def message(request: web.Request, kind: type[T], limit: int = MESSAGE_LIMIT) -> T:
+    """The request's JSON body, of at most `limit` bytes. Raises `Refused` or `TooLarge`."""
+    return decoded(await message_bytes(request, limit), kind)
 
 
-async def message_bytes(request: web.Request) -> bytes:
+async def message_bytes(request: web.Request, limit: int = MESSAGE_LIMIT) -> bytes:
     """The bytes of a control message, all of them within half a minute. Raises `TooLarge`."""
-    return await _whole(request, MESSAGE_LIMIT, MESSAGE_SECONDS)
+    return await _whole(request, limit, MESSAGE_SECONDS)
 
 
 def decoded(data: bytes, kind: type[T]) -> T:

@@ -5,8 +5,9 @@ import re
 
 from aiohttp import web
 
+from coordinator import credentials
 from coordinator.checkin import common_protocol
-from coordinator.errors import NotFound
+from coordinator.errors import Denied, NotFound
 from coordinator.http.common import (
     bearer,
     coordinator_of,
@@ -17,6 +18,7 @@ from coordinator.http.common import (
     message_bytes,
 )
 from coordinator.service import Coordinator
+from coordinator.store import devices
 from coordinator.store.records import DeviceRecord
 from wire.digest import DIGEST_PATTERN
 from wire.messages import CheckIn, Enroll, GiveUp, Spoken
@@ -28,14 +30,25 @@ _BLOB_HEADERS = {
     "Content-Type": "application/octet-stream",
 }
 _PIECE = 256 << 10
+_ENROLL_LIMIT = 32 << 10  # bytes: a name, facts and as many labels as there may be
 
 
 async def enroll(request: web.Request) -> web.StreamResponse:
     """POST /v1/enroll, with an enrolment token: a device joins."""
-    joined = await coordinator_of(request).devices.enroll(
-        bearer(request), await message(request, Enroll)
-    )
+    coordinator, token = coordinator_of(request), bearer(request)
+    # Before the body: who has no token makes no work.
+    await _check_token(coordinator, token)
+    joined = await coordinator.devices.enroll(token, await message(request, Enroll, _ENROLL_LIMIT))
     return json_answer(joined, status=201)
+
+
+async def _check_token(coordinator: Coordinator, token: str) -> None:
+    """Raises `Denied` unless it is an enrolment token that is good now."""
+    name, secret = credentials.split(token)
+    store = coordinator.services.store
+    stored = await store.read(devices.token_secret, name, store.now())
+    if stored is None or not credentials.matches(secret, stored):
+        raise Denied("bad_token", "the enrolment token is wrong, used up or expired")
 
 
 async def check_in(request: web.Request) -> web.StreamResponse:
