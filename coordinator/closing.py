@@ -17,6 +17,7 @@ from coordinator.services import Services
 from coordinator.store import ending, sums
 from coordinator.store.ending import Closing
 from coordinator.store.records import AssignmentRecord, ModelRecord
+from coordinator.store.sql import StoreUnavailable
 from coordinator.store.sums import Portion
 from coordinator.task import Task
 from wire import checkpoint
@@ -43,6 +44,7 @@ class Closer:
         self._model = closing.model
         self._alive = alive
         self._lost: dict[str, str] = {}
+        self._written: dict[str, bytes] = {}
         self._until: float | None = None  # when no sum is waited for any more
 
     async def close(self) -> Round | None:
@@ -64,6 +66,7 @@ class Closer:
         )
         if ended is not None:
             self._say(why)
+            await self._make_sure()
         return ended
 
     async def _made(self) -> tuple[ModelRecord | Reason, int, str | None]:
@@ -95,14 +98,29 @@ class Closer:
     async def _keep(self, new: Next) -> ModelRecord:
         """The model and the optimiser's state, durable."""
         data = await asyncio.to_thread(checkpoint.write, new.weights)
-        blobs = self._services.blobs
         return ModelRecord(
             task=self._task.name,
             version=self._model.version + 1,
-            digest=await blobs.put(data),
-            state=None if new.state is None else await blobs.put(new.state),
+            digest=await self._put(data),
+            state=None if new.state is None else await self._put(new.state),
             created=self._services.store.now(),
         )
+
+    async def _put(self, data: bytes) -> str:
+        digest = await self._services.blobs.put(data)
+        self._written[digest] = data
+        return digest
+
+    async def _make_sure(self) -> None:
+        """An old model of the same bytes may have been deleted just before this one was published:
+        from then on nobody deletes it."""
+        blobs = self._services.blobs
+        try:
+            for digest, data in self._written.items():
+                if not await blobs.has(digest):
+                    await blobs.put(data)
+        except (OSError, StoreUnavailable) as error:  # the round is closed all the same
+            log.error("task %s: the new model may be gone: %s", self._task.name, error)
 
     async def _base(self) -> tuple[checkpoint.Weights, bytes | None]:
         blobs, parameters = self._services.blobs, self._task.manifest.parameters

@@ -1,12 +1,27 @@
-"""Looking, now and then, at the devices that may take part in a task."""
+"""Looking, now and then, at the devices that may take part in each task."""
+
+import asyncio
+from collections.abc import Mapping
 
 from coordinator.store import crowds
 from coordinator.store.sql import Store
 from coordinator.task import Task
+from coordinator.trying import Trying
 from schedules.schedule import Schedule
 
+_LOOK_SECONDS = 30.0
 _A_DAY = 26 * 3600.0
 _AWAKE_SECONDS = 900.0
+
+
+async def keep_looking(store: Store, tasks: Mapping[str, Task]) -> None:
+    """Until cancelled."""
+    trying = Trying("the devices of tasks are not counted")
+    while True:
+        async with trying:
+            for task in [task for task in tasks.values() if task.running]:
+                await look(store, task)
+        await asyncio.sleep(_LOOK_SECONDS)
 
 
 async def look(store: Store, task: Task) -> None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from coordinator import credentials, crowds, gauges, leaving, taskfile
+from coordinator import credentials, crowds, gauges, leaving, taskfile, tidying
 from coordinator.checkin import Desk
 from coordinator.devices import Devices
 from coordinator.errors import (
@@ -43,9 +43,7 @@ _HEARTBEAT_SECONDS = 2.0
 _SOON = 1.0  # after a failure, where others wait for the next try
 _FAREWELL_SECONDS = 10.0
 _DEAD_SECONDS = 10.0  # without a heartbeat: what a process has summed is others' to sum
-_CROWD_SECONDS = 30.0
 _CHANGED_SECONDS = 5.0
-_STALE_PART_SECONDS = 86400.0
 _CLOSING_SECONDS = 10.0  # that a device which leaves waits for the model made with its update
 _LOOK_AGAIN = 0.05
 
@@ -101,8 +99,11 @@ class Coordinator:
                 self._own(self.devices.run(), "devices")
                 self._own(self._listen(), "changes")
                 self._own(self._beat(), "heartbeat")
-                self._own(self._count(), "crowds")
                 self._own(gauges.keep_looking(self), "gauges")
+                services, tasks = self.services, self.tasks
+                self._own(crowds.keep_looking(services.store, tasks), "crowds")
+                self._own(tidying.keep_tidying_uploads(services, self.uploads), "half uploads")
+                self._own(tidying.keep_tidying_models(services, tasks), "old models")
                 for task in self.tasks.values():
                     self._keep(task)
                 try:
@@ -162,18 +163,6 @@ class Coordinator:
         node, host = self.services.node, socket.gethostname()
         alive = await self.services.store.run(store.alive, node, host, now, now - _DEAD_SECONDS)
         self._nodes.alive = {node, *alive}
-
-    async def _count(self) -> None:
-        """Look at the crowd of each task now and then, and delete what was left half-uploaded."""
-        trying = Trying("the devices of tasks are not counted")
-        while True:
-            async with trying:
-                for task in list(self.tasks.values()):
-                    if task.running:
-                        await crowds.look(self.services.store, task)
-                await self.uploads.sweep()
-                await asyncio.to_thread(self.services.parts.sweep, _STALE_PART_SECONDS)
-            await asyncio.sleep(_CROWD_SECONDS)
 
     # Credentials
 
@@ -272,9 +261,10 @@ class Coordinator:
             name=file.name, state="running", definition=definition, plan=plan, created=now
         )
         places = terms.policy.places(terms.over_selection)
-        first = Round(1, 0, terms.policy, places, now)
+        first, data = Round(1, 0, terms.policy, places, now), await self.services.blobs.get(model)
         if not await self.services.store.run(store.create, record, model, first):
             raise Conflict("task_exists", f"there is a task {file.name!r}: choose another name")
+        await self.services.blobs.put(data)  # another task may have just outgrown the same one
         found, stored = await self.services.store.read(standing_still, terms)
         self._add(Task(record, file, manifest, found, stored))
         return self.tasks[file.name]

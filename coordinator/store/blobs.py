@@ -43,6 +43,12 @@ class Blobs(Protocol):
     async def has(self, digest: str) -> bool:
         """Whether it is there."""
 
+    async def remove(self, digest: str) -> None:
+        """Delete a blob that nothing refers to, if it is there."""
+
+    async def tidy(self) -> None:
+        """Delete what is kept here, beside the truth, of blobs that are no more."""
+
 
 class BlobStore:
     """`Blobs` in a folder. Made in a thread: it creates the folder."""
@@ -72,6 +78,18 @@ class BlobStore:
     async def has(self, digest: str) -> bool:
         """Whether it is there."""
         return await asyncio.to_thread(self._path(digest).exists)
+
+    async def remove(self, digest: str) -> None:
+        """Delete a blob that nothing refers to, if it is there."""
+        await asyncio.to_thread(self._remove, digest)
+
+    async def tidy(self) -> None:
+        """There is nothing beside the files themselves."""
+
+    def _remove(self, digest: str) -> None:
+        with self._alone():
+            self._path(digest).unlink(missing_ok=True)
+            self._path(digest, compressed=True).unlink(missing_ok=True)
 
     def _put(self, data: bytes) -> str:
         digest = digest_of(data)

@@ -7,6 +7,7 @@ nothing, as on a full disk, the last blobs that were fetched are served from mem
 
 import asyncio
 import logging
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 
 _HELD = 4  # blobs in memory at most: a plan's files and a model
 _RETRY_SECONDS = 30.0  # until the folder is tried again for one that is held
+_LOOKED_UP = 500  # blobs at a time
+_HEX = re.compile(r"[0-9a-f]{64}")
 _PART_BYTES = 8 << 20  # of a large blob: in one statement it would want three times its size
 
 
@@ -78,6 +81,22 @@ class PostgresBlobs:
             return self._file(digest, compressed)
         return held.frame if compressed else held.data
 
+    async def remove(self, digest: str) -> None:
+        """Delete a blob that nothing refers to, in the database and here. Raises
+        `StoreUnavailable`."""
+        async with self._alone(digest):
+            await self._store.run(_remove, digest)
+            await asyncio.to_thread(self._unlink, digest)
+
+    async def tidy(self) -> None:
+        """Delete what is here of blobs that the database has no more. Raises
+        `StoreUnavailable`."""
+        here = await asyncio.to_thread(self._digests)
+        for start in range(0, len(here), _LOOKED_UP):
+            some = here[start : start + _LOOKED_UP]
+            for digest in set(some) - await self._store.read(_known, some):
+                await asyncio.to_thread(self._unlink, digest)
+
     def _alone(self, digest: str) -> asyncio.Lock:
         """A fleet that asks for a new model at once has it fetched once."""
         lock = self._fetching.get(digest)
@@ -118,6 +137,21 @@ class PostgresBlobs:
     def _file(self, digest: str, compressed: bool) -> Path:
         return self._folder / (hex_of(digest) + (".zst" if compressed else ""))
 
+    def _digests(self) -> list[str]:
+        """Of what is in memory or in a file."""
+        found = set(self._held)
+        with suppress(FileNotFoundError):
+            names = (path.name for path in self._folder.iterdir())
+            found |= {f"sha256:{name}" for name in names if _HEX.fullmatch(name)}
+        return sorted(found)
+
+    def _unlink(self, digest: str) -> None:
+        self._held.pop(digest, None)
+        for compressed in (False, True):
+            file = self._file(digest, compressed)
+            self._sound.discard(file)
+            file.unlink(missing_ok=True)
+
     def _check(self, digest: str, compressed: bool) -> bool:
         file = self._file(digest, compressed)
         if file in self._sound and file.exists():
@@ -152,6 +186,16 @@ def _put(digest: str, data: bytes) -> Steps[None]:
             WHERE b.data <> excluded.data""",
             *(digest, part, data[start : start + _PART_BYTES]),
         )
+
+
+def _remove(digest: str) -> Steps[None]:
+    yield from rows("DELETE FROM blobs WHERE digest = $1", digest)
+
+
+def _known(digests: list[str]) -> Steps[set[str]]:
+    marks = ", ".join(f"${number}" for number in range(1, len(digests) + 1))
+    text = f"SELECT digest FROM blobs WHERE part = 0 AND digest IN ({marks})"
+    return {row["digest"] for row in (yield from rows(text, *digests))}
 
 
 def _has(digest: str) -> Steps[bool]:

@@ -1,6 +1,7 @@
 """Blobs: what a crash or a bad disk may leave."""
 
 import asyncio
+import os
 import stat
 from pathlib import Path
 
@@ -93,3 +94,16 @@ async def test_blobs_are_their_owners_alone(blobs):
     path = await blobs.source(await blobs.put(b"weights"))
     found = [(await asyncio.to_thread(p.stat)).st_mode for p in (path, path.parent)]
     assert [stat.S_IMODE(mode) for mode in found] == [0o600, 0o700]
+
+
+async def test_what_is_removed_is_gone_and_may_be_stored_again(tmp_path: Path):
+    blobs = await asyncio.to_thread(BlobStore, tmp_path / "blobs")
+    digest, other = await blobs.put(b"weights"), await blobs.put(b"more")
+    for _ in range(2):
+        await blobs.remove(digest)
+        assert not await blobs.has(digest)
+    await blobs.tidy()
+    assert len(await asyncio.to_thread(os.listdir, tmp_path / "blobs")) == 2
+    assert await blobs.get(other) == b"more"
+    assert await blobs.put(b"weights") == digest
+    assert await blobs.get(digest) == b"weights"

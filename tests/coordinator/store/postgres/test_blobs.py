@@ -1,6 +1,7 @@
 """Blobs in the database, and the local folder in front of them."""
 
 import asyncio
+import os
 import random
 import shutil
 from pathlib import Path
@@ -199,3 +200,41 @@ async def test_one_that_is_held_is_written_once_there_is_room(
 
 def _full(path: Path, data: bytes) -> None:
     raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("looked_up", [1, 500])
+async def test_what_one_host_has_removed_goes_from_the_folders_of_the_others(
+    blobs: PostgresBlobs,
+    others: PostgresBlobs,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    looked_up: int,
+):
+    monkeypatch.setattr(module, "_LOOKED_UP", looked_up)
+    await others.tidy()  # there is no folder yet
+    digest, other = await blobs.put(DATA), await blobs.put(b"other")
+    for each in (blobs, others):
+        for name in (digest, other):
+            await each.source(name)
+    await blobs.remove(digest)
+    await others.tidy()
+    for each, folder in ((blobs, tmp_path / "one"), (others, tmp_path / "deep" / "two")):
+        assert len(await asyncio.to_thread(os.listdir, folder)) == 2
+        assert not await each.has(digest)
+        for call in (each.get, each.source):
+            with pytest.raises(NotFound):
+                await call(digest)
+        assert await each.get(other) == b"other"
+    assert await others.put(DATA) == digest
+    assert await blobs.get(digest) == DATA
+
+
+async def test_what_is_held_in_memory_is_tidied_too(
+    blobs: PostgresBlobs, others: PostgresBlobs, monkeypatch: pytest.MonkeyPatch
+):
+    digest = await blobs.put(DATA)
+    monkeypatch.setattr(module, "write_durably", _full)
+    assert await others.source(digest) == DATA
+    await blobs.remove(digest)
+    await others.tidy()
+    assert not others._held
