@@ -5,12 +5,13 @@ import asyncio
 import os
 import re
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container, Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from coordinator.client import AdminClient, ClientError, InputError
@@ -103,6 +104,24 @@ def _client(
         return AdminClient(url, token_file.read_text().strip(), ca)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--token-file or --ca-file: {error}") from None
+
+
+# Tables
+
+
+def narrow_table(names: Sequence[str], wraps: Container[str], numbers: Container[str]) -> Table:
+    """One that fits a terminal of 80 columns where that can be: no frame, and only the columns that
+    may wrap become narrower, though never than their longest word of the head."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in names:
+        table.add_column(
+            name,
+            no_wrap=name not in wraps,
+            overflow="fold",
+            min_width=max(map(len, name.split())),
+            justify="right" if name in numbers else "left",
+        )
+    return table
 
 
 # Mistakes

@@ -14,6 +14,7 @@ from coordinator.cli.common import (
     TokenFile,
     Url,
     guard,
+    narrow_table,
     out,
     plain,
     with_client,
@@ -179,7 +180,10 @@ def _print(detail: TaskDetail) -> None:
     out.print(f"  plan {task.plan}\n  model {task.model}\n  {task.weights:,} weights")
     if task.needs:
         out.print(f"  {_needs(task)}")
-    table = Table("round", "from", "phase", "why", "updates", "examples", "took", "devices say")
+    names = ("round", "from", "phase", "why", "updates", "examples", "took", "devices say")
+    table = narrow_table(
+        names, wraps=("why", "took", "devices say"), numbers=("updates", "examples")
+    )
     for r in detail.rounds:
         took = human(r.ended - r.started) if r.ended and r.started else ""
         metrics = task.metrics.get(r.version + 1, []) if r.phase == "closed" else []
