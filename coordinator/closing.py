@@ -9,6 +9,7 @@ it. The sums are integers: whoever sums what, in whatever order, the model is th
 import asyncio
 import logging
 from collections.abc import Iterator
+from concurrent.futures import Future
 
 from coordinator import opening
 from coordinator.aggregation import Contribution, Next, Sum
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 _PARTIAL_SECONDS = 5.0  # that a process which lives has to hand over its sum
 _LOOK_AGAIN = 0.02
 _AT_ONCE = 16  # updates read and summed at a time
+_READ_SECONDS = 60.0  # for the bytes of one update
 
 
 class _TakenOver(Exception):
@@ -210,7 +212,7 @@ class Closer:
             """Blocking, in the thread that combines them: one at a time in memory."""
             for row in sorted(found, key=lambda row: row.id):
                 reading = asyncio.run_coroutine_threadsafe(store.read(sums.kept, row.id), loop)
-                contribution = self._opened(row, reading.result())
+                contribution = self._opened(row, _in_time(reading))
                 if contribution is not None:
                     yield row.id, contribution
 
@@ -226,3 +228,12 @@ class Closer:
         except WireError as error:
             self._lost[row.id] = str(error)
             return None
+
+
+def _in_time(reading: Future[bytes | None]) -> bytes | None:
+    """Blocking: what is read on the loop. Raises `TimeoutError`: the round is closed later."""
+    try:
+        return reading.result(_READ_SECONDS)
+    except TimeoutError:
+        reading.cancel()
+        raise TimeoutError(f"the store gave no update in {_READ_SECONDS:.0f} s") from None

@@ -3,13 +3,15 @@ whoever asks meanwhile hears why."""
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from coordinator import closing
 from coordinator.round import Phase
 from coordinator.service import Coordinator
 from coordinator.start import StoreOptions, open_coordinator
-from coordinator.store import handing, rounds
+from coordinator.store import handing, rounds, sums
 from coordinator.store.sqlite import lock_state, prepare
 from tests.coordinator.machine import Machine
 from tests.coordinator.plans import constant, plan
@@ -118,3 +120,29 @@ async def test_the_pauses_between_tries_grow(served: Serving, monkeypatch: pytes
         served.clock.leap(0.5)
         await asyncio.sleep(0.005)
     assert 4 <= len(tried) <= 8
+
+
+async def test_a_store_that_does_not_answer_holds_no_thread_for_ever(
+    served: Serving, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(closing, "_READ_SECONDS", 0.05)
+    await plan(goal=1, sections="[aggregation]\nkind = 'median'").create(served.admin)
+    store = served.coordinator.services.store
+    read, silent = store.read, list[object]()
+
+    async def at_first_silent(transaction: Any, *arguments: Any) -> Any:
+        if transaction is sums.kept and not silent:
+            silent.append(arguments)
+            await asyncio.Event().wait()
+        return await read(transaction, *arguments)
+
+    monkeypatch.setattr(store, "read", at_first_silent)
+    await (await served.device()).serve(constant(1.0))
+    await served.until(lambda: silent)
+    trouble = None
+    while trouble is None:
+        trouble = await store.read(handing.trouble, "digits", 1)
+    assert "the store gave no update in" in trouble.reason
+    served.clock.leap(2.0)
+    await served.round_ends(1)
+    assert served.task().model.version == 1
