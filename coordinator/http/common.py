@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 COORDINATOR = web.AppKey("coordinator", Coordinator)
 
+_LATER = {"Retry-After": "10"}
+
 T = TypeVar("T", bound=msgspec.Struct)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 DeviceHandler = Callable[[web.Request, DeviceRecord], Awaitable[web.StreamResponse]]
@@ -169,7 +171,8 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         _check_head(request)
         return await handler(request)
     except CoordinatorError as error:
-        return problem(error.status, error.title, error.code, error.detail, error.headers)
+        headers = _LATER | error.headers if isinstance(error, Unavailable) else error.headers
+        return problem(error.status, error.title, error.code, error.detail, headers)
     except web.HTTPException as error:
         status = HTTPStatus(error.status)
         if status < HTTPStatus.BAD_REQUEST:
@@ -183,7 +186,7 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except (OSError, StoreUnavailable) as error:
         log.error("%s %s: storage failed: %s", request.method, request.path, error)
         broken = Unavailable("storage", "the coordinator cannot write to its store: try later")
-        return problem(broken.status, broken.title, broken.code, broken.detail)
+        return problem(broken.status, broken.title, broken.code, broken.detail, _LATER)
     except WireError as error:
         damaged = error.code is Rule.BAD_DIGEST
         log.error("%s %s: %s", request.method, request.path, error)
