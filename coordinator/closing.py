@@ -9,6 +9,7 @@ it. The sums are integers: whoever sums what, in whatever order, the model is th
 import asyncio
 import logging
 from collections.abc import Iterator
+from concurrent.futures import Future
 
 from coordinator import opening
 from coordinator.aggregation import Contribution, Next, Sum
@@ -19,6 +20,7 @@ from coordinator.services import Services
 from coordinator.store import ending, sums
 from coordinator.store.ending import Closing
 from coordinator.store.records import AssignmentRecord, ModelRecord
+from coordinator.store.sql import StoreUnavailable
 from coordinator.store.sums import Portion
 from coordinator.task import Task
 from wire import checkpoint
@@ -29,6 +31,7 @@ log = logging.getLogger(__name__)
 _PARTIAL_SECONDS = 5.0  # that a process which lives has to hand over its sum
 _LOOK_AGAIN = 0.02
 _AT_ONCE = 16  # updates read and summed at a time
+_READ_SECONDS = 60.0  # for the bytes of one update
 
 
 class _TakenOver(Exception):
@@ -45,6 +48,7 @@ class Closer:
         self._model = closing.model
         self._alive = alive
         self._lost: dict[str, str] = {}
+        self._written: dict[str, bytes] = {}
         self._until: float | None = None  # when no sum is waited for any more
 
     async def close(self) -> Round | None:
@@ -66,6 +70,7 @@ class Closer:
         )
         if ended is not None:
             self._say(why)
+            await self._make_sure()
         return ended
 
     async def _made(self) -> tuple[ModelRecord | Reason, int, str | None]:
@@ -97,14 +102,29 @@ class Closer:
     async def _keep(self, new: Next) -> ModelRecord:
         """The model and the optimiser's state, durable."""
         data = await asyncio.to_thread(checkpoint.write, new.weights)
-        blobs = self._services.blobs
         return ModelRecord(
             task=self._task.name,
             version=self._model.version + 1,
-            digest=await blobs.put(data),
-            state=None if new.state is None else await blobs.put(new.state),
+            digest=await self._put(data),
+            state=None if new.state is None else await self._put(new.state),
             created=self._services.store.now(),
         )
+
+    async def _put(self, data: bytes) -> str:
+        digest = await self._services.blobs.put(data)
+        self._written[digest] = data
+        return digest
+
+    async def _make_sure(self) -> None:
+        """An old model of the same bytes may have been deleted just before this one was published:
+        from then on nobody deletes it."""
+        blobs = self._services.blobs
+        try:
+            for digest, data in self._written.items():
+                if not await blobs.has(digest):
+                    await blobs.put(data)
+        except (OSError, StoreUnavailable) as error:  # the round is closed all the same
+            log.error("task %s: the new model may be gone: %s", self._task.name, error)
 
     async def _base(self) -> tuple[checkpoint.Weights, bytes | None]:
         blobs, parameters = self._services.blobs, self._task.manifest.parameters
@@ -203,7 +223,7 @@ class Closer:
             """Blocking, in the thread that combines them: one at a time in memory."""
             for row in sorted(found, key=lambda row: row.id):
                 reading = asyncio.run_coroutine_threadsafe(store.read(sums.kept, row.id), loop)
-                contribution = self._opened(row, reading.result())
+                contribution = self._opened(row, _in_time(reading))
                 if contribution is not None:
                     yield row.id, contribution
 
@@ -220,3 +240,12 @@ class Closer:
         except WireError as error:
             self._lost[row.id] = str(error)
             return None
+
+
+def _in_time(reading: Future[bytes | None]) -> bytes | None:
+    """Blocking: what is read on the loop. Raises `TimeoutError`: the round is closed later."""
+    try:
+        return reading.result(_READ_SECONDS)
+    except TimeoutError:
+        reading.cancel()
+        raise TimeoutError(f"the store gave no update in {_READ_SECONDS:.0f} s") from None

@@ -14,17 +14,20 @@ from coordinator.closing import Closer
 from coordinator.errors import Unavailable
 from coordinator.round import Phase, Round
 from coordinator.services import Services
-from coordinator.store import ending, sums
+from coordinator.store import ending, handing, sums
 from coordinator.store.ending import Closing
 from coordinator.store.records import AssignmentRecord
 from coordinator.task import Task
-from coordinator.trying import Trying
+from coordinator.trying import Trying, unforeseen
+from schedules.backoff import Backoff
 from systemd.journal import fields
 
 log = logging.getLogger(__name__)
 
 _STOP_SECONDS = 10.0  # that a stop waits for a model that is being made
 _LOOK_SECONDS = 5.0  # at the longest, to find what nobody told of
+_AGAIN = Backoff(first=1.0, limit=60.0)  # where this process could not close a round
+_SOON = 2.0  # at the longest, after a failure: no deadline waits for a store that is back
 _ADOPTED = 16  # updates taken over at a time
 
 
@@ -44,10 +47,12 @@ class Keeper:
         self._task = task
         self._nodes = nodes
         self._handed = 0  # the round whose sum was handed over
+        self._failures = 0  # in a row, to close a round here
+        self._not_before = 0.0  # on the loop's clock: the next try
 
     async def run(self) -> None:
         """Keep the rounds until the task has ended."""
-        trying = Trying(f"task {self._task.name}: round not closed")
+        trying = Trying(f"task {self._task.name}: round not closed", _SOON)
         while self._task.running:
             # A full or broken disk: the round stays as it is, nothing acknowledged is lost.
             async with trying:
@@ -99,13 +104,15 @@ class Keeper:
     # Closing
 
     async def _closing(self) -> None:
-        """Another process closes the round, or did: help, or take over."""
+        """Another process closes the round, or did: help, or take over. One that could not close it
+        leaves it to the others for a while."""
         task, services = self._task, self._services
-        others = self._nodes.alive - {services.node}
-        taken = await services.store.run(ending.take_over, task.terms, services.node, others)
-        if taken is not None:
-            await self._close(taken)
-            return
+        if asyncio.get_running_loop().time() >= self._not_before:
+            others = self._nodes.alive - {services.node}
+            taken = await services.store.run(ending.take_over, task.terms, services.node, others)
+            if taken is not None:
+                await self._close(taken)
+                return
         await self._hand_over()
         await self._task_told(1.0)
 
@@ -133,9 +140,30 @@ class Keeper:
             await self._services.hand.do(Bench.over, self._task.work, number)
 
     async def _close(self, closing: Closing) -> None:
-        ended = await Closer(self._services, self._task, closing, self._nodes.alive).close()
+        try:
+            ended = await Closer(self._services, self._task, closing, self._nodes.alive).close()
+        except Exception as error:  # noqa: BLE001 - whatever it is, another may fare better
+            await self._hand_back(closing.round.number, error)
+            return
+        self._failures = 0
         if ended is not None:
             await self._over(ended)
+
+    async def _hand_back(self, number: int, error: Exception) -> None:
+        """What fails here, as on a full disk, may not fail elsewhere: whoever can is to close."""
+        self._failures += 1
+        wait = _AGAIN.delay(self._failures, 1.0)
+        self._not_before = asyncio.get_running_loop().time() + wait
+        log.error(
+            "task %s: round %d could not be closed here, next try in %.0f s, elsewhere at once: %s",
+            *(self._task.name, number, wait, error),
+            exc_info=unforeseen(error),
+            extra=fields(TASK=self._task.name, ROUND=number),
+        )
+        reason = str(error) or type(error).__name__
+        await self._services.store.run(
+            handing.hand_back, self._task.name, number, self._services.node, reason
+        )
 
     async def _over(self, ended: Round) -> None:
         """A round has ended and this process saw to it."""

@@ -52,6 +52,10 @@ class ServeError(Exception):
     """The server cannot start; one line that says what to do."""
 
 
+class UsageError(ServeError):
+    """It was asked for what cannot be: another word from the person who asks is needed."""
+
+
 @dataclass(frozen=True)
 class ServeOptions:
     """Where and how to serve. Port 0 takes any free one. `max_connections` is each process's;
@@ -84,21 +88,22 @@ def is_loopback(host: str) -> bool:
 
 
 def tls_context(options: ServeOptions) -> ssl.SSLContext | None:
-    """TLS as the options ask. Raises `ServeError` for plain HTTP that was not asked for by name."""
+    """TLS as the options ask. Raises `UsageError`, also for plain HTTP that was not asked for by
+    name."""
     if options.tls_cert is None and options.tls_key is None:
         if not is_loopback(options.host) and not options.insecure_http:
-            raise ServeError(
+            raise UsageError(
                 f"plain HTTP on {options.host} would show every secret to the network: give "
                 "--tls-cert and --tls-key, or say --insecure-http"
             )
         return None
     if options.tls_cert is None or options.tls_key is None:
-        raise ServeError("--tls-cert and --tls-key go together")
+        raise UsageError("--tls-cert and --tls-key go together")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         context.load_cert_chain(options.tls_cert, options.tls_key)
     except (OSError, ssl.SSLError) as error:
-        raise ServeError(
+        raise UsageError(
             f"the certificate {options.tls_cert} or its key cannot be used: {error}"
         ) from None
     return context
@@ -156,13 +161,20 @@ async def _listening(
                 reuse_port=worker is not None,
             )
         except OSError as error:
-            raise ServeError(f"cannot listen on {options.host}:{options.port}: {error}") from None
+            raise cannot_listen(options, error) from None
         try:
             yield server.sockets[0].getsockname()[1]
         finally:
             server.close()
     finally:
         await runner.cleanup()
+
+
+def cannot_listen(options: ServeOptions, error: OSError) -> ServeError:
+    """Why the address cannot be had."""
+    if isinstance(error, socket.gaierror):
+        return UsageError(f"--host {options.host}: no address of this machine ({error.strerror})")
+    return ServeError(f"cannot listen on {options.host}:{options.port}: {error}")
 
 
 @dataclass(frozen=True)

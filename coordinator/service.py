@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from coordinator import credentials, gauges, leaving, taskfile
+from coordinator import credentials, crowds, gauges, leaving, taskfile, tidying
 from coordinator.checkin import Desk
 from coordinator.devices import Devices
 from coordinator.errors import (
@@ -25,7 +25,6 @@ from coordinator.intake import Intake
 from coordinator.keeper import Keeper, Nodes
 from coordinator.plans import check_plan, contradictions
 from coordinator.round import Round
-from coordinator.selection import Crowd
 from coordinator.services import Services
 from coordinator.store import tasks as store
 from coordinator.store.records import DeviceRecord, TaskRecord, Withdrawn
@@ -34,7 +33,6 @@ from coordinator.task import Task, standing_still, terms_of
 from coordinator.taskfile import TaskFile
 from coordinator.trying import Trying
 from coordinator.uploads import Uploads
-from schedules.schedule import Schedule
 from wire.errors import WireError
 from wire.messages import CheckIn, CheckInReply, Left
 from wire.plan import Manifest, parse_manifest
@@ -45,11 +43,7 @@ _HEARTBEAT_SECONDS = 2.0
 _SOON = 1.0  # after a failure, where others wait for the next try
 _FAREWELL_SECONDS = 10.0
 _DEAD_SECONDS = 10.0  # without a heartbeat: what a process has summed is others' to sum
-_CROWD_SECONDS = 30.0
 _CHANGED_SECONDS = 5.0
-_A_DAY = 26 * 3600.0
-_AWAKE_SECONDS = 900.0
-_STALE_PART_SECONDS = 86400.0
 _CLOSING_SECONDS = 10.0  # that a device which leaves waits for the model made with its update
 _LOOK_AGAIN = 0.05
 
@@ -60,13 +54,6 @@ class _Kept:
 
     keeper: Keeper
     intake: Intake
-
-
-def _awake_seconds(schedule: Schedule) -> float:
-    """Who was not seen for so long is not reckoned with: places are not kept for it."""
-    if schedule.windows:
-        return _A_DAY
-    return max(_AWAKE_SECONDS, 4 * float(schedule.check_in))
 
 
 def _parsed(definition: str, source: str = "task file") -> TaskFile:
@@ -112,8 +99,11 @@ class Coordinator:
                 self._own(self.devices.run(), "devices")
                 self._own(self._listen(), "changes")
                 self._own(self._beat(), "heartbeat")
-                self._own(self._count(), "crowds")
                 self._own(gauges.keep_looking(self), "gauges")
+                services, tasks = self.services, self.tasks
+                self._own(crowds.keep_looking(services.store, tasks), "crowds")
+                self._own(tidying.keep_tidying_uploads(services, self.uploads), "half uploads")
+                self._own(tidying.keep_tidying_models(services, tasks), "old models")
                 for task in self.tasks.values():
                     self._keep(task)
                 try:
@@ -173,30 +163,6 @@ class Coordinator:
         node, host = self.services.node, socket.gethostname()
         alive = await self.services.store.run(store.alive, node, host, now, now - _DEAD_SECONDS)
         self._nodes.alive = {node, *alive}
-
-    async def _count(self) -> None:
-        """Look at the crowd of each task now and then, and delete what was left half-uploaded."""
-        trying = Trying("the devices of tasks are not counted")
-        while True:
-            async with trying:
-                for task in list(self.tasks.values()):
-                    if task.running:
-                        task.crowd = await self._crowd(task)
-                await self.uploads.sweep()
-                await asyncio.to_thread(self.services.parts.sweep, _STALE_PART_SECONDS)
-            await asyncio.sleep(_CROWD_SECONDS)
-
-    async def _crowd(self, task: Task) -> Crowd:
-        labels, now = task.file.participants.labels, self.services.store.now()
-        population = await self.services.store.read(
-            store.labelled, labels, now - _awake_seconds(task.timing)
-        )
-        examples, served = await self.services.store.read(store.crowd, task.name)
-        return Crowd(
-            population=population,
-            examples=examples,
-            accepted={int(row["accepted"]): int(row["devices"]) for row in served},
-        )
 
     # Credentials
 
@@ -295,9 +261,10 @@ class Coordinator:
             name=file.name, state="running", definition=definition, plan=plan, created=now
         )
         places = terms.policy.places(terms.over_selection)
-        first = Round(1, 0, terms.policy, places, now)
+        first, data = Round(1, 0, terms.policy, places, now), await self.services.blobs.get(model)
         if not await self.services.store.run(store.create, record, model, first):
             raise Conflict("task_exists", f"there is a task {file.name!r}: choose another name")
+        await self.services.blobs.put(data)  # another task may have just outgrown the same one
         found, stored = await self.services.store.read(standing_still, terms)
         self._add(Task(record, file, manifest, found, stored))
         return self.tasks[file.name]

@@ -22,6 +22,7 @@ from wire.strict import decode_toml
 
 TASK_FILE_LIMIT = 1 << 20
 _MOST_DOTS = 1000  # of a line: `a.a.a...` costs the TOML parser the square of its length in memory
+_EXAMPLES = 500  # of a device: what an error message reckons with
 
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
@@ -223,10 +224,8 @@ def _problems(task: TaskFile) -> list[str]:
     if "rmse" in task.training.metrics and not isinstance(task.loss, MeanSquaredError):
         found.append("training.metrics: 'rmse' needs the loss 'mse'")
     found += aggregation_problems(task.aggregation)
-    if isinstance(task.aggregation, FedNova) and isinstance(task.optimizer, Sgd):
-        own, its = task.optimizer.momentum, task.aggregation.momentum
-        if own != its:
-            found.append(f"aggregation.momentum = {its}: must be optimizer.momentum ({own})")
+    if isinstance(task.aggregation, FedNova):
+        found += _normalised(task, task.aggregation)
     if len(set(task.training.metrics)) != len(task.training.metrics):
         found.append("training.metrics: a metric is named twice")
     for name in ("optimizer", "training", "keep", "round"):
@@ -234,6 +233,23 @@ def _problems(task: TaskFile) -> list[str]:
             if not math.isfinite(value):
                 found.append(f"{key} = {value}: must be finite")
     return found or _overshooting(task)
+
+
+def _normalised(task: TaskFile, options: FedNova) -> list[str]:
+    """What FedNova must know of the devices' work."""
+    found = []
+    if isinstance(task.optimizer, Sgd) and task.optimizer.momentum != options.momentum:
+        own, its = task.optimizer.momentum, options.momentum
+        found.append(f"aggregation.momentum = {its}: must be optimizer.momentum ({own})")
+    if options.max_steps is None:
+        # How many examples a device has, only it knows.
+        steps = task.training.epochs * math.ceil(_EXAMPLES / task.training.batch)
+        found.append(
+            "aggregation.max_steps: 'fednova' needs it, since a device that claims more steps than "
+            "it did lengthens the step of all: write training.epochs x the examples of a device / "
+            f"training.batch; with {_EXAMPLES} examples, max_steps = {steps}"
+        )
+    return found
 
 
 def _overshooting(task: TaskFile) -> list[str]:

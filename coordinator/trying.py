@@ -15,6 +15,11 @@ log = logging.getLogger(__name__)
 _PASSING = (OSError, StoreUnavailable, StoreError, CoordinatorError, WireError)
 
 
+def unforeseen(error: BaseException) -> BaseException | None:
+    """For a log's `exc_info`: what nobody foresaw is said with its traceback."""
+    return None if isinstance(error, _PASSING) else error
+
+
 class Trying:
     """`async with trying:` around one step of a loop. What fails in it is said, and the loop goes
     on after a pause, which grows with each failure in a row up to `limit` seconds. A failure that
@@ -41,11 +46,10 @@ class Trying:
             return False
         self._failures += 1
         wait = self._backoff.delay(self._failures, 1.0)
-        foreseen = isinstance(error, _PASSING)
         log.error(
             "%s, next try in %.0f s: %s",
             *(self._trouble, wait, error),
-            exc_info=None if foreseen else error,
+            exc_info=unforeseen(error),
         )
         await asyncio.sleep(wait)
         return True

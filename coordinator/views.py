@@ -4,6 +4,7 @@ import msgspec
 
 from coordinator.selection import Standing
 from coordinator.selection.standing import rests_until
+from coordinator.store.handing import Trouble
 from coordinator.store.journal import Place
 from coordinator.store.records import MetricRecord, RoundRecord, StandingRecord
 from wire.messages import Facts
@@ -44,8 +45,9 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
 class RoundSummary(msgspec.Struct, frozen=True, kw_only=True):
     """A round at a glance. `version` is that of the model it trains from; of its `places`,
     `working` devices are at work, `dropped` came to nothing; `selected` devices were given one,
-    where that was counted. In seconds: `deadline`, from its start; `elapsed`, from its start to its
-    end or to now; the other times since the epoch."""
+    where that was counted. `trouble`: why it is still closing, where that has failed. In seconds:
+    `deadline`, from its start; `elapsed`, from its start to its end or to now; the other times
+    since the epoch."""
 
     task: str
     number: int
@@ -63,10 +65,15 @@ class RoundSummary(msgspec.Struct, frozen=True, kw_only=True):
     started: float | None
     ended: float | None
     elapsed: float | None
+    trouble: str | None = None
 
 
 def summary(
-    row: RoundRecord, deadline: float, now: float, selected: int | None = None
+    row: RoundRecord,
+    deadline: float,
+    now: float,
+    selected: int | None = None,
+    trouble: Trouble | None = None,
 ) -> RoundSummary:
     """A round's record, for those who ask."""
     end = now if row.ended is None else row.ended
@@ -87,7 +94,13 @@ def summary(
         started=row.started,
         ended=row.ended,
         elapsed=None if row.started is None else max(0.0, end - row.started),
+        trouble=None if trouble is None else _trouble(trouble),
     )
+
+
+def _trouble(found: Trouble) -> str:
+    times = "once" if found.failures == 1 else f"{found.failures} times"
+    return f"closing failed {times}, last on {found.host}: {found.reason}"
 
 
 class TaskDetail(msgspec.Struct, frozen=True, kw_only=True):

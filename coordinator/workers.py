@@ -22,6 +22,7 @@ from coordinator.server import (
     READY,
     ServeError,
     ServeOptions,
+    cannot_listen,
     published,
     tls_context,
     until_stopped,
@@ -193,7 +194,7 @@ def _port(options: ServeOptions) -> socket.socket:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         held.bind(address)
     except OSError as error:
-        raise ServeError(f"cannot listen on {options.host}:{options.port}: {error}") from None
+        raise cannot_listen(options, error) from None
     return held
 
 

@@ -77,11 +77,12 @@ class FedNova(Streaming, frozen=True, kw_only=True, tag="fednova"):
     """The mean of the updates, each divided by its local steps (Wang et al., 2020).
 
     For devices that do unequal work. `momentum` is that of the devices' own optimiser. A device
-    can claim `max_steps` steps and no more: set it near what an honest device does.
+    can claim `max_steps` steps and no more: near what an honest device does. A task file must say
+    it; `None` takes everybody's word.
     """
 
     momentum: Fraction = 0.0
-    max_steps: Annotated[int, Meta(ge=1, le=1 << 31)] = 10_000
+    max_steps: Annotated[int, Meta(ge=1, le=1 << 31)] | None = None
 
 
 class Median(Kind, frozen=True, kw_only=True, tag="median"):

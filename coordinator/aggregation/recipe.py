@@ -17,6 +17,7 @@ from coordinator.aggregation.options import FedNova, Streaming
 
 EFFECT = 1 << 8
 _MANTISSA = 1 << 16
+_ANY_STEPS = 1 << 31
 
 
 class Contribution(NamedTuple):
@@ -66,7 +67,10 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
         if not isinstance(options, FedNova):
             return found
         return msgspec.structs.replace(
-            found, normalised=True, momentum=options.momentum, max_steps=options.max_steps
+            found,
+            normalised=True,
+            momentum=options.momentum,
+            max_steps=options.max_steps or _ANY_STEPS,
         )
 
     def weight(self, examples: int) -> int:

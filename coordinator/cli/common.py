@@ -5,16 +5,17 @@ import asyncio
 import os
 import re
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container, Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from coordinator.client import AdminClient, ClientError, InputError
-from coordinator.server import ServeError
+from coordinator.server import ServeError, UsageError
 from coordinator.store.sql import StoreError
 from coordinator.taskfile import TaskFileError
 from systemd import install as installer
@@ -105,6 +106,24 @@ def _client(
         raise InputError(f"--token-file or --ca-file: {error}") from None
 
 
+# Tables
+
+
+def narrow_table(names: Sequence[str], wraps: Container[str], numbers: Container[str]) -> Table:
+    """One that fits a terminal of 80 columns where that can be: no frame, and only the columns that
+    may wrap become narrower, though never than their longest word of the head."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in names:
+        table.add_column(
+            name,
+            no_wrap=name not in wraps,
+            overflow="fold",
+            min_width=max(map(len, name.split())),
+            justify="right" if name in numbers else "left",
+        )
+    return table
+
+
 # Mistakes
 
 
@@ -117,7 +136,7 @@ def guard(work: Callable[[], None]) -> None:
     except BrokenPipeError:  # whoever read us, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         raise typer.Exit(EXIT_FAILED) from None
-    except (Complaint, InputError, TaskFileError, CompileError, WireError) as error:
+    except (Complaint, InputError, UsageError, TaskFileError, CompileError, WireError) as error:
         _fail(error, EXIT_INPUT)
     except (ClientError, ServeError, StoreError, InstallError, OSError) as error:
         _fail(error, EXIT_FAILED)

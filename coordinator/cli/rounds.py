@@ -18,6 +18,7 @@ from coordinator.cli.common import (
     TokenFile,
     Url,
     guard,
+    narrow_table,
     out,
     plain,
     with_client,
@@ -28,6 +29,8 @@ from schedules.duration import human
 
 _SHOWN = 100
 _MOST_ROUNDS = 1000
+_PLACE = ("selected", "came", "examples", "bytes", "loss", "stale")
+_NUMBERS = ("places", "selected", "arrived", "dropped", "examples")
 
 
 def rounds_command(
@@ -72,17 +75,27 @@ def _show_rounds(rounds: list[RoundSummary], as_json: bool) -> None:
         for each in rounds:
             _write(each)
         return
-    table = Table(
-        *("round", "from", "phase", "why", "places", "selected", "arrived", "dropped"),
-        *("examples", "deadline", "took"),
-    )
+    out.print(_rounds_table(rounds))
+    say_troubles(rounds)
+
+
+def _rounds_table(rounds: list[RoundSummary]) -> Table:
+    names = ("round", "from", "phase", *_NUMBERS, "took")
+    table = narrow_table(names, wraps=("phase", "took"), numbers=_NUMBERS)
     for r in rounds:
         table.add_row(
-            *(str(r.number), f"v{r.version}", r.phase, r.reason or "", str(r.places)),
-            *(_selected(r), str(r.updates), str(r.dropped), str(r.examples)),
-            *(human(r.deadline), _took(r)),
+            *(str(r.number), f"v{r.version}", f"{r.phase}: {r.reason}" if r.reason else r.phase),
+            *(str(r.places), _selected(r), str(r.updates), str(r.dropped), str(r.examples)),
+            _took(r),
         )
-    out.print(table)
+    return table
+
+
+def say_troubles(rounds: list[RoundSummary]) -> None:
+    """Which of them cannot be closed, and why."""
+    for r in rounds:
+        if r.trouble is not None:
+            out.print(plain(f"round {r.number} is not closed yet: {r.trouble}"))
 
 
 def _selected(r: RoundSummary) -> str:
@@ -90,9 +103,11 @@ def _selected(r: RoundSummary) -> str:
 
 
 def _took(r: RoundSummary) -> str:
+    """How much of the time that it may take."""
     if r.elapsed is None:
         return "not started" if r.ended is None else "never started"
-    return human(r.elapsed) if r.ended is not None else f"{human(r.elapsed)} until now"
+    found = f"{human(r.elapsed)} of {human(r.deadline)}"
+    return found if r.ended is not None else f"{found} until now"
 
 
 # One round
@@ -132,8 +147,9 @@ def _show_head(view: RoundView) -> None:
     )
     out.print(
         f"  {r.places} places, {_selected(r)} selected, {r.updates} arrived, {r.dropped} dropped; "
-        f"deadline {human(r.deadline)}, took {_took(r)}"
+        f"took {_took(r)}"
     )
+    say_troubles([r])
     said = [
         f"{o.assignments:,} {o.state}" + (f" ({o.reason})" if o.reason else "")
         for o in view.outcomes
@@ -145,23 +161,21 @@ def _show_head(view: RoundView) -> None:
 def _show_places(view: RoundView) -> None:
     if not view.assignments:
         return
-    table = Table(
-        *("device", "name", "selected", "came", "outcome", "examples", "bytes", "loss", "stale"),
-        "the device now",
-    )
-    table.columns[0].no_wrap = True  # to be copied
+    stale = any(a.staleness for a in view.assignments)
+    names = ("device", "name", *_PLACE[:2], "outcome", *(_PLACE if stale else _PLACE[:-1])[2:])
+    table = narrow_table(names, wraps=("name", "outcome"), numbers=_PLACE)
     for a in view.assignments:
         here = a.round == view.round.number
-        table.add_row(
+        cells = [
             *map(plain, (a.device, a.name)),
-            f"{_signed(a.assigned)}" if here else f"in round {a.round}",
-            "" if a.lateness is None else _signed(a.lateness),
-            plain(outcome(a, view.round)),
-            *("" if n is None else f"{n:,}" for n in (a.examples, a.bytes)),
-            "" if a.loss is None else f"{a.loss:.4g}",
-            str(a.staleness) if a.staleness else "",
-            _trouble(a),
-        )
+            plain(f"{_signed(a.assigned)}" if here else f"in round {a.round}"),
+            plain("" if a.lateness is None else _signed(a.lateness)),
+            plain("; ".join(filter(None, (outcome(a, view.round), _trouble(a))))),
+            *(plain("" if n is None else f"{n:,}") for n in (a.examples, a.bytes)),
+            plain("" if a.loss is None else f"{a.loss:.4g}"),
+            plain(str(a.staleness) if a.staleness else ""),
+        ]
+        table.add_row(*cells[: len(names)])
     out.print(table)
 
 
@@ -186,7 +200,7 @@ def _trouble(a: AssignmentView) -> str:
     if not a.streak:
         return ""
     rests = f", rests {human(a.rests)}" if a.rests else ""
-    return f"failed {a.streak} in a row{rests}"
+    return f"by now it failed {a.streak} in a row{rests}"
 
 
 def _signed(seconds: float) -> str:

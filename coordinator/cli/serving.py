@@ -7,12 +7,11 @@ from typing import Annotated
 
 import typer
 
-from coordinator.cli.common import guard, own_state
+from coordinator.cli.common import Complaint, guard, own_state
 from coordinator.server import DEFAULT_PORT, ServeOptions, Worker, serve, tls_context
 from coordinator.start import StoreOptions
 from coordinator.workers import supervise, worker_command
 from systemd import install as installer
-from systemd.errors import InstallError
 from systemd.journal import setup_logging
 from systemd.machine import Machine
 from systemd.steps import Keep
@@ -117,12 +116,23 @@ def serve_command(
         max_connections,
         metrics_open,
     )
+    guard(lambda: _check(options))
     if worker is not None:
         guard(lambda: asyncio.run(serve(options, Worker(worker))))
     elif workers == 1:
         guard(lambda: asyncio.run(serve(options)))
     else:
         guard(lambda: asyncio.run(supervise(options, workers, worker_command(options, verbose))))
+
+
+def _check(options: ServeOptions) -> None:
+    """Raises `Complaint` for what no state folder and no database can be."""
+    if options.state.exists() and not options.state.is_dir():
+        raise Complaint(f"--state: {options.state} is no folder")
+    url = options.store.url
+    if url is not None and not url.startswith(("postgresql://", "postgres://")):
+        # Not what it is: it may hold a password.
+        raise Complaint("--store: write postgresql://USER@HOST:5432/DATABASE")
 
 
 def install_command(
@@ -164,7 +174,7 @@ def uninstall_command(
 
     def work() -> None:
         if keep_state and purge:
-            raise InstallError("--keep-state and --purge exclude each other")
+            raise Complaint("--keep-state and --purge exclude each other")
         keep = Keep.STATE if keep_state else Keep.NOTHING if purge else Keep.OWN
         installer.remove(installer.coordinator(removing=True), Machine(), keep, preview=dry_run)
 

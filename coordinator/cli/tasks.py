@@ -14,10 +14,12 @@ from coordinator.cli.common import (
     TokenFile,
     Url,
     guard,
+    narrow_table,
     out,
     plain,
     with_client,
 )
+from coordinator.cli.rounds import say_troubles
 from coordinator.client import AdminClient
 from coordinator.views import MetricView, TaskDetail, TaskView
 from schedules.duration import human
@@ -178,7 +180,10 @@ def _print(detail: TaskDetail) -> None:
     out.print(f"  plan {task.plan}\n  model {task.model}\n  {task.weights:,} weights")
     if task.needs:
         out.print(f"  {_needs(task)}")
-    table = Table("round", "from", "phase", "why", "updates", "examples", "took", "devices say")
+    names = ("round", "from", "phase", "why", "updates", "examples", "took", "devices say")
+    table = narrow_table(
+        names, wraps=("why", "took", "devices say"), numbers=("updates", "examples")
+    )
     for r in detail.rounds:
         took = human(r.ended - r.started) if r.ended and r.started else ""
         metrics = task.metrics.get(r.version + 1, []) if r.phase == "closed" else []
@@ -187,6 +192,7 @@ def _print(detail: TaskDetail) -> None:
             *(str(r.updates), str(r.examples), took, _metrics(metrics)),
         )
     out.print(table)
+    say_troubles(detail.rounds)
 
 
 def _needs(task: TaskView) -> str:

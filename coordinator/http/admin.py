@@ -12,8 +12,9 @@ from coordinator.http.common import body, coordinator_of, for_admin, json_answer
 from coordinator.http.device import send_blob
 from coordinator.service import Coordinator
 from coordinator.services import Services
-from coordinator.store import journal, rounds
+from coordinator.store import handing, journal, rounds
 from coordinator.store import tasks as stored
+from coordinator.store.handing import Trouble
 from coordinator.store.journal import Place
 from coordinator.store.records import RoundRecord
 from coordinator.store.sql import Store
@@ -53,10 +54,11 @@ async def tasks(request: web.Request) -> web.StreamResponse:
 async def task(request: web.Request) -> web.StreamResponse:
     """GET /v1/admin/tasks/{task}."""
     coordinator, found = coordinator_of(request), await _task(request)
-    last = await coordinator.services.store.read(rounds.rounds, found.name, _ROUNDS_SHOWN)
+    store, deadline = coordinator.services.store, found.terms.policy.deadline
+    last = await store.read(rounds.rounds, found.name, _ROUNDS_SHOWN)
     view = await _view(coordinator, found, _ROUNDS_SHOWN)
-    now = coordinator.services.store.now()
-    summaries = [summary(row, found.terms.policy.deadline, now) for row in last]
+    now = store.now()
+    summaries = [summary(row, deadline, now, trouble=await _trouble(store, row)) for row in last]
     return json_answer(TaskDetail(task=view, definition=found.record.definition, rounds=summaries))
 
 
@@ -226,7 +228,20 @@ async def _summary(services: Services, task: Task, row: RoundRecord) -> RoundSum
     selected = await services.store.read(journal.selected, task.name, row.number)
     gone = row.started is not None and not selected  # who was in it is not kept for ever
     now = services.store.now()
-    return summary(row, task.terms.policy.deadline, now, None if gone else selected)
+    return summary(
+        row,
+        task.terms.policy.deadline,
+        now,
+        None if gone else selected,
+        await _trouble(services.store, row),
+    )
+
+
+async def _trouble(store: Store, row: RoundRecord) -> Trouble | None:
+    """Why a round is still closing."""
+    if row.phase != "closing":
+        return None
+    return await store.read(handing.trouble, row.task, row.number)
 
 
 def _seen(coordinator: Coordinator, place: Place) -> Place:

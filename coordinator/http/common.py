@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 COORDINATOR = web.AppKey("coordinator", Coordinator)
 
+_LATER = {"Retry-After": "10"}
+
 T = TypeVar("T", bound=msgspec.Struct)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 DeviceHandler = Callable[[web.Request, DeviceRecord], Awaitable[web.StreamResponse]]
@@ -69,14 +71,14 @@ def for_device(handler: DeviceHandler) -> Handler:
     return checked
 
 
-async def message(request: web.Request, kind: type[T]) -> T:
-    """The request's JSON body. Raises `Refused` or `TooLarge`."""
-    return decoded(await message_bytes(request), kind)
+async def message(request: web.Request, kind: type[T], limit: int = MESSAGE_LIMIT) -> T:
+    """The request's JSON body, of at most `limit` bytes. Raises `Refused` or `TooLarge`."""
+    return decoded(await message_bytes(request, limit), kind)
 
 
-async def message_bytes(request: web.Request) -> bytes:
+async def message_bytes(request: web.Request, limit: int = MESSAGE_LIMIT) -> bytes:
     """The bytes of a control message, all of them within half a minute. Raises `TooLarge`."""
-    return await _whole(request, MESSAGE_LIMIT, MESSAGE_SECONDS)
+    return await _whole(request, limit, MESSAGE_SECONDS)
 
 
 def decoded(data: bytes, kind: type[T]) -> T:
@@ -178,7 +180,8 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         _check_head(request)
         return await handler(request)
     except CoordinatorError as error:
-        return problem(error.status, error.title, error.code, error.detail, error.headers)
+        headers = _LATER | error.headers if isinstance(error, Unavailable) else error.headers
+        return problem(error.status, error.title, error.code, error.detail, headers)
     except web.HTTPException as error:
         status = HTTPStatus(error.status)
         if status < HTTPStatus.BAD_REQUEST:

@@ -5,8 +5,9 @@ import re
 
 from aiohttp import web
 
+from coordinator import credentials
 from coordinator.checkin import common_protocol
-from coordinator.errors import NotFound
+from coordinator.errors import Denied, NotFound
 from coordinator.http.common import (
     bearer,
     coordinator_of,
@@ -17,6 +18,7 @@ from coordinator.http.common import (
     message_bytes,
 )
 from coordinator.service import Coordinator
+from coordinator.store import devices
 from coordinator.store.records import DeviceRecord
 from wire.digest import DIGEST_PATTERN
 from wire.messages import CheckIn, Enroll, GiveUp, Spoken
@@ -27,14 +29,26 @@ _BLOB_HEADERS = {
     "Vary": "Accept-Encoding",
     "Content-Type": "application/octet-stream",
 }
+_PIECE = 256 << 10
+_ENROLL_LIMIT = 32 << 10  # bytes: a name, facts and as many labels as there may be
 
 
 async def enroll(request: web.Request) -> web.StreamResponse:
     """POST /v1/enroll, with an enrolment token: a device joins."""
-    joined = await coordinator_of(request).devices.enroll(
-        bearer(request), await message(request, Enroll)
-    )
+    coordinator, token = coordinator_of(request), bearer(request)
+    # Before the body: who has no token makes no work.
+    await _check_token(coordinator, token)
+    joined = await coordinator.devices.enroll(token, await message(request, Enroll, _ENROLL_LIMIT))
     return json_answer(joined, status=201)
+
+
+async def _check_token(coordinator: Coordinator, token: str) -> None:
+    """Raises `Denied` unless it is an enrolment token that is good now."""
+    name, secret = credentials.split(token)
+    store = coordinator.services.store
+    stored = await store.read(devices.token_secret, name, store.now())
+    if stored is None or not credentials.matches(secret, stored):
+        raise Denied("bad_token", "the enrolment token is wrong, used up or expired")
 
 
 async def check_in(request: web.Request) -> web.StreamResponse:
@@ -79,16 +93,32 @@ async def send_blob(request: web.Request, coordinator: Coordinator) -> web.Strea
     if not re.match(DIGEST_PATTERN, digest):
         raise NotFound("unknown_blob", "a blob's name is 'sha256:' and 64 hexadecimal digits")
     compressed = _takes_zstd(request.headers.get("Accept-Encoding", ""))
-    path = await coordinator.services.blobs.path(digest, compressed)
-    try:
-        size = (await asyncio.to_thread(path.stat)).st_size
-    except FileNotFoundError:
-        raise NotFound("unknown_blob", f"no blob {digest}") from None
+    found = await coordinator.services.blobs.source(digest, compressed)
     headers = dict(_BLOB_HEADERS)
     if compressed:
         headers["Content-Encoding"] = "zstd"
+    if isinstance(found, bytes):
+        coordinator.services.metrics.bytes_out.inc(len(found))
+        return await _send_bytes(request, found, headers)
+    try:
+        size = (await asyncio.to_thread(found.stat)).st_size
+    except FileNotFoundError:
+        raise NotFound("unknown_blob", f"no blob {digest}") from None
     coordinator.services.metrics.bytes_out.inc(size)
-    return web.FileResponse(path, headers=headers)
+    return web.FileResponse(found, headers=headers)
+
+
+async def _send_bytes(
+    request: web.Request, data: bytes, headers: dict[str, str]
+) -> web.StreamResponse:
+    """In pieces: all of it at once would be copied for each client that reads slowly."""
+    response = web.StreamResponse(headers=headers)
+    response.content_length = len(data)
+    await response.prepare(request)
+    for start in range(0, len(data), _PIECE):
+        await response.write(data[start : start + _PIECE])
+    await response.write_eof()
+    return response
 
 
 def _takes_zstd(accepted: str) -> bool:

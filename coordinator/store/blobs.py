@@ -36,11 +36,18 @@ class Blobs(Protocol):
     async def get(self, digest: str) -> bytes:
         """The blob, its digest checked. Raises `NotFound`, or `WireError` when it is damaged."""
 
-    async def path(self, digest: str, compressed: bool = False) -> Path:
-        """A local file to serve: the blob, or its zstd frame. Raises `NotFound`."""
+    async def source(self, digest: str, compressed: bool = False) -> Path | bytes:
+        """What to serve: the blob or its zstd frame, in a local file, or in memory where there is
+        no room for a file. Raises `NotFound`."""
 
     async def has(self, digest: str) -> bool:
         """Whether it is there."""
+
+    async def remove(self, digest: str) -> None:
+        """Delete a blob that nothing refers to, if it is there."""
+
+    async def tidy(self) -> None:
+        """Delete what is kept here, beside the truth, of blobs that are no more."""
 
 
 class BlobStore:
@@ -62,7 +69,7 @@ class BlobStore:
         """The blob, its digest checked. Raises `NotFound`, or `WireError` when it is damaged."""
         return await asyncio.to_thread(self._get, digest)
 
-    async def path(self, digest: str, compressed: bool = False) -> Path:
+    async def source(self, digest: str, compressed: bool = False) -> Path:
         """A local file to serve: the blob, or its zstd frame. Checked before it is first served: no
         device can do anything with a damaged one, and a frame is easily made again. Raises as `get`
         does, and `OSError`."""
@@ -71,6 +78,18 @@ class BlobStore:
     async def has(self, digest: str) -> bool:
         """Whether it is there."""
         return await asyncio.to_thread(self._path(digest).exists)
+
+    async def remove(self, digest: str) -> None:
+        """Delete a blob that nothing refers to, if it is there."""
+        await asyncio.to_thread(self._remove, digest)
+
+    async def tidy(self) -> None:
+        """There is nothing beside the files themselves."""
+
+    def _remove(self, digest: str) -> None:
+        with self._alone():
+            self._path(digest).unlink(missing_ok=True)
+            self._path(digest, compressed=True).unlink(missing_ok=True)
 
     def _put(self, data: bytes) -> str:
         digest = digest_of(data)

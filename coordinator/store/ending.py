@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from coordinator.round import Ending, Late, Phase, Reason, Round
 from coordinator.selection import EndedRound, over_selection
+from coordinator.store import handing
 from coordinator.store.records import ModelRecord
 from coordinator.store.rounds import ROUNDS, Terms, load, open_round, rounds, save
 from coordinator.store.sql import Discard, Steps, Tell, insert, one, rows
@@ -49,7 +50,7 @@ def begin_close(
 
 
 def take_over(terms: Terms, node: str, alive: Container[str]) -> Steps[Closing | None]:
-    """Close a round whose closer is no more."""
+    """Close a round whose closer is no more, or has handed it back."""
     row = yield from one(
         "SELECT number, closer FROM rounds WHERE task = $1 AND phase = 'closing' FOR UPDATE",
         terms.task,
@@ -112,6 +113,7 @@ def _conclude(terms: Terms, ended: Round, version: int, now: float) -> Steps[Non
     state = _state_after(terms, ended, version)
     gone, failed = yield from _expire(terms, ended, version, state != "running", now)
     yield from rows("DELETE FROM partials WHERE task = $1 AND round <= $2", task, ended.number)
+    yield from handing.forget(task)
     yield from _forget(task, ended.number - ROUNDS_KEPT, version - ROUNDS_KEPT)
     ended = ended.expired(gone, failed)
     yield from save(task, ended)

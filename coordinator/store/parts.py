@@ -42,7 +42,7 @@ class Parts:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._make()
 
     def announce(self, assignment: str, length: int, digest: str) -> int:
         """An upload of `length` bytes begins, or goes on from the offset returned. Announced
@@ -53,7 +53,7 @@ class Parts:
         path = self._path(assignment)
         aside = path.with_suffix(f".{secrets.token_hex(8)}{_NEW}")
         try:
-            descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            descriptor = self._create(aside)
             try:
                 sha256 = bytes.fromhex(hex_of(digest))
                 _write_all(descriptor, _ANNOUNCED.pack(_MARK, length, sha256), 0)
@@ -110,11 +110,13 @@ class Parts:
 
     def held(self) -> list[str]:
         """The assignments that have one."""
+        self._make()
         with os.scandir(self._folder) as found:
             return [e.name.removesuffix(_SUFFIX) for e in found if e.name.endswith(_SUFFIX)]
 
     def sweep(self, older_than: float) -> None:
         """Delete the uploads to which nothing was added for `older_than` seconds."""
+        self._make()
         with os.scandir(self._folder) as found:
             ages = [
                 (Path(e.path), e.stat().st_mtime)
@@ -125,6 +127,18 @@ class Parts:
         for path, touched in ages:
             if now - touched > older_than:
                 path.unlink(missing_ok=True)
+
+    def _make(self) -> None:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def _create(self, path: Path) -> int:
+        """A new file; its folder, too, where somebody has deleted that: it is not precious."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            return os.open(path, flags, 0o600)
+        except FileNotFoundError:
+            self._make()
+            return os.open(path, flags, 0o600)
 
     def _files_now(self) -> float:
         """The time by the clock that dates the folder's files."""

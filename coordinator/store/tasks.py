@@ -1,17 +1,10 @@
 """Transactions of tasks, their models and evaluations, and of the processes over the store."""
 
-from collections.abc import Mapping
-
-import msgspec
-
 from coordinator.errors import unknown_device
 from coordinator.round import Round
 from coordinator.store.records import EvaluationRecord, MetricRecord, ModelRecord, TaskRecord
 from coordinator.store.rounds import open_round
-from coordinator.store.sql import Row, Steps, Tell, insert, one, records, rows
-
-_PAGE = 1000
-_BOAST = 10  # medians: more examples than so many are not believed when a mean is taken
+from coordinator.store.sql import Steps, Tell, insert, one, records, rows
 
 TASKS = "tasks"
 """What is told when a task is made."""
@@ -95,52 +88,6 @@ def last_evaluated(task: str) -> Steps[int | None]:
     """The newest version of which some device has said something."""
     row = yield from one("SELECT max(version) AS newest FROM evaluations WHERE task = $1", task)
     return None if row is None or row["newest"] is None else int(row["newest"])
-
-
-# The crowd
-
-
-def crowd(task: str) -> Steps[tuple[float | None, list[Row]]]:
-    """Of the devices that have had a place in a task: their mean number of examples, no boast of
-    one shifting it far, and how many have how many accepted updates."""
-    known = yield from one("SELECT count(examples) AS devices FROM standings WHERE task = $1", task)
-    middle = yield from one(
-        "SELECT examples FROM standings WHERE task = $1 AND examples IS NOT NULL"
-        " ORDER BY examples LIMIT 1 OFFSET $2",
-        *(task, (int(known["devices"]) - 1) // 2 if known and known["devices"] else 0),
-    )
-    most = _BOAST * int(middle["examples"]) if middle else 0
-    mean = yield from one(
-        "SELECT avg(CASE WHEN examples > $2 THEN $2 ELSE examples END) AS mean FROM standings"
-        " WHERE task = $1 AND examples IS NOT NULL",
-        *(task, most),
-    )
-    served = yield from rows(
-        "SELECT accepted, count(*) AS devices FROM standings WHERE task = $1 GROUP BY accepted",
-        task,
-    )
-    average = mean["mean"] if mean else None
-    return None if average is None else float(average), served
-
-
-def labelled(labels: Mapping[str, str], since: float) -> Steps[int]:
-    """How many devices carry all of these labels and have been seen since."""
-    if not labels:
-        row = yield from one("SELECT count(*) AS found FROM devices WHERE seen >= $1", since)
-        return int(row["found"]) if row else 0
-    found, last = 0, ""
-    while page := (
-        yield from rows(
-            "SELECT id, labels FROM devices WHERE id > $1 AND seen >= $3 ORDER BY id LIMIT $2",
-            *(last, _PAGE, since),
-        )
-    ):
-        last = page[-1]["id"]
-        found += sum(
-            labels.items() <= msgspec.json.decode(row["labels"], type=dict[str, str]).items()
-            for row in page
-        )
-    return found
 
 
 # Nodes

@@ -14,7 +14,7 @@ from aiohttp import web
 from coordinator.client import AdminClient
 from coordinator.http.app import application
 from coordinator.service import Coordinator
-from coordinator.start import open_coordinator
+from coordinator.start import StoreOptions, open_coordinator
 from coordinator.store import tasks
 from coordinator.store.sqlite import SqliteStore
 from coordinator.store.watched import WatchedStore
@@ -155,11 +155,14 @@ def denied(served: Serving, action: int, table: str) -> Iterator[list[int]]:
 
 @asynccontextmanager
 async def serving(
-    state: Path, clock: LeapingClock | None = None, wrap: Callable[[web.Application], object] = id
+    state: Path,
+    clock: LeapingClock | None = None,
+    wrap: Callable[[web.Application], object] = id,
+    options: StoreOptions | None = None,
 ) -> AsyncIterator[Serving]:
     """Serve over the folder `state` on any free port; `wrap` may change the application."""
     clock = clock or LeapingClock()
-    async with open_coordinator(state, clock) as coordinator:
+    async with open_coordinator(state, clock, options) as coordinator:
         app = application(coordinator)
         wrap(app)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, auto_decompress=False)

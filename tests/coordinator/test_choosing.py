@@ -5,10 +5,10 @@ import asyncio
 
 import pytest
 
+from coordinator import crowds
 from coordinator.selection.choice import EVERYBODY
 from coordinator.selection.standing import FORGIVEN, RESTING
-from coordinator.store import tasks
-from coordinator.store.records import DeviceRecord
+from coordinator.store.records import DeviceRecord, StandingRecord
 from coordinator.store.sql import Steps, insert
 from edge_agent.errors import Rejected
 from fleet.clients import FACTS, Device, NoWork, SilentDevice
@@ -179,6 +179,30 @@ async def test_rest_outlasts_a_restart(tmp_path):
         assert str((await no_work(failing)).reason) == "resting"
 
 
+async def test_a_small_fleet_does_not_wait_for_those_at_rest(served: Serving):
+    await plan(goal=1, over_selection=1, over_selection_limit=1).create(served.admin)
+    device, store = await served.device(), served.coordinator.services.store
+
+    def resting() -> Steps[None]:
+        yield from crowd(30, store.now())
+        for at in range(30):
+            standing = StandingRecord(
+                device=f"crowd-{at}",
+                task="digits",
+                round=0,
+                failed=FORGIVEN + 1,
+                streak=FORGIVEN + 1,
+                failed_at=store.now(),
+            )
+            yield from insert("standings", standing)
+
+    await store.run(resting)
+    await served.coordinator.devices.flush()
+    await crowds.look(store, served.task())
+    assert served.task().crowd.population == 1
+    assert (await device.take()).round == 1
+
+
 # A draw among many
 
 
@@ -268,6 +292,7 @@ async def test_a_boast_of_one_does_not_take_the_others_chances(served: Serving, 
     await plan(goal=5, sections=sections).create(served.admin)
     for number, device in enumerate(await served.devices(5)):
         await device.serve(constant(0.1), examples=10 if number else 1 << 31)
-    mean, _ = await served.coordinator.services.store.read(tasks.crowd, "digits")
+    await crowds.look(served.coordinator.services.store, served.task())
+    mean = served.task().crowd.examples
     assert mean is not None
     assert 10 <= mean <= 30

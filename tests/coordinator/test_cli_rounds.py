@@ -52,10 +52,35 @@ def test_the_rounds_of_a_task(state: Path):
     assert "until now" in open_
 
 
+@pytest.mark.parametrize(
+    ("command", "head"),
+    [
+        (
+            ("rounds", "digits"),
+            "round from phase places selected arrived dropped examples took",
+        ),
+        (
+            ("rounds", "digits", "--round", 1),
+            "device name selected came outcome examples bytes loss",
+        ),
+        (
+            ("task", "show", "digits"),
+            "round from phase why updates examples took devices say",
+        ),
+    ],
+)
+def test_no_head_is_cut_on_a_narrow_terminal(state: Path, command: tuple[str, ...], head: str):
+    done = run(*command, "--state", state, COLUMNS="80")
+    assert done.returncode == 0, done.stderr
+    assert head.split() in [line.split() for line in done.stdout.splitlines()]
+    assert "…" not in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
 def test_everyone_in_a_round(state: Path):
     text = said("rounds", "digits", "--round", 1, "--state", state)
     assert "round 1 of digits: closed (goal), from model version 0" in text
-    assert "2 places, 2 selected, 1 arrived, 1 dropped; deadline 1 h" in text
+    assert "2 places, 2 selected, 1 arrived, 1 dropped; took " in text
     assert "1 accepted, 1 given_up (no_examples)" in text
     (good,) = [line for line in text.splitlines() if "pump" in line]
     assert "counts" in good

@@ -56,30 +56,30 @@ async def test_a_process_that_is_killed_is_unavailable_once_and_the_next_has_no_
     async with open_hand(apart=True) as hand:
         await hand.do(Bench.open, WORK, 1, [upload("a")])
         await hand.do(Bench.add, WORK, 1, 1, [Counted(0, "a", 0)])
-        (child,) = children()
+        (child,) = await asyncio.to_thread(children)
         child.kill()
         await asyncio.to_thread(child.wait, 10)
         with pytest.raises(Unavailable):
             await hand.do(Bench.total, WORK, 1)
         assert await hand.do(Bench.total, WORK, 1) is None
-        (other,) = children()
+        (other,) = await asyncio.to_thread(children)
         assert other.pid != child.pid
-    assert not children()
+    assert not await asyncio.to_thread(children)
 
 
 async def test_signals_that_are_for_the_coordinator_do_not_end_its_hand():
     async with open_hand(apart=True) as hand:
         assert await hand.do(Bench.total, WORK, 1) is None
-        (child,) = children()
+        (child,) = await asyncio.to_thread(children)
         for number in (signal.SIGINT, signal.SIGTERM):
             child.send_signal(number)
         await hand.do(Bench.open, WORK, 1, [upload("a")])
-        assert children() == [child]
+        assert await asyncio.to_thread(children) == [child]
 
 
 async def test_nothing_is_started_before_there_is_work():
     async with open_hand(apart=True):
-        assert not children()
+        assert not await asyncio.to_thread(children)
 
 
 _GIVES_WORK = """

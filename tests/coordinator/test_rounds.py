@@ -329,7 +329,7 @@ async def test_a_base_model_that_is_damaged_stops_no_other_task(served: Serving)
     for name in ("alpha", "beta"):
         await plan(name=name, goal=1, initial=weights(seed=len(name))).create(served.admin)
     services = served.coordinator.services
-    path = await services.blobs.path(served.task("alpha").model.digest)
+    path = await services.blobs.source(served.task("alpha").model.digest)
     data = await asyncio.to_thread(path.read_bytes)
     await asyncio.to_thread(path.write_bytes, b"rubbish")
     first, second = await served.devices(2)

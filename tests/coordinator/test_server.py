@@ -77,9 +77,38 @@ def test_plain_http_off_this_machine_is_refused_unless_asked_for_by_name(tmp_pat
     for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost"):
         assert is_loopback(host)
         assert tls_context(ServeOptions(tmp_path, host=host)) is None
-    said = one_line(run("serve", "--state", tmp_path / "state", "--host", "0.0.0.0"), 1)
-    assert "would show every secret" in said
+    for command in (
+        *(("serve", "--state", tmp_path / "state"), ("serve", "--workers", 2, "--state", tmp_path)),
+        ("install", "--dry-run"),
+    ):
+        said = one_line(run(*command, "--host", "0.0.0.0"), 2)
+        assert "would show every secret" in said
+        assert "give --tls-cert and --tls-key, or say --insecure-http" in said
     assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--tls-cert", "cert.pem"), "--tls-cert and --tls-key go together"),
+        (("--tls-cert", "none.pem", "--tls-key", "none.pem"), "none.pem or its key cannot be used"),
+        (("--host", "not/a/host", "--insecure-http"), "--host not/a/host: no address"),
+        (("--host", "not/a/host", "--insecure-http", "--workers", "2"), "--host not/a/host: no"),
+        (("--store", "nonsense"), "--store: write postgresql://"),
+        (("--store", "mysql://u:secret@h/d", "--workers", "2"), "--store: write postgresql://"),
+        (("--state", "/dev/null"), "--state: /dev/null is no folder"),
+        (("--workers", "0"), "'--workers'"),
+        (("--max-connections", "0"), "'--max-connections'"),
+        (("--port", "http"), "'--port'"),
+        (("more",), "unexpected extra argument"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_one_line_and_status_2(
+    tmp_path: Path, options: tuple[str, ...], words: str
+):
+    said = one_line(run("serve", "--state", tmp_path / "state", "--port", 0, *options), 2)
+    assert words in said
+    assert "secret" not in said
 
 
 def test_certificate_and_key_go_together_and_must_be_good(tmp_path: Path, pair: tuple[Path, Path]):

@@ -13,7 +13,7 @@ from coordinator import credentials
 from coordinator.errors import Denied, Unavailable
 from coordinator.round import Arrival, Ending, Late, Phase, Reason, Round, RoundPolicy
 from coordinator.start import admin_token, open_coordinator
-from coordinator.store import assignments, devices, ending, rounds, sums, tasks
+from coordinator.store import assignments, crowds, devices, ending, rounds, sums, tasks
 from coordinator.store.assignments import Arrived
 from coordinator.store.ending import Closing
 from coordinator.store.records import (
@@ -25,7 +25,7 @@ from coordinator.store.records import (
     TaskRecord,
 )
 from coordinator.store.rounds import Terms
-from coordinator.store.sql import Store, StoreError, rows
+from coordinator.store.sql import Steps, Store, StoreError, rows
 from coordinator.store.sqlite import open_sqlite
 from fleet.clients import FACTS
 from schedules.clock import SystemClock
@@ -452,7 +452,31 @@ async def test_devices_are_counted_by_their_labels(store: Store):
     await store.run(devices.add_token, "join-2", "secret", 1, 50.0)
     await store.run(devices.enroll, south, "join-2")
     for labels, count in (({}, 6), ({"site": "north"}, 5), ({"rack": "7"}, 1), ({"rack": "8"}, 0)):
-        assert await store.read(tasks.labelled, labels, 0.0) == count
+        found = await store.read(crowds.crowd, "digits", labels, 0.0, 3.0)
+        assert found.population == count
+    assert (await store.read(crowds.crowd, "digits", {}, 2.5, 3.0)).population == 0
+
+
+@pytest.mark.parametrize("page", [1, 1000])
+async def test_who_rests_is_not_of_the_crowd(
+    store: Store, page: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(crowds, "_PAGE", page)
+
+    def failed(at: float) -> Steps[None]:
+        for device, streak in (("device-1", 3), ("device-2", 3), ("device-3", 2)):
+            text = "INSERT INTO standings VALUES ($1, 'digits', 1, $2, 3, $3, $4, 10, 1.0)"
+            yield from rows(text, device, int(device[-1]) - 1, streak, at)
+
+    await store.run(failed, 100.0)
+    north = {"site": "north"}
+    for labels in ({}, north):
+        resting = await store.read(crowds.crowd, "digits", labels, 0.0, 101.0)
+        assert (resting.population, resting.accepted) == (3, {2: 1})
+    unseen = await store.read(crowds.crowd, "digits", north, 2.5, 101.0)
+    assert (unseen.population, unseen.accepted) == (0, {2: 1})
+    rested = await store.read(crowds.crowd, "digits", north, 0.0, 100.0 + 601.0)
+    assert (rested.population, rested.accepted) == (5, {0: 1, 1: 1, 2: 1})
 
 
 async def test_who_leaves_takes_all_that_is_known_of_it_and_nothing_else(store: Store):
@@ -515,7 +539,7 @@ def test_an_admin_token_that_is_none_is_refused(tmp_path: Path, content: bytes):
 async def test_a_damaged_plan_is_one_line_at_the_start(tmp_path: Path):
     async with serving(tmp_path) as served:
         await plan().create(served.admin)
-        path = await served.coordinator.services.blobs.path(served.task().record.plan)
+        path = await served.coordinator.services.blobs.source(served.task().record.plan)
     await asyncio.to_thread(path.unlink)
     with pytest.raises(StoreError, match="task digits") as refused:
         async with open_coordinator(tmp_path):

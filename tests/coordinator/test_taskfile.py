@@ -99,16 +99,25 @@ def test_late_updates_are_refused_unless_the_task_says_otherwise():
 
 @pytest.mark.parametrize(
     ("table", "kind"),
-    [
-        ("aggregation", kind)
-        for kind in ("fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi", "fednova")
-    ]
+    [("aggregation", kind) for kind in ("fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi")]
     + [("aggregation", kind) for kind in ("median", "trimmed_mean")]
     + [("selection", kind) for kind in ("uniform", "data", "speed", "fair")],
 )
 def test_each_strategy_has_defaults(table, kind):
     task = parse(GOOD + f"minimum = 5\n[{table}]\nkind = '{kind}'")
     assert type(getattr(task, table)).__struct_config__.tag == kind
+
+
+def test_fednova_must_be_told_how_many_steps_a_device_does():
+    text = GOOD + "[training]\nepochs = 3\nbatch = 8\n[aggregation]\nkind = 'fednova'\n"
+    with pytest.raises(TaskFileError) as missing:
+        parse(text)
+    assert str(missing.value) == (
+        "task file: aggregation.max_steps: 'fednova' needs it, since a device that claims more "
+        "steps than it did lengthens the step of all: write training.epochs x the examples of a "
+        "device / training.batch; with 500 examples, max_steps = 189"
+    )
+    assert parse(text + "max_steps = 189").aggregation.max_steps == 189
 
 
 @pytest.mark.parametrize("kind", ["krum", "multi_krum"])

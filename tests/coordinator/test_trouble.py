@@ -170,6 +170,21 @@ async def test_a_round_that_cannot_be_ended_in_the_journal_ends_at_the_next_try(
     assert served.task().model.version == 1
 
 
+async def test_a_round_ends_soon_after_a_store_that_was_away_for_long(served: Serving):
+    await plan(goal=2, minimum=1, deadline="10m").create(served.admin)
+    (device,) = await served.devices(1)
+    await device.serve(constant(1.0))
+    served.clock.leap(601.0)
+    with denied(served, sqlite3.SQLITE_UPDATE, "rounds") as tried:
+        for _ in range(80):
+            served.clock.leap(1.0)
+            await asyncio.sleep(0.005)
+        assert tried
+        assert served.task().round.number == 1
+    served.clock.leap(2.0)
+    await served.round_ends(1)
+
+
 async def test_a_task_that_cannot_be_stopped_goes_on(served: Serving):
     await plan(goal=1).create(served.admin)
     (device,) = await served.devices(1)

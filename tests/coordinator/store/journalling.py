@@ -3,11 +3,11 @@
 import pytest
 
 from coordinator.round import Round, RoundPolicy
-from coordinator.store import assignments, devices, ending, journal, tasks
+from coordinator.store import assignments, crowds, devices, ending, journal, outdated, tasks
 from coordinator.store.assignments import Arrived
-from coordinator.store.records import DeviceRecord, EvaluationRecord, TaskRecord
+from coordinator.store.records import DeviceRecord, EvaluationRecord, ModelRecord, TaskRecord
 from coordinator.store.rounds import Terms
-from coordinator.store.sql import Store
+from coordinator.store.sql import Steps, Store, insert, rows
 from fleet.clients import FACTS
 
 TERMS = Terms("digits", RoundPolicy(goal=9, minimum=1, deadline=60.0), 1.0, 1.0, 0)
@@ -27,6 +27,7 @@ async def asked_of(store: Store) -> None:
     await _late(store)
     await _resting(store)
     await _evaluations(store)
+    await _outdated(store)
 
 
 async def _fleet(store: Store) -> None:
@@ -75,6 +76,17 @@ async def _resting(store: Store) -> None:
     assert "device-a" not in standings
     assert [standing.streak for standing in standings["device-b"]] == [1]
     assert await store.read(journal.standings, []) == {}
+    found = await store.read(crowds.crowd, "digits", {}, 99.0, 112.0)
+    assert (found.population, found.examples, found.accepted) == (4, 10.0, {0: 3, 1: 1})
+    await store.run(_fails_again)
+    found = await store.read(crowds.crowd, "digits", {"site": "north"}, 99.0, 112.0)
+    assert (found.population, found.accepted) == (0, {0: 2, 1: 1})
+    found = await store.read(crowds.crowd, "digits", {}, 99.0, 112.0)
+    assert (found.population, found.accepted) == (3, {0: 2, 1: 1})
+
+
+def _fails_again() -> Steps[None]:
+    yield from rows("UPDATE standings SET streak = 4 WHERE device = 'device-b'")
 
 
 async def _evaluations(store: Store) -> None:
@@ -94,3 +106,30 @@ async def _evaluations(store: Store) -> None:
     assert type(found.examples) is int
     assert await store.read(tasks.evaluated, "digits", 2) == []
     assert await store.read(tasks.last_evaluated, "digits") == 3
+
+
+async def _outdated(store: Store) -> None:
+    def grown() -> Steps[None]:
+        for version in range(1, 6):
+            digest, state = f"sha256:{version % 4}", f"sha256:s{version}"
+            yield from insert(
+                "models",
+                ModelRecord(
+                    task="digits", version=version, digest=digest, state=state, created=1.0
+                ),
+            )
+
+    await store.run(grown)
+    found = await store.read(outdated.models, "digits", 2)
+    assert [model.version for model in found] == [0, 1, 2, 3]
+    gone = await store.read(outdated.unneeded, found)
+    assert gone == {"sha256:2", "sha256:3", "sha256:s1", "sha256:s2", "sha256:s3"}
+    await store.run(outdated.forget, found)
+    assert await store.read(outdated.models, "digits", 2) == []
+    assert (await store.read(tasks.newest_model, "digits")).version == 5
+    await store.run(tasks.alive, "old", "host", 10.0, 0.0)
+    await store.run(tasks.alive, "new", "host", 30.0, 0.0)
+    await store.run(outdated.bury, 20.0)
+    found = await store.run(tasks.alive, "new", "host", 30.0, 0.0)
+    assert "new" in found
+    assert "old" not in found

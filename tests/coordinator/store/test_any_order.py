@@ -14,7 +14,7 @@ from hypothesis.stateful import (
 
 from coordinator.errors import Unavailable
 from coordinator.round import Arrival, Late, Phase, Reason, Round, RoundPolicy
-from coordinator.store import assignments, devices, ending, rounds, sums, tasks
+from coordinator.store import assignments, devices, ending, handing, rounds, sums, tasks
 from coordinator.store.assignments import Arrived
 from coordinator.store.ending import Closing
 from coordinator.store.records import DeviceRecord, ModelRecord, TaskRecord
@@ -225,6 +225,16 @@ class AnyOrder(RuleBasedStateMachine):
             return
         sheet.closer = node
         assert (found.round.number, found.round.arrived) == (sheet.number, sheet.arrived)
+
+    @precondition(lambda self: any(map(self.closing, self.sheets)))
+    @rule(task=TASKS, node=NODE)
+    def a_process_cannot_close(self, task, node):
+        sheet = self.sheets[task]
+        mine = self.closing(task) and sheet.closer == node
+        assert self.store.run(handing.hand_back, task, sheet.number, node, "full") == mine
+        if mine:
+            sheet.closer = None
+            assert self.store.run(handing.trouble, task, sheet.number).reason == "full"
 
     def closing(self, task):
         sheet = self.sheets[task]

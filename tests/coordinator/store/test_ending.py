@@ -3,7 +3,7 @@
 import pytest
 
 from coordinator.round import Late, Phase, Round, RoundPolicy
-from coordinator.store import assignments, devices, ending, rounds, sums, tasks
+from coordinator.store import assignments, devices, ending, handing, rounds, sums, tasks
 from coordinator.store.assignments import Arrived
 from coordinator.store.ending import Closing
 from coordinator.store.records import AssignmentRecord, DeviceRecord, ModelRecord, TaskRecord
@@ -148,3 +148,25 @@ def test_updates_of_an_open_round_are_taken_over():
     house.accept(update, 1.0)
     assert [row.id for row in house.store.run(sums.adopt, "a", 1, "n2", "n1", 16)] == [update]
     assert house.assignment(update).node == "n2"
+
+
+def test_a_closer_that_cannot_close_hands_its_claim_back_and_says_why():
+    house = House(Late.REFUSE, 0)
+    house.accept(house.assign("d0"), 1.0)
+    assert isinstance(house.look(1.0), Closing)
+    run, terms = house.store.run, house.terms["a"]
+    assert not run(handing.hand_back, "a", 1, "n2", "not its own")
+    assert run(handing.trouble, "a", 1) is None
+    assert run(ending.take_over, terms, "n2", {"n1"}) is None
+    assert run(handing.hand_back, "a", 1, "n1", "the disk is full")
+    taken = run(ending.take_over, terms, "n2", {"n1"})
+    assert isinstance(taken, Closing)
+    assert (taken.round.phase, taken.round.ending.reason) == (Phase.CLOSING, "goal")
+    assert run(handing.hand_back, "a", 1, "n2", "here, too")
+    trouble = run(handing.trouble, "a", 1)
+    assert (trouble.failures, trouble.host, trouble.reason) == (2, "n2", "here, too")
+    assert not run(handing.hand_back, "a", 1, "n2", "not its own any more")
+    assert isinstance(run(ending.take_over, terms, "n1", {"n2"}), Closing)
+    assert house.finish(3.0).number == 2
+    assert not run(handing.hand_back, "a", 1, "n1", "it is closed")
+    assert run(handing.trouble, "a", 1) is None

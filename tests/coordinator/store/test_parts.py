@@ -1,6 +1,7 @@
 """Parts: uploads on their way in, whatever the order of pieces and whichever process takes them."""
 
 import os
+import shutil
 import stat
 from contextlib import suppress
 from multiprocessing import get_context
@@ -187,3 +188,21 @@ def test_processes_that_announce_against_each_other_leave_one_whole_upload(tmp_p
     assert announced is not None
     assert announced[1] in digests
     assert names(tmp_path / "parts") == ["a.part"]
+
+
+def test_a_folder_that_was_deleted_is_made_again(parts, tmp_path):
+    parts.announce("a", len(DATA), DIGEST)
+    for _ in range(2):
+        shutil.rmtree(tmp_path / "parts")
+        assert parts.announced("a") is None
+        with pytest.raises(NotFound):
+            parts.write("a", DIGEST, 0, DATA)
+        parts.drop("a")
+        assert parts.announce("a", len(DATA), DIGEST) == 0
+        assert parts.write("a", DIGEST, 0, DATA) == len(DATA)
+        assert parts.read("a", DIGEST) == DATA
+        assert stat.S_IMODE((tmp_path / "parts").stat().st_mode) == 0o700
+    shutil.rmtree(tmp_path / "parts")
+    assert parts.held() == []
+    shutil.rmtree(tmp_path / "parts")
+    parts.sweep(0.0)
