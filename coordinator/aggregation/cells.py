@@ -57,17 +57,18 @@ class Cell:
 
     def add_few(self, few: Few, scale: np.float32, bound: float) -> None:
         """Add what `add` would for a block of which few weights changed: to no change it adds 0."""
-        numbers = np.rint(few.values * scale).astype(np.float64)
-        reach = _reach(bound, scale)
-        if self._reach + reach > NEAR:
-            self._make_room()
-        if self._reach + reach <= NEAR:
+        numbers = whole_numbers(few.values, scale)
+        if self.reserve(scale, bound):
             np.add.at(self._near, few.indices, numbers)  # no index comes twice: a faster +=
-            self._reach += reach
         else:
             wide = np.zeros(self._near.size)
             wide[few.indices] = numbers
-            self._take(wide, reach)
+            self._take(wide, _reach(bound, scale))
+
+    def reserve(self, scale: np.float32, bound: float) -> bool:
+        """Make room for numbers as `add_few` adds them; whoever asked adds them to the stretch
+        himself. `False` when `near` cannot hold them."""
+        return self._fits(_reach(bound, scale))
 
     def merge(self, other: "Cell") -> None:
         """Add another cell's numbers; that one stays as it is."""
@@ -94,14 +95,21 @@ class Cell:
 
     def _take(self, numbers: Vector64, reach: float) -> None:
         """Add whole numbers, none farther from zero than `reach`."""
-        if self._reach + reach > NEAR:
-            self._make_room()
-        if self._reach + reach <= NEAR:
+        if self._fits(reach):
             np.add(self._near, numbers, out=self._near)
-            self._reach += reach
         else:
             high, low = _split(numbers)
             self._carry(high, low.astype(np.uint64))
+
+    def _fits(self, reach: float) -> bool:
+        """Whether numbers no farther from zero than `reach` may be added to `near`; then they are
+        reckoned with."""
+        if self._reach + reach > NEAR:
+            self._make_room()
+        fits = self._reach + reach <= NEAR
+        if fits:
+            self._reach += reach
+        return fits
 
     def _make_room(self) -> None:
         # Bounds add up, changes of different devices mostly do not: look before spilling, but
@@ -125,6 +133,12 @@ class Cell:
         np.add(self._far.high, high, out=self._far.high)
         np.add(self._far.high, (low >> _LOW_BITS).view(np.int64), out=self._far.high)
         self._far.low[:] = low & np.uint64(0xFFFFFFFF)
+
+
+def whole_numbers(values: Vector32, scale: np.float32) -> Vector64:
+    """rint(values * scale), the product rounded to float32 first."""
+    found: Vector64 = np.rint(values * scale).astype(np.float64)
+    return found
 
 
 def peak_of(values: npt.NDArray[np.float32] | npt.NDArray[np.float64]) -> float:

@@ -72,15 +72,16 @@ class Block(NamedTuple):
 
 
 class Layout:
-    """Where each parameter lies in the flat vector: in the order of the plan.
+    """Where each parameter lies in the flat vector: in the order of their names, as
+    `wire.codecs.Delta.few_of_all` has it.
 
     Blocks have `block` weights at most; how a model is cut changes no result.
     """
 
     def __init__(self, parameters: tuple[Parameter, ...], block: int = BLOCK) -> None:
-        self.parameters = parameters
+        self.parameters = tuple(sorted(parameters, key=lambda p: p.name))
         self.size = sum(p.size for p in parameters)
-        self.blocks = tuple(_blocks(parameters, block))
+        self.blocks = tuple(_blocks(self.parameters, block))
         self.largest = max((block.size for block in self.blocks), default=0)
 
     def pieces(self) -> Iterator[Piece]:

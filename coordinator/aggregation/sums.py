@@ -16,11 +16,20 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from coordinator.aggregation import partial
-from coordinator.aggregation.cells import LARGEST, MOST_NUMBERS, Cell, Limbs, bound_of, peak_of
+from coordinator.aggregation.cells import (
+    LARGEST,
+    MOST_NUMBERS,
+    Cell,
+    Limbs,
+    bound_of,
+    peak_of,
+    whole_numbers,
+)
 from coordinator.aggregation.hands import Hands, Scratch
 from coordinator.aggregation.layout import Layout, Vector32, Vector64
 from coordinator.aggregation.partial import Counts
 from coordinator.aggregation.recipe import Contribution, Recipe
+from wire.codecs import Delta, Few
 from wire.errors import Rule, WireError
 
 STEP = 2.0**-32
@@ -44,7 +53,8 @@ class Sum:
         self.examples = 0
         self.weight = 0
         self.work = 0
-        self.cells = _cells(layout, far)
+        self._near = _zeros(layout.size)
+        self.cells = _cells(self._near, layout, far)
         self._hands = Hands(layout)
 
     def add(self, update: Contribution) -> None:
@@ -114,6 +124,30 @@ class Sum:
             _Part(u.delta, s.weight, np.float32(sign * s.factor / STEP))
             for u, s in zip(updates, shares, strict=True)
         ]
+        # Looked at before anything is added, and added last: nothing is to be undone of these.
+        sparse = [(few, part) for part in parts if (few := _few_of_all(part)) is not None]
+        bounds = [_bound(few.values, part.weight) for few, part in sparse]
+        self._fold_blocks([part for part in parts if _few_of_all(part) is None])
+        for (few, part), bound in zip(sparse, bounds, strict=True):
+            self._scatter(few, part, bound)
+        for share in shares:
+            self.updates += sign
+            self.examples += sign * share.examples
+            self.weight += sign * share.weight
+            self.work += sign * share.work
+
+    def _scatter(self, few: Few, part: "_Part", bound: float) -> None:
+        """An update of which few weights changed, in one go: block by block takes twice as long."""
+        if not few.values.size:
+            return
+        if all(cell.reserve(part.scale, bound) for cell in self.cells):
+            np.add.at(self._near, few.indices, whole_numbers(few.values, part.scale))
+        else:
+            self._fold_blocks([part])
+
+    def _fold_blocks(self, parts: "list[_Part]") -> None:
+        if not parts:
+            return
         done: list[list[_Part]] = [[] for _ in self.cells]
 
         def fold(index: int, scratch: Scratch) -> None:
@@ -130,11 +164,6 @@ class Sum:
         except WireError:
             self._hands.share(range(len(self.cells)), undo)
             raise
-        for share in shares:
-            self.updates += sign
-            self.examples += sign * share.examples
-            self.weight += sign * share.weight
-            self.work += sign * share.work
 
     def _put(self, index: int, part: "_Part", scratch: Scratch) -> None:
         block, cell = self.layout.blocks[index], self.cells[index]
@@ -154,9 +183,17 @@ class _Part(NamedTuple):
     scale: np.float32
 
 
-def _cells(layout: Layout, far: list[Limbs] | None) -> list[Cell]:
-    near = np.empty(layout.size, np.float64)  # unlike `zeros`, in huge pages where it is large
-    near.fill(0.0)
+def _few_of_all(part: _Part) -> Few | None:
+    return part.delta.few_of_all() if isinstance(part.delta, Delta) else None
+
+
+def _zeros(size: int) -> Vector64:
+    found = np.empty(size, np.float64)  # unlike `zeros`, in huge pages where it is large
+    found.fill(0.0)
+    return found
+
+
+def _cells(near: Vector64, layout: Layout, far: list[Limbs] | None) -> list[Cell]:
     parts = [near[block.start : block.stop] for block in layout.blocks]
     if far is None:
         return [Cell(part) for part in parts]

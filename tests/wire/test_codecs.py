@@ -46,7 +46,7 @@ def test_sparse8_is_unbiased_and_sends_one_weight_in_eight():
     times = 2000
     for seed in range(times):
         coded, found = there_and_back("sparse8", parameters, delta, seed)
-        assert coded["gap"].shape == (4, 380)
+        assert coded["gap"].shape == (380 + 3040 // 255,)
         for name in total:
             total[name] += found[name]
     # A weight's value is c or nothing, c the threshold: its mean over so many is off by less.
@@ -76,12 +76,29 @@ def test_sparse8_of_few_changes_has_them_all(size):
     assert np.flatnonzero(found["w"]).size <= 3
 
 
+@given(st.lists(st.integers(0, 254), max_size=9, unique=True), st.integers(1, 12))
+def test_sparse8_breaks_gaps_that_are_wider_than_a_byte(ends, wide):
+    delta = {"w": np.zeros((wide, 255), np.float32)}
+    delta["w"][-1, ends] = 127.0
+    coded, found = there_and_back("sparse8", (Parameter(name="w", shape=(wide, 255)),), delta)
+    np.testing.assert_array_equal(found["w"], delta["w"])
+    whole = codec_named("sparse8").decode(coded, (Parameter(name="w", shape=(wide, 255)),))
+    few = whole.few_of_all()
+    flat = np.zeros(wide * 255, np.float32)
+    np.add.at(flat, few.indices, few.values)
+    np.testing.assert_array_equal(flat, delta["w"].reshape(-1))
+
+
 @pytest.mark.parametrize(
-    ("gaps", "scale"), [([1, 0, 1], 1.0), ([0, 1, 1], 1.0), ([2, 1, 1], 1.0), ([1, 1, 1], -1.0)]
+    ("gaps", "scale"),
+    [
+        *[([1, 0, 1], 1.0), ([0, 1, 1], 1.0), ([2, 1, 1], 1.0), ([1, 1, 1], -1.0)],
+        ([1, 1, 0], 1.0),  # a value, but no place for it
+    ],
 )
 def test_sparse8_refuses_what_no_encoder_makes(gaps, scale):
     coded = codec_named("sparse8").encode({"w": np.ones(3, np.float32)}, np.random.default_rng(1))
-    coded["gap"] = np.array([gaps, [0] * 3, [0] * 3, [0] * 3], "u1")
+    coded["gap"] = np.array(gaps, "u1")
     coded["scale/kept"] = np.asarray(scale, "<f4")
     with pytest.raises(WireError) as caught:
         codec_named("sparse8").decode(coded, W)
@@ -90,7 +107,7 @@ def test_sparse8_refuses_what_no_encoder_makes(gaps, scale):
 
 def test_sparse8_refuses_gaps_that_run_over():
     coded = codec_named("sparse8").encode({"w": np.ones(3, np.float32)}, np.random.default_rng(1))
-    coded["gap"] = np.full((4, 3), 255, "u1")
+    coded["gap"] = np.full(3, 255, "u1")
     with pytest.raises(WireError, match="beyond the last"):
         codec_named("sparse8").decode(coded, W)
 

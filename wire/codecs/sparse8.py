@@ -13,7 +13,7 @@ from wire.plan import Parameter
 from wire.tensors import Array, Spec
 
 _BYTE = np.dtype("u1")
-_PLANES = 4
+_FARTHEST = 255  # from one place to the next
 _ONE_IN = 8
 _FEWEST = 64  # are always sent: a small model is sent as it is
 
@@ -28,22 +28,21 @@ class Sparse8:
     systematic sampling, one random number (Madow, 1949). The values are then coded as `Int8` does,
     unbiased, too.
 
-    Where the weights lie is told by the gaps between them, their lowest bytes first, then the next:
-    nearly all of a higher plane is zero, and zstd is done with it in no time.
+    Where the weights lie is told by the gaps between them, a byte each; where one is wider, weights
+    that are sent as unchanged break it. Places that are left over have no gap and no value.
     """
 
     name = "sparse8"
 
     def schema(self, parameters: tuple[Parameter, ...]) -> dict[str, Spec]:
-        taken = _taken(sum(p.size for p in parameters))
-        return {"gap": Spec(_BYTE, (_PLANES, taken)), **_VALUES.schema(_kept(taken))}
+        places = _places(sum(p.size for p in parameters))
+        return {"gap": Spec(_BYTE, (places,)), **_VALUES.schema(_kept(places))}
 
     def encode(self, delta: Weights, rng: np.random.Generator) -> dict[str, Array]:
         flat = np.concatenate([delta[name].reshape(-1) for name in sorted(delta)])
         indices, values = _sample(flat, _taken(flat.size), rng)
-        gaps = np.diff(indices, prepend=-1).astype("<u4")
-        planes = np.ascontiguousarray(gaps.view(_BYTE).reshape(-1, _PLANES).T)
-        return {"gap": planes, **_VALUES.encode({"kept": values}, rng)}
+        gaps, kept = _broken(np.diff(indices, prepend=-1), values, _places(flat.size))
+        return {"gap": gaps, **_VALUES.encode({"kept": kept}, rng)}
 
     def decode(self, coded: Mapping[str, Array], parameters: tuple[Parameter, ...]) -> Delta:
         return _Taken(coded, parameters)
@@ -57,8 +56,33 @@ def _taken(size: int) -> int:
     return min(size, max(_FEWEST, -(-size // _ONE_IN)))
 
 
-def _kept(taken: int) -> tuple[Parameter, ...]:
-    return (Parameter(name="kept", shape=(taken,)),)
+def _places(size: int) -> int:
+    """How many have room: those and one for each gap that has to be broken, at most."""
+    return _taken(size) + size // _FARTHEST
+
+
+def _kept(places: int) -> tuple[Parameter, ...]:
+    return (Parameter(name="kept", shape=(places,)),)
+
+
+def _broken(
+    gaps: npt.NDArray[np.intp], values: Vector32, places: int
+) -> tuple[npt.NDArray[np.uint8], Vector32]:
+    """Gaps of a byte each, and the values at their ends, in this many places."""
+    reached = np.cumsum((gaps - 1) // _FARTHEST + 1)
+    ends = reached - 1
+    short = np.zeros(places, np.uint8)
+    short[: reached.max(initial=0)] = _FARTHEST
+    short[ends] = (gaps - 1) % _FARTHEST + 1
+    kept = np.zeros(places, np.float32)
+    kept[ends] = values
+    return short, kept
+
+
+def _used(gaps: Array) -> int:
+    """How many places come before the first without a gap."""
+    lowest = int(gaps.argmin()) if gaps.size else 0
+    return gaps.size if gaps.size and gaps[lowest] else lowest
 
 
 class _Taken(Delta):
@@ -66,19 +90,21 @@ class _Taken(Delta):
 
     def __init__(self, coded: Mapping[str, Array], parameters: tuple[Parameter, ...]) -> None:
         super().__init__(parameters)
-        gaps = _gaps(coded["gap"])
         self._starts: dict[str, int] = {}
         size = 0
         for p in sorted(parameters, key=lambda p: p.name):
             self._starts[p.name] = size
             size += p.size
-        if gaps.size and int(gaps.min()) < 1:
+        gaps = coded["gap"]
+        used = _used(gaps)
+        if gaps[used:].any() or coded["q/kept"][used:].any():
             raise WireError(Rule.BAD_FORMAT, "a gap between weights is below 1")
-        self._indices = np.cumsum(gaps, out=gaps)
-        self._indices -= 1
-        if gaps.size and int(self._indices[-1]) >= size:
+        indices = np.cumsum(gaps[:used], dtype=np.intp)
+        if used and int(indices[-1]) > size:
             raise WireError(Rule.BAD_FORMAT, f"a weight beyond the last of {size}")
-        self._values, self._bound = scaled(coded, "kept")
+        indices -= 1
+        values, self._bound = scaled(coded, "kept")
+        self._few = Few(indices, values[:used])
 
     def stretch(self, name: str, start: int, stop: int, room: Vector32) -> Vector32:
         few = self.few(name, start, stop)
@@ -91,17 +117,12 @@ class _Taken(Delta):
 
     def few(self, name: str, start: int, stop: int) -> Few:
         begin = self._starts[name] + start
-        first, last = self._indices.searchsorted((begin, begin + stop - start))
-        indices = self._indices[first:last]
-        return Few(indices - begin if begin else indices, self._values[first:last])
+        first, last = self._few.indices.searchsorted((begin, begin + stop - start))
+        indices = self._few.indices[first:last]
+        return Few(indices - begin if begin else indices, self._few.values[first:last])
 
-
-def _gaps(planes: Array) -> npt.NDArray[np.intp]:
-    found: npt.NDArray[np.intp] = planes[0].astype(np.intp)
-    for number in range(1, _PLANES):
-        if planes[number].any():
-            found += planes[number].astype(np.intp) << (8 * number)
-    return found
+    def few_of_all(self) -> Few:
+        return self._few
 
 
 def _sample(

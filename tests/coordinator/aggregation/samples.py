@@ -12,11 +12,11 @@ from coordinator.aggregation.recipe import Recipe
 from wire.checkpoint import Weights
 from wire.plan import Parameter
 
-PARAMETERS = (
-    Parameter(name="w", shape=(7, 5)),
+PARAMETERS = (  # in the order of their names, as a sum has them
+    Parameter(name="a", shape=(7, 5)),
     Parameter(name="b", shape=(5,)),
-    Parameter(name="scalar", shape=()),
-    Parameter(name="c", shape=(2, 3)),
+    Parameter(name="c", shape=()),
+    Parameter(name="d", shape=(2, 3)),
 )
 SIZE = sum(p.size for p in PARAMETERS)
 

@@ -49,6 +49,17 @@ def test_a_coded_delta_adds_what_its_tensors_add(codec: str, part: float, size: 
     assert kept.to_bytes() == whole.to_bytes()
 
 
+def test_a_batch_with_one_that_is_too_far_leaves_the_sum_as_it_was():
+    total = aggregator(FedAvg(), PARAMETERS).empty()
+    good = Contribution(coded("sparse8", 0.5, 1.0, 1), 600, 1, 0)
+    dense = Contribution(coded("int8", 0.5, 1.0, 1), 600, 1, 0)
+    total.add(good)
+    before = total.to_bytes()
+    with pytest.raises(WireError):
+        total.add_all([good, dense, Contribution(coded("sparse8", 0.5, 1e9, 1), 10_000, 1, 0)])
+    assert total.to_bytes() == before
+
+
 def coded_by_hand(value: int, scale: float) -> Delta:
     arrays = {}
     for p in PARAMETERS:

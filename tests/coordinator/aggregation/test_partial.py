@@ -108,7 +108,6 @@ def test_the_sum_of_another_task_is_refused():
         aggregator(FedAvg(max_norm=1.0), PARAMETERS),
         aggregator(FedNova(), PARAMETERS),
         aggregator(FedAvg(), PARAMETERS, staleness_exponent=1.0),
-        aggregator(FedAvg(), tuple(reversed(PARAMETERS))),
         aggregator(FedAvg(), PARAMETERS[:2]),
     ]
     for other in others:
