@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +35,7 @@ model = {{ file = "2nn.onnx" }}
 loss = {{ kind = "cross_entropy" }}
 optimizer = {{ kind = "sgd", learning_rate = {rate} }}
 upload = {{ codec = "{codec}" }}
+participants = {{ labels = {{ {labels} }} }}
 round = {{ goal = {goal}, minimum = {minimum}, over_selection = 1, rounds = 1, \
 deadline = "{deadline}s" }}
 schedule = {{ round_deadline = "2m", check_in = "50ms" }}
@@ -64,13 +65,18 @@ class Place(NamedTuple):
 
 
 class Fleet:
-    """Devices of one coordinator. `secrets` are their credentials."""
+    """Devices of one coordinator, all with the same `labels`. `secrets` are their credentials."""
 
     def __init__(
-        self, client: AdminClient, swarm: Swarm, parameters: tuple[Parameter, ...]
+        self,
+        client: AdminClient,
+        swarm: Swarm,
+        parameters: tuple[Parameter, ...],
+        labels: Mapping[str, str] | None = None,
     ) -> None:
         self.client = client
         self.swarm = swarm
+        self.labels = labels or {}
         self.secrets: list[str] = []
         self._parameters = parameters
         self._first: Assignment
@@ -85,7 +91,7 @@ class Fleet:
             left = started + seconds - time.monotonic()
             if left <= 0:
                 break
-            scripts = (enroll(token) for _ in range(min(missing, _ENROLLING)))
+            scripts = (enroll(token, self.labels) for _ in range(min(missing, _ENROLLING)))
             self.secrets += [m.secret for m in (await self.swarm.run(scripts, left)).results]
         return time.monotonic() - started
 
@@ -143,8 +149,10 @@ async def create_task(
     minimum: int,
     deadline: float,
     codec: str = SMALL,
+    labels: Mapping[str, str] | None = None,
 ) -> None:
-    """A task of one round, under any name: the plan says it, too, so it is told."""
+    """A task of one round, for devices with these labels; under any name: the plan says it, too, so
+    it is told."""
     compiled = read_plan_dir(plan)
     manifest = msgspec.structs.replace(compiled.manifest, task=name)
     text = _TASK.format(
@@ -154,6 +162,7 @@ async def create_task(
         goal=goal,
         minimum=minimum,
         deadline=deadline,
+        labels=", ".join(f'{key} = "{value}"' for key, value in (labels or {}).items()),
     )
     await client.create(text, manifest.to_bytes(), [*compiled.files.values(), compiled.initial])
 

@@ -21,7 +21,8 @@ from wire.messages import Enroll, Enrolled, Facts
 log = logging.getLogger(__name__)
 
 _FLUSH_SECONDS = 60.0  # how often "last seen" goes to disk: nothing depends on it
-_KNOWN = 50_000  # devices kept in memory; the others are looked up
+_KNOWN = 50_000  # devices kept in memory, some 0.7 kB each; the others are looked up
+_KINDS = 1000  # facts kept in memory: those of a fleet are few
 _FRESH_SECONDS = 10.0  # for so long another process's word on a device may be missed
 _PAGE = 1000
 
@@ -32,7 +33,9 @@ class Devices:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._known: OrderedDict[str, tuple[DeviceRecord, float]] = OrderedDict()
+        self._facts: dict[Facts, Facts] = {}
         self._seen: dict[str, tuple[Facts, float]] = {}
+        self._many_seen = asyncio.Event()
         self.population = 0
         self.hours = Hours()
 
@@ -59,9 +62,16 @@ class Devices:
         device = await self._services.store.read(store.device, identifier)
         if device is None:
             self._known.pop(identifier, None)
-        else:
-            self._know(device)
+            return None
+        device = msgspec.structs.replace(device, facts=self._alike(device.facts))
+        self._know(device)
         return device
+
+    def _alike(self, facts: Facts) -> Facts:
+        """The same facts, in memory once: devices of a kind say the same of themselves."""
+        if len(self._facts) >= _KINDS:
+            self._facts.clear()
+        return self._facts.setdefault(facts, facts)
 
     def _know(self, device: DeviceRecord) -> None:
         self._known[device.id] = (device, self._services.clock.monotonic())
@@ -100,7 +110,7 @@ class Devices:
             name=message.name,
             secret=credentials.hashed(own),
             labels=message.labels,
-            facts=message.facts,
+            facts=self._alike(message.facts),
             enrolled=now,
             seen=now,
         )
@@ -116,10 +126,9 @@ class Devices:
 
     def saw(self, device: str, facts: Facts) -> None:
         """A device checks in."""
-        known = self._known.get(device)
-        if known is not None and known[0].facts == facts:
-            facts = known[0].facts  # one of them in memory, not two
-        self._seen[device] = (facts, self._services.store.now())
+        self._seen[device] = (self._alike(facts), self._services.store.now())
+        if len(self._seen) >= _PAGE:
+            self._many_seen.set()
 
     def seen_lately(self, identifier: str) -> float | None:
         """When a device last checked in here, if that is not in the store yet."""
@@ -136,10 +145,22 @@ class Devices:
         while True:
             async with trying:
                 self.population = await self._services.store.read(store.population)
-                await asyncio.sleep(_FLUSH_SECONDS)
-                await self.flush()
+                await self._flush_for(_FLUSH_SECONDS)
                 # The store knows of all processes.
                 self.hours = await self._services.store.run(store.learn, self._services.store.now())
+
+    async def _flush_for(self, seconds: float) -> None:
+        """Flush at the end of so many seconds, and before that whenever there is much to write."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        while (left := until - loop.time()) > 0:
+            try:
+                async with asyncio.timeout(left):
+                    await self._many_seen.wait()
+            except TimeoutError:
+                pass
+            self._many_seen.clear()
+            await self.flush()
 
     async def flush(self) -> None:
         """Write down when devices were last seen."""

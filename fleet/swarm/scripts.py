@@ -1,5 +1,6 @@
 """What devices ask for, as scripts and as bytes."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -18,7 +19,6 @@ from wire.messages import (
     UploadState,
 )
 
-_ENROLL = msgspec.json.encode(Enroll(name="swarm", facts=FACTS))
 _ACKNOWLEDGEMENT = msgspec.json.Decoder(Acknowledgement)
 
 
@@ -37,9 +37,10 @@ class Unexpected(Exception):
         super().__init__(f"status {answer.status}: {answer.body[:300]!r}")
 
 
-def enroll(token: str) -> Script[Enrolled]:
+def enroll(token: str, labels: Mapping[str, str] | None = None) -> Script[Enrolled]:
     """A device joins by an enrolment token. Raises `Unexpected`."""
-    answer = yield request("POST", "/v1/enroll", token, _ENROLL)
+    message = Enroll(name="swarm", labels=dict(labels or {}), facts=FACTS)
+    answer = yield request("POST", "/v1/enroll", token, msgspec.json.encode(message))
     return msgspec.json.decode(_good(answer), type=Enrolled)
 
 
