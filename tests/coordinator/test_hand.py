@@ -57,7 +57,7 @@ async def test_a_process_that_is_killed_is_unavailable_once_and_the_next_has_no_
         await hand.do(Bench.open, WORK, 1, [upload("a")])
         await hand.do(Bench.add, WORK, 1, 1, [Counted(0, "a", 0)])
         (child,) = await asyncio.to_thread(children)
-        child.kill()
+        os.kill(child.pid, signal.SIGKILL)
         await asyncio.to_thread(child.wait, 10)
         with pytest.raises(Unavailable):
             await hand.do(Bench.total, WORK, 1)
@@ -72,7 +72,7 @@ async def test_signals_that_are_for_the_coordinator_do_not_end_its_hand():
         assert await hand.do(Bench.total, WORK, 1) is None
         (child,) = await asyncio.to_thread(children)
         for number in (signal.SIGINT, signal.SIGTERM):
-            child.send_signal(number)
+            os.kill(child.pid, number)
         await hand.do(Bench.open, WORK, 1, [upload("a")])
         assert await asyncio.to_thread(children) == [child]
 
