@@ -105,18 +105,23 @@ class Intake:
             while not self._jobs:
                 self._arrived.clear()
                 await self._arrived.wait()
-            batch = [self._jobs.popleft() for _ in range(min(self._most, len(self._jobs)))]
-            try:
-                await self._take(batch)
-            except (CoordinatorError, StoreUnavailable) as error:
-                _fail(batch, error)
-            except Exception as error:
-                # Whoever waits hears of it; the next batch may fare better.
-                log.exception("task %s: a batch of updates failed", self._task.name)
-                _fail(batch, error)
-            except BaseException:
-                _fail(batch, _stopping())
-                raise
+            await self._work_off()
+
+    async def _work_off(self) -> None:
+        """One batch. Nothing of it is held by a runner that waits for the next: updates are large,
+        and a task may be idle for days."""
+        batch = [self._jobs.popleft() for _ in range(min(self._most, len(self._jobs)))]
+        try:
+            await self._take(batch)
+        except (CoordinatorError, StoreUnavailable) as error:
+            _fail(batch, error)
+        except Exception as error:
+            # Whoever waits hears of it; the next batch may fare better.
+            log.exception("task %s: a batch of updates failed", self._task.name)
+            _fail(batch, error)
+        except BaseException:
+            _fail(batch, _stopping())
+            raise
 
     async def _take(self, jobs: list[_Job]) -> None:
         if any(job.data is None for job in jobs):

@@ -119,7 +119,7 @@ async def serve(options: ServeOptions, worker: "Worker | None" = None) -> None:
     logging.getLogger("aiohttp.server").addFilter(_Rubbish())
     notifier = Notifier.of_environment()
     async with (
-        open_coordinator(options.state, options=options.store, apart=True) as coordinator,
+        open_coordinator(options.state, options=options.store, apart=_apart()) as coordinator,
         notifier.speaking(lambda: status_line(coordinator)),
         _listening(options, tls, coordinator, worker) as port,
         worker.serving(stopping) if worker else published(options, port),
@@ -128,6 +128,11 @@ async def serve(options: ServeOptions, worker: "Worker | None" = None) -> None:
         await stopping.wait()
         log.info("stopping")
         notifier.stopping()
+
+
+def _apart() -> bool:
+    """Whether updates are summed in a process of their own: where a processor can be spared."""
+    return len(os.sched_getaffinity(0)) > 1
 
 
 @asynccontextmanager

@@ -7,7 +7,12 @@ from typing import Annotated
 
 import typer
 
+<<<<<<< ours
 from coordinator.cli.common import Complaint, guard, own_state
+=======
+from coordinator import memory
+from coordinator.cli.common import guard, own_state
+>>>>>>> theirs
 from coordinator.server import DEFAULT_PORT, ServeOptions, Worker, serve, tls_context
 from coordinator.start import StoreOptions
 from coordinator.workers import supervise, worker_command
@@ -117,6 +122,7 @@ def serve_command(
         metrics_open,
     )
     guard(lambda: _check(options))
+    memory.keep_little()
     if worker is not None:
         guard(lambda: asyncio.run(serve(options, Worker(worker))))
     elif workers == 1:

@@ -1,10 +1,15 @@
 """Memory that the C library holds although it is free."""
 
+import gc
 import platform
 import subprocess
 import sys
 
 import pytest
+
+from coordinator.aggregation import Contribution
+from tests.coordinator.plans import constant, plan
+from tests.coordinator.serving import Serving
 
 # What is large and let go makes glibc keep more from then on, in the arena of each thread.
 _THREAD = """
@@ -44,3 +49,11 @@ def kept(*arguments: str) -> int:
 def test_what_a_thread_let_go_is_the_system_s_again():
     assert kept() > 20_000_000  # else there is nothing to give advice on
     assert kept("advised") < 4_000_000
+
+
+async def test_a_task_that_waits_holds_no_update(served: Serving):
+    await plan(goal=3, deadline="1h").create(served.admin)
+    for device in await served.devices(2):
+        await device.serve(constant(1.0))
+    gc.collect()
+    assert not [found for found in gc.get_objects() if isinstance(found, Contribution)]
