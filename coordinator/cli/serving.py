@@ -7,12 +7,8 @@ from typing import Annotated
 
 import typer
 
-<<<<<<< ours
-from coordinator.cli.common import Complaint, guard, own_state
-=======
 from coordinator import memory
-from coordinator.cli.common import guard, own_state
->>>>>>> theirs
+from coordinator.cli.common import Complaint, guard, own_state
 from coordinator.server import DEFAULT_PORT, ServeOptions, Worker, serve, tls_context
 from coordinator.start import StoreOptions
 from coordinator.workers import supervise, worker_command
