@@ -185,7 +185,12 @@ async def ended_round(client: AdminClient, task: str, seconds: float) -> RoundSu
         raise Failed(f"the round of {task} did not end in {seconds:.0f} s") from None
 
 
+def family(process: psutil.Process) -> list[psutil.Process]:
+    """A server and the processes that it has started."""
+    return [process, *process.children(recursive=True)]
+
+
 def busy(process: psutil.Process) -> float:
-    """Processor seconds that a process has used."""
-    times = process.cpu_times()
-    return times.user + times.system
+    """Processor seconds that a server has used, with the processes that it has started."""
+    times = [each.cpu_times() for each in family(process)]
+    return sum(each.user + each.system for each in times)
