@@ -22,7 +22,8 @@ _MB = 1e6
 
 @dataclass
 class Memory:
-    """Resident memory of a process in MB: at its most while a round ran, and after it."""
+    """Resident memory of the coordinator in MB: at its most while a round ran, and after it. Of all
+    its processes together: what each had at its own peak, and pages that they share as often."""
 
     peak: float
     after: float
@@ -111,17 +112,27 @@ def row(what: str, found: Memory, first: Memory) -> Row:
     )
 
 
-def _forget_peak(process: psutil.Process) -> None:
+def _forget_peak(server: psutil.Process) -> None:
     """Blocking: from here on the kernel notes a new peak; looking now and then would miss most of
     a short round's."""
-    Path(f"/proc/{process.pid}/clear_refs").write_text("5")
+    for process in _all_of(server):
+        Path(f"/proc/{process.pid}/clear_refs").write_text("5")
 
 
-def _peak(process: psutil.Process) -> float:
+def _peak(server: psutil.Process) -> float:
     """Blocking: the most since `_forget_peak`, in MB."""
+    return sum(_peak_of(process) for process in _all_of(server))
+
+
+def _peak_of(process: psutil.Process) -> float:
     status = Path(f"/proc/{process.pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / _MB
 
 
-def _resident(process: psutil.Process) -> float:
-    return process.memory_info().rss / _MB
+def _resident(server: psutil.Process) -> float:
+    return sum(process.memory_info().rss for process in _all_of(server)) / _MB
+
+
+def _all_of(server: psutil.Process) -> list[psutil.Process]:
+    """The process that serves, and the one that sums."""
+    return [server, *server.children(recursive=True)]
