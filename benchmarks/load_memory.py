@@ -6,7 +6,15 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.load_fleet import Budget, Fleet, Say, create_task, ended_round, parameters_of
+from benchmarks.load_fleet import (
+    Budget,
+    Fleet,
+    Say,
+    create_task,
+    ended_round,
+    family,
+    parameters_of,
+)
 from benchmarks.loopback import Failed, Processes, coordinator
 from benchmarks.report import Row, Section
 from fleet.swarm import Swarm
@@ -115,13 +123,13 @@ def row(what: str, found: Memory, first: Memory) -> Row:
 def _forget_peak(server: psutil.Process) -> None:
     """Blocking: from here on the kernel notes a new peak; looking now and then would miss most of
     a short round's."""
-    for process in _all_of(server):
+    for process in family(server):
         Path(f"/proc/{process.pid}/clear_refs").write_text("5")
 
 
 def _peak(server: psutil.Process) -> float:
     """Blocking: the most since `_forget_peak`, in MB."""
-    return sum(_peak_of(process) for process in _all_of(server))
+    return sum(_peak_of(process) for process in family(server))
 
 
 def _peak_of(process: psutil.Process) -> float:
@@ -130,9 +138,4 @@ def _peak_of(process: psutil.Process) -> float:
 
 
 def _resident(server: psutil.Process) -> float:
-    return sum(process.memory_info().rss for process in _all_of(server)) / _MB
-
-
-def _all_of(server: psutil.Process) -> list[psutil.Process]:
-    """The process that serves, and the one that sums."""
-    return [server, *server.children(recursive=True)]
+    return sum(process.memory_info().rss for process in family(server)) / _MB
