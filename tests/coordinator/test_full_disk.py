@@ -44,7 +44,7 @@ def test_too_full_for_the_model_it_keeps_what_it_acknowledged_and_closes_with_ro
     assert (before.task.version, before.rounds[0].phase, before.rounds[0].updates) == (
         *(0, "closing", 3),
     )
-    assert "round not closed" in (tmp_path / "state.log").read_text()
+    assert "could not be closed" in (tmp_path / "state.log").read_text()
     (state / ENDPOINT_FILE).unlink()
     heavy.unlink()
     with served_process(state):
