@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+from coordinator import memory
 from coordinator.aggregation import Aggregation, Aggregator, Contribution, aggregator
 from coordinator.tally import Summed, Tally
 from wire.digest import verify
@@ -140,6 +141,7 @@ class Bench:
     def over(self, work: Work, number: int) -> None:
         """Round `number` is closed: its sum needs no memory any more."""
         self._tally(work).over(number)
+        memory.give_back()
 
     def _tally(self, work: Work) -> Tally:
         if work.task not in self._tallies:

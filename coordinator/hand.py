@@ -22,6 +22,7 @@ from contextlib import asynccontextmanager, suppress
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
+from coordinator import memory
 from coordinator.bench import Bench
 from coordinator.errors import Unavailable
 
@@ -146,9 +147,11 @@ def _serve(line: Connection) -> None:
             answer = False, f"{type(error).__name__}: {error}"
         with suppress(OSError):
             line.send(answer)
+        del arguments, answer  # updates are large, and it may be long until the next
 
 
 if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM):  # they are for the one that gives the work
         signal.signal(number, signal.SIG_IGN)
+    memory.keep_little()
     _serve(Connection(int(sys.argv[1])))

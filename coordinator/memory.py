@@ -6,6 +6,7 @@ days, not with its work: 10 to 30 MB more, as chance has it.
 """
 
 import ctypes
+from collections.abc import Callable
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # glibc's numbers, from <malloc.h>
 _KEPT = 1 << 20  # bytes at the end of an arena that stay when all of them are free
@@ -16,10 +17,26 @@ _ARENAS = 2
 def keep_little() -> bool:
     """Whether the C library takes the advice. To be called before there are threads: those there
     are keep their arenas. With both thresholds said, glibc does not raise them by itself."""
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # another C library: musl hands pages back by itself
+    mallopt = _function("mallopt")
+    if mallopt is None:
         return False
     wanted = ((_ARENA_MAX, _ARENAS), (_TRIM_THRESHOLD, _KEPT), (_MMAP_THRESHOLD, _OWN_PAGES))
     taken = [mallopt(ctypes.c_int(name), ctypes.c_int(value)) for name, value in wanted]
     return all(taken)
+
+
+def give_back() -> None:
+    """Blocking, about a millisecond: what is free goes back also from among what is in use, where
+    `keep_little` cannot reach it. When much was let go and little is to be done."""
+    malloc_trim = _function("malloc_trim")
+    if malloc_trim is not None:
+        malloc_trim(ctypes.c_size_t(0))
+
+
+def _function(name: str) -> Callable[..., int] | None:
+    """One of glibc's own; other C libraries (musl) hand pages back by themselves."""
+    try:
+        found: Callable[..., int] = getattr(ctypes.CDLL(None), name)
+    except (OSError, AttributeError):
+        return None
+    return found

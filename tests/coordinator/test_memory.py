@@ -57,3 +57,30 @@ async def test_a_task_that_waits_holds_no_update(served: Serving):
         await device.serve(constant(1.0))
     gc.collect()
     assert not [found for found in gc.get_objects() if isinstance(found, Contribution)]
+
+
+# Little that stays between much that goes: no end of an arena is free.
+_BETWEEN = """
+import psutil
+from coordinator import memory
+
+def resident():
+    return psutil.Process().memory_info().rss
+
+before = resident()
+some = [b"x" * 60_000 for _ in range(600)]
+stays = some[::20]
+del some
+held = resident() - before
+memory.give_back()
+print(held, resident() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that keeps it")
+def test_what_was_let_go_among_what_stays_is_the_system_s_again():
+    command = [sys.executable, "-c", _BETWEEN]
+    said = subprocess.run(command, capture_output=True, check=True).stdout.split()
+    held, after = map(int, said)
+    assert held > 30_000_000
+    assert after < 8_000_000
