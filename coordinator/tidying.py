@@ -26,10 +26,10 @@ async def keep_tidying_uploads(services: Services, uploads: Uploads) -> None:
     """Until cancelled."""
     trying = Trying("uploads that were left half-way are not deleted")
     while True:
+        await asyncio.sleep(_UPLOADS_SECONDS)
         async with trying:
             await uploads.sweep()
             await asyncio.to_thread(services.parts.sweep, _STALE_PART_SECONDS)
-        await asyncio.sleep(_UPLOADS_SECONDS)
 
 
 async def keep_tidying_models(services: Services, tasks: Mapping[str, Task]) -> None:
