@@ -34,7 +34,7 @@ class Upload(NamedTuple):
     assignment: str
     base: str
     digest: str
-    data: bytes
+    data: bytes | memoryview
 
 
 class Opened(NamedTuple):
@@ -64,7 +64,7 @@ class Kept(NamedTuple):
     """An update that counts, read back from the store; no `data` when its bytes are gone."""
 
     assignment: str
-    data: bytes | None
+    data: bytes | memoryview | None
     staleness: int
 
 

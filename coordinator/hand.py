@@ -5,8 +5,8 @@ In threads the two would wait for each other at every turn, since one interprete
 Where there is no processor to spare, a thread does the same. Both are one hand: work is done in the
 order in which it was given.
 
-What the two say to each other is pickled: plain data, and bytes that stay bytes until the bench
-looks at them. A process that ends takes its sums with it and nothing else: what counts is durable,
+What the two say to each other (`coordinator.line`) is plain data, and bytes that stay bytes until
+the bench looks at them. A process that ends takes its sums with it and nothing else: what counts is durable,
 and at the close its bytes are summed instead. The next work starts another.
 """
 
@@ -19,12 +19,12 @@ import traceback
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from multiprocessing.connection import Connection, Pipe
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
 from coordinator import memory
 from coordinator.bench import Bench
 from coordinator.errors import Unavailable
+from coordinator.line import Ends, Line
 
 log = logging.getLogger(__name__)
 
@@ -64,15 +64,12 @@ class Apart:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-        self._line: Connection | None = None
+        self._line: Line | None = None
 
     def do(self, method: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         line = self._line or self._start()
         try:
-            line.send((method.__name__, arguments))
-            if not line.poll(_ANSWER_SECONDS):
-                raise EOFError(f"no answer in {_ANSWER_SECONDS:.0f} s")
-            good, answer = line.recv()
+            good, answer = line.ask((method.__name__, arguments), _ANSWER_SECONDS)
         except (OSError, EOFError) as error:
             self.close()
             log.error("the process that sums updates has ended (%s): another is started", error)
@@ -81,16 +78,15 @@ class Apart:
             raise RuntimeError(answer)
         return answer
 
-    def _start(self) -> Connection:
-        own, its = Pipe()
-        with its:
+    def _start(self) -> Line:
+        with Ends() as ends:
+            self._line = ends.here
             self._process = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-m", "coordinator.hand", str(its.fileno())],
-                pass_fds=(its.fileno(),),
+                [sys.executable, "-m", "coordinator.hand", *map(str, ends.files)],
+                pass_fds=ends.files,
                 stdin=subprocess.DEVNULL,
             )
-        self._line = own
-        return own
+        return self._line
 
     def close(self) -> None:
         if self._line is not None:
@@ -132,12 +128,12 @@ async def open_hand(apart: bool) -> AsyncIterator[Hand]:
         await asyncio.to_thread(worker.close)
 
 
-def _serve(line: Connection) -> None:
+def _serve(line: Line) -> None:
     """Work until the line ends, as it does when whoever gives the work has ended."""
     bench = Bench()
     while True:
         try:
-            name, arguments = line.recv()
+            name, arguments = line.hear()
         except (EOFError, OSError):
             return
         try:
@@ -146,7 +142,7 @@ def _serve(line: Connection) -> None:
             traceback.print_exc()
             answer = False, f"{type(error).__name__}: {error}"
         with suppress(OSError):
-            line.send(answer)
+            line.answer(answer)
         del arguments, answer  # updates are large, and it may be long until the next
 
 
@@ -154,4 +150,4 @@ if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM):  # they are for the one that gives the work
         signal.signal(number, signal.SIG_IGN)
     memory.keep_little()
-    _serve(Connection(int(sys.argv[1])))
+    _serve(Line.open(*map(int, sys.argv[1:])))

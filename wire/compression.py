@@ -25,7 +25,7 @@ def compress(data: bytes) -> bytes:
     return zstandard.ZstdCompressor(level=_LEVEL).compress(data)
 
 
-def decompress(data: bytes, limit: int) -> bytes:
+def decompress(data: bytes | memoryview, limit: int) -> bytes:
     """The content of one zstd frame of at most `limit` bytes. Raises `WireError`.
 
     The frame must state its content size; it is checked before memory is allocated for it. Nothing

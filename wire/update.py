@@ -67,7 +67,7 @@ def write(header: UpdateHeader, delta: Weights, rng: np.random.Generator) -> byt
     return compression.compress(tensors.write(coded, {_HEADER: text}))
 
 
-def read(data: bytes, parameters: tuple[Parameter, ...], codec: str) -> Update:
+def read(data: bytes | memoryview, parameters: tuple[Parameter, ...], codec: str) -> Update:
     """Decode an update that must be coded by `codec`. Raises `WireError`; never allocates more
     than the plan's own size for it."""
     form = _form(parameters, codec)
