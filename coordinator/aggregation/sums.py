@@ -29,7 +29,7 @@ from coordinator.aggregation.hands import Hands, Scratch
 from coordinator.aggregation.layout import Layout, Vector32, Vector64
 from coordinator.aggregation.partial import Counts
 from coordinator.aggregation.recipe import Contribution, Recipe
-from wire.codecs import Delta, Few
+from wire.codecs import Delta
 from wire.errors import Rule, WireError
 
 STEP = 2.0**-32
@@ -125,22 +125,21 @@ class Sum:
             for u, s in zip(updates, shares, strict=True)
         ]
         # Looked at before anything is added, and added last: nothing is to be undone of these.
-        sparse = [(few, part) for part in parts if (few := _few_of_all(part)) is not None]
-        bounds = [_bound(few.values, part.weight) for few, part in sparse]
-        self._fold_blocks([part for part in parts if _few_of_all(part) is None])
-        for (few, part), bound in zip(sparse, bounds, strict=True):
-            self._scatter(few, part, bound)
+        sparse = [(part, _known_bound(part)) for part in parts if _sparse(part)]
+        self._fold_blocks([part for part in parts if not _sparse(part)])
+        for part, bound in sparse:
+            self._scatter(part, bound)
         for share in shares:
             self.updates += sign
             self.examples += sign * share.examples
             self.weight += sign * share.weight
             self.work += sign * share.work
 
-    def _scatter(self, few: Few, part: "_Part", bound: float) -> None:
+    def _scatter(self, part: "_Part", bound: float) -> None:
         """An update of which few weights changed, in one go: block by block takes twice as long."""
-        if not few.values.size:
-            return
+        assert isinstance(part.delta, Delta)
         if all(cell.reserve(part.scale, bound) for cell in self.cells):
+            few = part.delta.few_of_all()
             np.add.at(self._near, few.indices, whole_numbers(few.values, part.scale))
         else:
             self._fold_blocks([part])
@@ -183,8 +182,17 @@ class _Part(NamedTuple):
     scale: np.float32
 
 
-def _few_of_all(part: _Part) -> Few | None:
-    return part.delta.few_of_all() if isinstance(part.delta, Delta) else None
+def _sparse(part: _Part) -> bool:
+    return isinstance(part.delta, Delta) and part.delta.sparse
+
+
+def _known_bound(part: _Part) -> float:
+    """A bound of all changes, known without looking at them. Raises `WireError` as `check_peak`
+    does."""
+    assert isinstance(part.delta, Delta)
+    bound = max(map(part.delta.bound, part.delta), default=0.0)
+    check_peak(bound, part.weight)
+    return bound
 
 
 def _zeros(size: int) -> Vector64:

@@ -41,10 +41,16 @@ class Delta(Mapping[str, Vector32]):
         """The same stretch (its first weight has index 0) when most of it is zero."""
         return None
 
-    def few_of_all(self) -> Few | None:
-        """All weights as one vector, the parameters in the order of their names, when most of it is
-        zero and that takes less time than stretch by stretch."""
-        return None
+    @property
+    def sparse(self) -> bool:
+        """Whether `few_of_all` is to be asked: most of all weights are zero, and that takes less
+        time than stretch by stretch."""
+        return False
+
+    def few_of_all(self) -> Few:
+        """All weights as one vector, the parameters in the order of their names. It is made when it
+        is asked for, and not kept."""
+        raise NotImplementedError
 
     def __getitem__(self, name: str) -> Vector32:
         p = self._parameters[name]
