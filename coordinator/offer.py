@@ -1,16 +1,20 @@
-"""Whether a task has work for a device that checks in: a pure decision, from what is known."""
+"""What a device that checks in is told: which tasks it may serve, whether one has work for it, and
+when to come back if none has. Pure decisions, from what is known."""
 
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import NamedTuple
 
 from coordinator.round import Round
 from coordinator.selection import Crowd, Selection, Standing, admits, rests_until
-from schedules.pacing import CHECK_INS_PER_SECOND
+from schedules.pacing import CHECK_INS_PER_SECOND, retry_window
 from schedules.schedule import Schedule
-from wire.messages import WaitReason
+from wire.messages import CheckIn, Wait, WaitReason
 
 _INTERVALS = 5
 """So many intervals of selection fit into a deadline; everybody is admitted after three."""
+_IDLE_CHECK_IN = 300.0
+"""The usual seconds between check-ins of a device that has no task at all."""
 
 
 class Refusal(NamedTuple):
@@ -26,6 +30,15 @@ class Candidate(NamedTuple):
     device: str
     standing: Standing
     served: int
+
+
+def may_serve(
+    message: CheckIn, labels: Mapping[str, str], task: str, asked: Mapping[str, str]
+) -> bool:
+    """Whether a device of these `labels` wants to take part in a task, and has those that are
+    `asked` of it."""
+    wanted = message.tasks is None or task in message.tasks
+    return wanted and task not in message.without and asked.items() <= labels.items()
 
 
 def refusal(
@@ -69,3 +82,19 @@ def refusal(
         begun=found.started is not None,
     )
     return None if admitted else Refusal(WaitReason.NOT_SELECTED)
+
+
+def come_back(refusals: Iterable[tuple[Refusal, float]], population: int, now: float) -> Wait:
+    """When a device without work is to check in again: as soon as the first of its tasks may have
+    some. Each refusal comes with its task's usual seconds between check-ins; `population` devices
+    are expected; `now` is on the store's clock."""
+    said = list(refusals)
+    windows = [
+        (retry_window(why.wait, check_in, population, now), why.reason)
+        for why, check_in in said
+        if why.reason is not WaitReason.TASK_DONE
+    ]
+    nothing = WaitReason.TASK_DONE if said else WaitReason.NO_TASK
+    idle = (retry_window(0.0, _IDLE_CHECK_IN, population, now), nothing)
+    window, reason = min(windows, default=idle)
+    return Wait(reason=reason, after=window.after, before=window.before)
