@@ -9,7 +9,8 @@ import typer
 
 from coordinator import memory
 from coordinator.cli.common import Complaint, guard, own_state
-from coordinator.server import DEFAULT_PORT, ServeOptions, Worker, serve, tls_context
+from coordinator.lifeline import Worker
+from coordinator.server import DEFAULT_PORT, ServeOptions, serve, tls_context
 from coordinator.start import StoreOptions
 from coordinator.workers import supervise, worker_command
 from systemd import install as installer
