@@ -23,7 +23,7 @@ from coordinator.store.records import (
 from coordinator.task import Task
 from schedules.pacing import CHECK_INS_PER_SECOND, Gate
 from wire import PROTOCOL_VERSIONS
-from wire.messages import Assignment, CheckIn, CheckInReply, Wait, WaitReason
+from wire.messages import Assignment, CheckIn, CheckInReply, Evaluation, Wait, WaitReason
 
 _AT_ONCE = 128  # check-ins under way at one moment; what comes then is told to come back
 _BOOKED_PER_SECOND = 4 * CHECK_INS_PER_SECOND
@@ -184,10 +184,7 @@ class Desk:
                 metrics=e.metrics,
             )
             for e in message.evaluations
-            if e.task in known
-            and e.version <= known[e.task].model.version
-            and e.metrics.keys() == {m.name for m in known[e.task].manifest.metrics}
-            and all(abs(value) <= _LARGEST_METRIC for value in e.metrics.values())
+            if e.task in known and _believable(e, known[e.task])
         ]
         if records:
             await self._services.store.run(tasks.add_evaluations, records)
@@ -201,6 +198,15 @@ def _open_to(device: DeviceRecord, message: CheckIn, tasks: Iterable[Task]) -> l
         if task.record.state != "stopped"
         and may_serve(message, device.labels, task.name, task.file.participants.labels)
     ]
+
+
+def _believable(said: Evaluation, task: Task) -> bool:
+    """Whether what a device says of a model can be so at all."""
+    return (
+        said.version <= task.model.version
+        and said.metrics.keys() == {metric.name for metric in task.manifest.metrics}
+        and all(abs(value) <= _LARGEST_METRIC for value in said.metrics.values())
+    )
 
 
 def _standing(row: StandingRecord) -> Standing:

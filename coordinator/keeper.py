@@ -64,13 +64,15 @@ class Keeper:
     async def stop(self) -> None:
         """End the task: its round is abandoned, its models stay. Raises `Unavailable` while a model
         is being made and does not get done."""
-        clock = self._services.clock
-        now, until = self._services.store.now(), clock.monotonic() + _STOP_SECONDS
+        services = self._services
+        until = services.clock.monotonic() + _STOP_SECONDS
         while self._task.running:
-            if clock.monotonic() > until:
+            if services.clock.monotonic() > until:
                 raise Unavailable("closing", "a model is being made: try again")
-            ended = await self._services.store.run(
-                ending.begin_close, self._task.terms, self._services.node, now, stopped=True
+            # A model may have been made meanwhile: the round is another one, opened later.
+            now = services.store.now()
+            ended = await services.store.run(
+                ending.begin_close, self._task.terms, services.node, now, stopped=True
             )
             if isinstance(ended, Round):
                 await self._over(ended)

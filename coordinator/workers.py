@@ -154,20 +154,12 @@ async def _all(started: list[asyncio.Event], ready: asyncio.Event) -> None:
 async def supervise(options: ServeOptions, workers: int, command: Sequence[str]) -> None:
     """Serve with `workers` processes until SIGTERM or SIGINT. `command` starts one, but for its
     port, its clock and its line. Raises `ServeError`, `StoreError`."""
-    tls_context(options)
+    tls_context(options)  # a mistake in it is said once, not by every worker
     stopping, ready = until_stopped(), asyncio.Event()
     notifier = Notifier.of_environment()
     async with AsyncExitStack() as stack:
-        anchor = None
-        if options.store.url is None:
-            await asyncio.to_thread(stack.enter_context, lock_state(options.state))
-            anchor = await asyncio.to_thread(prepare, options.state, SystemClock())
-        metrics = options.state / "metrics"
-        await asyncio.to_thread(shutil.rmtree, metrics, ignore_errors=True)
-        await asyncio.to_thread(metrics.mkdir, 0o700, parents=True)
-        os.environ[METRICS_FOLDER] = str(metrics)
-        if options.store.url is not None:  # it may hold a password: not for everybody's `ps`
-            os.environ[STORE_URL] = options.store.url
+        anchor = await _hold_state(stack, options)
+        await _share_with_workers(options)
         held = stack.enter_context(_port(options))
         port = held.getsockname()[1]
         arguments = [*command, "--port", str(port)]
@@ -182,6 +174,25 @@ async def supervise(options: ServeOptions, workers: int, command: Sequence[str])
                 waiting.cancel()
         except BaseExceptionGroup as failures:
             raise _first(failures) from None
+
+
+async def _hold_state(stack: AsyncExitStack, options: ServeOptions) -> float | None:
+    """Hold the state folder's lock for all workers; their common clock, where they share a file."""
+    if options.store.url is not None:
+        return None
+    await asyncio.to_thread(stack.enter_context, lock_state(options.state))
+    return await asyncio.to_thread(prepare, options.state, SystemClock())
+
+
+async def _share_with_workers(options: ServeOptions) -> None:
+    """What a worker finds in its environment: the folder in which all show their metrics, and the
+    store's address, which may hold a password: not for everybody's `ps`."""
+    metrics = options.state / "metrics"
+    await asyncio.to_thread(shutil.rmtree, metrics, ignore_errors=True)
+    await asyncio.to_thread(metrics.mkdir, 0o700, parents=True)
+    os.environ[METRICS_FOLDER] = str(metrics)
+    if options.store.url is not None:
+        os.environ[STORE_URL] = options.store.url
 
 
 def _first(failures: BaseExceptionGroup) -> BaseException:

@@ -108,15 +108,15 @@ def serve_command(
     if tls_cert is None and tls_key is None:
         tls_cert, tls_key = _credential("tls.crt"), _credential("tls.key")
     options = ServeOptions(
-        state,
-        host,
-        port,
-        tls_cert,
-        tls_key,
-        insecure_http,
-        StoreOptions(store, shared=worker is not None and store is None, anchor=anchor),
-        max_connections,
-        metrics_open,
+        state=state,
+        host=host,
+        port=port,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        insecure_http=insecure_http,
+        store=StoreOptions(store, shared=worker is not None and store is None, anchor=anchor),
+        max_connections=max_connections,
+        metrics_open=metrics_open,
     )
     guard(lambda: _check(options))
     memory.keep_little()

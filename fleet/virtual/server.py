@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from coordinator.offer import Refusal, come_back
-from fleet.virtual.book import Given
+from fleet.virtual.book import VirtualAssignment
 from fleet.virtual.record import PlayedRound
 from fleet.virtual.referee import Referee
 from fleet.virtual.rounds import Rounds, Update
@@ -34,8 +34,8 @@ class Server:
         self._timeline = timeline
         self._population = population
         self._gate = gate
-        self._given: dict[str, Given] = {}
-        self._at_work: dict[str, Given] = {}  # by device
+        self._given: dict[str, VirtualAssignment] = {}
+        self._at_work: dict[str, VirtualAssignment] = {}  # by device
         rivals: list[Referee] = []
         busy: dict[str, str] = {}
         self._tasks = {
@@ -105,7 +105,7 @@ class Server:
         self._given[given.id] = self._at_work[device] = given
         return self._assignment(given)
 
-    def _freed(self, given: Given) -> None:
+    def _freed(self, given: VirtualAssignment) -> None:
         del self._at_work[given.device]
 
     def _over(self, rounds: Rounds) -> None:
@@ -117,7 +117,7 @@ class Server:
         wait = come_back(refusals, self._population, self._timeline.now)
         return CheckInReply(protocol=1, wait=wait)
 
-    def _assignment(self, given: Given) -> CheckInReply:
+    def _assignment(self, given: VirtualAssignment) -> CheckInReply:
         rounds = self._tasks[given.task]
         assignment = Assignment(
             id=given.id,
