@@ -539,3 +539,17 @@ async def test_a_closer_that_was_away_for_long_says_nothing_of_what_others_have_
     )
     assert await closer.close() is None
     assert "lost" not in caplog.text
+
+
+async def test_a_stop_that_waits_for_a_model_ends_the_next_round_after_it_opened(machine: Machine):
+    closer = await _closing_elsewhere(machine, tags=-1)
+    async with asyncio.timeout(10.0), asyncio.TaskGroup() as group:
+        stopping = group.create_task(machine.coordinator.stop("digits"))
+        await asyncio.sleep(0.05)  # real time: it finds the round closing, and waits
+        machine.clock.leap(5.0)
+        assert await closer.close() is not None
+        await stopping
+    last = (await machine.store.read(rounds.rounds, "digits", 1))[0]
+    assert (last.number, last.phase, last.reason) == (2, "abandoned", "stopped")
+    assert last.ended is not None
+    assert last.ended >= last.opened
