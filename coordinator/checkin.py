@@ -10,7 +10,7 @@ from coordinator.devices import Devices
 from coordinator.errors import UpgradeNeeded
 from coordinator.given import Given
 from coordinator.intake import drop
-from coordinator.offer import Candidate, Refusal, come_back, may_serve, refusal
+from coordinator.offer import Candidate, Offered, Refusal, come_back, may_serve, refusal
 from coordinator.selection import Standing
 from coordinator.services import Services
 from coordinator.store import assignments, tasks
@@ -153,17 +153,9 @@ class Desk:
         if not task.running:
             return Refusal(WaitReason.TASK_DONE)
         now, local = self._services.store.now(), self._services.clock.now()
-        return refusal(
-            Candidate(device.id, _standing(standing), standing.round),
-            task.name,
-            task.round,
-            task.file.selection,
-            task.timing,
-            task.crowd,
-            now,
-            local,
-            task.joined(now, local),
-        )
+        offered = Offered(task.name, task.round, task.file.selection, task.timing, task.crowd)
+        candidate = Candidate(device.id, _standing(standing), standing.round)
+        return refusal(candidate, offered, now, local, task.joined(now, local))
 
     async def _assignment(self, task: Task, row: AssignmentRecord) -> Assignment:
         self._given.add(row)

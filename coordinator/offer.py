@@ -32,6 +32,16 @@ class Candidate(NamedTuple):
     served: int
 
 
+class Offered(NamedTuple):
+    """The round of a task, when it takes devices, and how it chooses among them."""
+
+    task: str
+    round: Round
+    selection: Selection
+    schedule: Schedule
+    crowd: Crowd
+
+
 def may_serve(
     message: CheckIn, labels: Mapping[str, str], task: str, asked: Mapping[str, str]
 ) -> bool:
@@ -42,46 +52,44 @@ def may_serve(
 
 
 def refusal(
-    candidate: Candidate,
-    task: str,
-    found: Round,
-    selection: Selection,
-    schedule: Schedule,
-    crowd: Crowd,
-    now: float,
-    local: datetime,
-    joined: float,
+    candidate: Candidate, offered: Offered, now: float, local: datetime, joined: float
 ) -> Refusal | None:
     """Why the round has no place for a device; `None` when it is to have one.
 
     `now` is on the store's clock, `local` the same moment on the coordinator's wall; `joined` since
     when the round could be joined: it was open, and the schedule's window, too.
     """
+    schedule, found = offered.schedule, offered.round
     if not schedule.open_at(local):
         return Refusal(WaitReason.WINDOW_CLOSED, schedule.seconds_to_opening(local))
     if (until := rests_until(candidate.standing)) is not None and until > now:
         return Refusal(WaitReason.RESTING, until - now)
     if why := found.refusal(candidate.served == found.number, now):
         return Refusal(why)
-    # A large fleet checks in less often than the schedule says: see `retry_window`.
-    interval = max(float(schedule.check_in), 2 * crowd.population / CHECK_INS_PER_SECOND)
-    # Places must fill while there is time to train: else a round whose population is thought too
-    # large, or that checks in less often than rounds end, closes with too few again and again.
-    interval = min(interval, found.policy.deadline / _INTERVALS)
     admitted = admits(
-        selection,
+        offered.selection,
         device=candidate.device,
-        task=task,
+        task=offered.task,
         round_number=found.number,
         standing=candidate.standing,
-        crowd=crowd,
+        crowd=offered.crowd,
         places=found.places,
         waited=max(0.0, now - joined),
-        interval=interval,
+        interval=_interval(offered),
         remaining=found.remaining(now),
         begun=found.started is not None,
     )
     return None if admitted else Refusal(WaitReason.NOT_SELECTED)
+
+
+def _interval(offered: Offered) -> float:
+    """Seconds between two check-ins of a device, as far as selection is to reckon with them."""
+    # A large fleet checks in less often than the schedule says: see `retry_window`.
+    spread = 2 * offered.crowd.population / CHECK_INS_PER_SECOND
+    # Places must fill while there is time to train: else a round whose population is thought too
+    # large, or that checks in less often than rounds end, closes with too few again and again.
+    most = offered.round.policy.deadline / _INTERVALS
+    return min(max(float(offered.schedule.check_in), spread), most)
 
 
 def come_back(refusals: Iterable[tuple[Refusal, float]], population: int, now: float) -> Wait:

@@ -10,7 +10,7 @@ import numpy as np
 
 from coordinator.aggregation import Contribution, aggregator
 from coordinator.aggregation.options import FedAvg
-from coordinator.offer import Refusal, refusal
+from coordinator.offer import Offered, Refusal, refusal
 from coordinator.round import Arrival, Ending, Phase
 from edge_agent.errors import Rejected
 from fleet.virtual.book import Book, VirtualAssignment
@@ -73,17 +73,10 @@ class Rounds:
             local += timedelta(seconds=now)
             if not schedule.open_at(local):
                 self._shut = now
-        return refusal(
-            self.book.candidate(device),
-            self.task.name,
-            self.round,
-            self.task.selection,
-            schedule,
-            self.book.crowd(now),
-            now,
-            local,
-            max(self.round.opened, self._shut),
-        )
+        crowd = self.book.crowd(now)
+        offered = Offered(self.task.name, self.round, self.task.selection, schedule, crowd)
+        joined = max(self.round.opened, self._shut)
+        return refusal(self.book.candidate(device), offered, now, local, joined)
 
     def give(self, device: str) -> VirtualAssignment:
         """A place for a device."""

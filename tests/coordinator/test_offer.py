@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from coordinator.offer import Candidate, Refusal, come_back, may_serve, refusal
+from coordinator.offer import Candidate, Offered, Refusal, come_back, may_serve, refusal
 from coordinator.round import Late, Round, RoundPolicy
 from coordinator.selection import Crowd, Standing, Uniform
 from fleet.clients import FACTS
@@ -21,16 +21,11 @@ def test_everybody_is_admitted_while_there_is_time_to_train(check_in: float, pop
     begun = Round(1, 0, policy, 13, opened=0.0, working=1, started=0.0)
     schedule = Schedule(round_deadline=Duration(1800.0), check_in=Duration(check_in))
 
+    offered = Offered("digits", begun, Uniform(), schedule, Crowd(population=population))
+
     def admitted(now: float) -> int:
-        return sum(
-            refusal(
-                Candidate(f"device-{number}", Standing(), 0),
-                *("digits", begun, Uniform(), schedule, Crowd(population=population)),
-                *(now, NOON, 0.0),
-            )
-            is None
-            for number in range(100)
-        )
+        candidates = [Candidate(f"device-{number}", Standing(), 0) for number in range(100)]
+        return sum(refusal(each, offered, now, NOON, 0.0) is None for each in candidates)
 
     assert admitted(1.0) < 5
     assert admitted(0.6 * 1800.0 + 1) == 100
