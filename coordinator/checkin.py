@@ -1,7 +1,7 @@
 """Check-in: work for a device, or when it should come back, and why."""
 
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from coordinator.aggregation import counted
@@ -10,7 +10,7 @@ from coordinator.devices import Devices
 from coordinator.errors import UpgradeNeeded
 from coordinator.given import Given
 from coordinator.intake import drop
-from coordinator.offer import Candidate, Refusal, refusal
+from coordinator.offer import Candidate, Offered, Refusal, come_back, may_serve, refusal
 from coordinator.selection import Standing
 from coordinator.services import Services
 from coordinator.store import assignments, tasks
@@ -21,11 +21,10 @@ from coordinator.store.records import (
     StandingRecord,
 )
 from coordinator.task import Task
-from schedules.pacing import CHECK_INS_PER_SECOND, Gate, RetryWindow, retry_window
+from schedules.pacing import CHECK_INS_PER_SECOND, Gate
 from wire import PROTOCOL_VERSIONS
-from wire.messages import Assignment, CheckIn, CheckInReply, Wait, WaitReason
+from wire.messages import Assignment, CheckIn, CheckInReply, Evaluation, Wait, WaitReason
 
-_IDLE_CHECK_IN = 300.0  # the usual wait of a device that has no task at all
 _AT_ONCE = 128  # check-ins under way at one moment; what comes then is told to come back
 _BOOKED_PER_SECOND = 4 * CHECK_INS_PER_SECOND
 _LARGEST_METRIC = 3.5e38  # float32's range: a lie beyond it would spoil every mean
@@ -78,21 +77,15 @@ class Desk:
         """Work for the device, or when to come back."""
         protocol = common_protocol(message.protocols)
         self._devices.saw(device.id, message.facts)
-        found = [task for task in every.values() if _may_serve(device, message, task)]
+        found = _open_to(device, message, every.values())
         await self._store_evaluations(device, message, found)
         held, standings = await self._services.store.read(assignments.at_work, device.id)
-        assignment = await self._again(held, every, found) if held is not None else None
-        refusals: list[tuple[Task, Refusal]] = []
-        if assignment is None:
-            where = {standing.task: standing for standing in standings}
-            # The task whose round has waited longest comes first, so that none starves.
-            for task in sorted(found, key=lambda task: task.round.opened):
-                offer = await self._offer(device, task, where.get(task.name, _NOWHERE))
-                if isinstance(offer, Assignment):
-                    assignment = offer
-                    break
-                refusals.append((task, offer))
-        wait = self._wait(refusals) if assignment is None else None
+        answer: Assignment | Wait | None = None
+        if held is not None:
+            answer = await self._again(held, every, found)
+        if answer is None:
+            answer = await self._first_offer(device, found, standings)
+        assignment, wait = (answer, None) if isinstance(answer, Assignment) else (None, answer)
         self._services.metrics.check_ins.labels(wait.reason if wait else "assignment").inc()
         return CheckInReply(
             protocol=protocol,
@@ -115,6 +108,20 @@ class Desk:
             return None
         return await self._assignment(task, held)
 
+    async def _first_offer(
+        self, device: DeviceRecord, found: list[Task], standings: list[StandingRecord]
+    ) -> Assignment | Wait:
+        """A place in the first of the tasks that has one, or when to come back."""
+        where = {standing.task: standing for standing in standings}
+        refusals: list[tuple[Refusal, float]] = []
+        # The task whose round has waited longest comes first, so that none starves.
+        for task in sorted(found, key=lambda task: task.round.opened):
+            offer = await self._offer(device, task, where.get(task.name, _NOWHERE))
+            if isinstance(offer, Assignment):
+                return offer
+            refusals.append((offer, float(task.timing.check_in)))
+        return come_back(refusals, self._devices.expected, self._services.store.now())
+
     async def _offer(
         self, device: DeviceRecord, task: Task, standing: StandingRecord
     ) -> Assignment | Refusal:
@@ -133,9 +140,9 @@ class Desk:
         if isinstance(made, WaitReason):
             return Refusal(made)
         row, after = made
-        first = task.round.started is None
+        starts = task.round.started is None
         task.saw(after)
-        if first:
+        if starts:  # the keeper knows of no deadline yet
             task.told.set()
         return await self._assignment(task, row)
 
@@ -146,41 +153,14 @@ class Desk:
         if not task.running:
             return Refusal(WaitReason.TASK_DONE)
         now, local = self._services.store.now(), self._services.clock.now()
-        return refusal(
-            Candidate(device.id, _standing(standing), standing.round),
-            task.name,
-            task.round,
-            task.file.selection,
-            task.timing,
-            task.crowd,
-            now,
-            local,
-            task.joined(now, local),
-        )
+        offered = Offered(task.name, task.round, task.file.selection, task.timing, task.crowd)
+        candidate = Candidate(device.id, _standing(standing), standing.round)
+        return refusal(candidate, offered, now, local, task.joined(now, local))
 
     async def _assignment(self, task: Task, row: AssignmentRecord) -> Assignment:
         self._given.add(row)
         model = await task.model_of(row.version, self._services.store)
         return task.assignment(row, model, self._services.store.now())
-
-    def _wait(self, refusals: list[tuple[Task, Refusal]]) -> Wait:
-        """When to come back: as soon as the first of the device's tasks may have work."""
-        population, now = self._devices.expected, self._services.store.now()
-        windows = [
-            (
-                retry_window(why.wait, float(task.timing.check_in), population, now),
-                why.reason,
-            )
-            for task, why in refusals
-            if why.reason is not WaitReason.TASK_DONE
-        ]
-        nothing = WaitReason.TASK_DONE if refusals else WaitReason.NO_TASK
-        idle: tuple[RetryWindow, WaitReason] = (
-            retry_window(0.0, _IDLE_CHECK_IN, population, now),
-            nothing,
-        )
-        window, reason = min(windows, default=idle)
-        return Wait(reason=reason, after=window.after, before=window.before)
 
     async def _store_evaluations(
         self, device: DeviceRecord, message: CheckIn, found: list[Task]
@@ -196,22 +176,28 @@ class Desk:
                 metrics=e.metrics,
             )
             for e in message.evaluations
-            if e.task in known
-            and e.version <= known[e.task].model.version
-            and e.metrics.keys() == {m.name for m in known[e.task].manifest.metrics}
-            and all(abs(value) <= _LARGEST_METRIC for value in e.metrics.values())
+            if e.task in known and _believable(e, known[e.task])
         ]
         if records:
             await self._services.store.run(tasks.add_evaluations, records)
 
 
-def _may_serve(device: DeviceRecord, message: CheckIn, task: Task) -> bool:
-    """Whether the device may take part in the task, and wants to."""
+def _open_to(device: DeviceRecord, message: CheckIn, tasks: Iterable[Task]) -> list[Task]:
+    """The tasks that the device may serve, and wants to; of those that are done, only the model."""
+    return [
+        task
+        for task in tasks
+        if task.record.state != "stopped"
+        and may_serve(message, device.labels, task.name, task.file.participants.labels)
+    ]
+
+
+def _believable(said: Evaluation, task: Task) -> bool:
+    """Whether what a device says of a model can be so at all."""
     return (
-        task.record.state != "stopped"
-        and (message.tasks is None or task.name in message.tasks)
-        and task.name not in message.without
-        and task.file.participants.labels.items() <= device.labels.items()
+        said.version <= task.model.version
+        and said.metrics.keys() == {metric.name for metric in task.manifest.metrics}
+        and all(abs(value) <= _LARGEST_METRIC for value in said.metrics.values())
     )
 
 

@@ -6,27 +6,26 @@ that is closing and whose closer is no more is taken over.
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from coordinator import opening
 from coordinator.bench import Bench, Total
 from coordinator.closing import Closer
 from coordinator.errors import Unavailable
-from coordinator.round import Phase, Round
+from coordinator.keeping import LOOK_SECONDS, Act, Own, next_step
+from coordinator.round import Round
 from coordinator.services import Services
-from coordinator.store import ending, handing, sums
+from coordinator.store import ending, handing, sums, tasks
 from coordinator.store.ending import Closing
 from coordinator.store.records import AssignmentRecord
 from coordinator.task import Task
 from coordinator.trying import Trying, unforeseen
-from schedules.backoff import Backoff
 from systemd.journal import fields
 
 log = logging.getLogger(__name__)
 
 _STOP_SECONDS = 10.0  # that a stop waits for a model that is being made
-_LOOK_SECONDS = 5.0  # at the longest, to find what nobody told of
-_AGAIN = Backoff(first=1.0, limit=60.0)  # where this process could not close a round
 _SOON = 2.0  # at the longest, after a failure: no deadline waits for a store that is back
 _ADOPTED = 16  # updates taken over at a time
 
@@ -46,9 +45,13 @@ class Keeper:
         self._services = services
         self._task = task
         self._nodes = nodes
-        self._handed = 0  # the round whose sum was handed over
-        self._failures = 0  # in a row, to close a round here
-        self._not_before = 0.0  # on the loop's clock: the next try
+        self._own = Own()
+        self._acts: dict[Act, Callable[[], Awaitable[bool]]] = {
+            Act.END: self._end,
+            Act.TAKE_OVER: self._take_over,
+            Act.HAND_OVER: self._hand_over,
+            Act.ADOPT: self._adopt,
+        }
 
     async def run(self) -> None:
         """Keep the rounds until the task has ended."""
@@ -61,36 +64,35 @@ class Keeper:
     async def stop(self) -> None:
         """End the task: its round is abandoned, its models stay. Raises `Unavailable` while a model
         is being made and does not get done."""
-        loop = asyncio.get_running_loop()
-        now, until = self._services.store.now(), loop.time() + _STOP_SECONDS
+        services = self._services
+        until = services.clock.monotonic() + _STOP_SECONDS
         while self._task.running:
-            if loop.time() > until:
+            if services.clock.monotonic() > until:
                 raise Unavailable("closing", "a model is being made: try again")
-            ended = await self._services.store.run(
-                ending.begin_close, self._task.terms, self._services.node, now, stopped=True
+            # A model may have been made meanwhile: the round is another one, opened later.
+            now = services.store.now()
+            ended = await services.store.run(
+                ending.begin_close, self._task.terms, services.node, now, stopped=True
             )
             if isinstance(ended, Round):
                 await self._over(ended)
             else:  # it closes at this moment; then the next one is stopped
-                await self._task_told(_LOOK_SECONDS / 10)
+                await self._task_told(LOOK_SECONDS / 10)
 
     async def _step(self) -> None:
         task, services = self._task, self._services
-        await self._task.refresh(self._services.store)
-        if task.round.phase is Phase.CLOSING:
-            await self._closing()
-        elif task.round.due(services.store.now()):
-            ended = await services.store.run(
-                ending.begin_close, task.terms, services.node, services.store.now()
-            )
-            if isinstance(ended, Closing):
-                await self._close(ended)
-            elif ended is not None:
-                await self._over(ended)
-        elif not await self._adopt():
-            deadline = task.round.deadline
-            left = _LOOK_SECONDS if deadline is None else deadline - services.store.now()
-            await self._task_told(min(max(0.0, left), _LOOK_SECONDS))
+        await task.refresh(services.store)
+        step = next_step(
+            task.round,
+            self._own,
+            task.aggregator.streams,
+            services.store.now(),
+            services.clock.monotonic(),
+        )
+        for act in step.acts:
+            if await self._acts[act]():
+                return
+        await self._task_told(step.seconds(services.store.now()))
 
     async def _task_told(self, seconds: float) -> None:
         """Until something may have changed, or so long."""
@@ -103,31 +105,39 @@ class Keeper:
 
     # Closing
 
-    async def _closing(self) -> None:
-        """Another process closes the round, or did: help, or take over. One that could not close it
-        leaves it to the others for a while."""
-        task, services = self._task, self._services
-        if asyncio.get_running_loop().time() >= self._not_before:
-            others = self._nodes.alive - {services.node}
-            taken = await services.store.run(ending.take_over, task.terms, services.node, others)
-            if taken is not None:
-                await self._close(taken)
-                return
-        await self._hand_over()
-        await self._task_told(1.0)
+    async def _end(self) -> bool:
+        """The round is due, as far as is known: the store decides. True: it may stand otherwise."""
+        services = self._services
+        ended = await services.store.run(
+            ending.begin_close, self._task.terms, services.node, services.store.now()
+        )
+        if isinstance(ended, Closing):
+            await self._close(ended)
+        elif ended is not None:
+            await self._over(ended)
+        return True
 
-    async def _hand_over(self) -> None:
-        """This process's sum, for the closer."""
+    async def _take_over(self) -> bool:
+        """Close a round whose closer is no more, or has handed it back; False if it is neither."""
+        services = self._services
+        others = self._nodes.alive - {services.node}
+        taken = await services.store.run(ending.take_over, self._task.terms, services.node, others)
+        if taken is None:
+            return False
+        await self._close(taken)
+        return True
+
+    async def _hand_over(self) -> bool:
+        """This process's sum, for the closer, which is the one to go on: False."""
         task, number = self._task, self._task.round.number
-        if self._handed == number:
-            return
         async with task.summing.still():
             found = await self._total(number)
         if found is not None:
             await self._services.store.run(
                 sums.put_partial, task.name, number, self._services.node, found.tags, found.data
             )
-        self._handed = number
+        self._own = self._own.handed_over(number)
+        return False
 
     async def _total(self, number: int) -> Total | None:
         try:
@@ -145,18 +155,17 @@ class Keeper:
         except Exception as error:  # noqa: BLE001 - whatever it is, another may fare better
             await self._hand_back(closing.round.number, error)
             return
-        self._failures = 0
+        self._own = self._own.closed()
         if ended is not None:
             await self._over(ended)
 
     async def _hand_back(self, number: int, error: Exception) -> None:
         """What fails here, as on a full disk, may not fail elsewhere: whoever can is to close."""
-        self._failures += 1
-        wait = _AGAIN.delay(self._failures, 1.0)
-        self._not_before = asyncio.get_running_loop().time() + wait
+        clock = self._services.clock.monotonic()
+        self._own = self._own.failed(clock)
         log.error(
             "task %s: round %d could not be closed here, next try in %.0f s, elsewhere at once: %s",
-            *(self._task.name, number, wait, error),
+            *(self._task.name, number, self._own.not_before - clock, error),
             exc_info=unforeseen(error),
             extra=fields(TASK=self._task.name, ROUND=number),
         )
@@ -180,16 +189,19 @@ class Keeper:
             extra=fields(TASK=task.name, ROUND=ended.number, REASON=reason),
         )
         if task.round.number == ended.number:  # no other follows
-            state = "stopped" if reason == "stopped" else "done"
-            task.ended(state)
+            await self._task_over()
+
+    async def _task_over(self) -> None:
+        """It was the last round: the transaction that ended it has said what the task is now."""
+        for record in await self._services.store.read(tasks.tasks):
+            if record.name == self._task.name:
+                self._task.ended(record.state)
 
     # Updates that a process which is no more has summed
 
     async def _adopt(self) -> bool:
         """Sum some of them here. False when there are none."""
         task, services, number = self._task, self._services, self._task.round.number
-        if not task.aggregator.streams or not task.round.arrived:
-            return False
         for portion in await services.store.read(sums.portions, task.name, number):
             if portion.node in self._nodes.alive:
                 continue

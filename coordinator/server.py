@@ -25,6 +25,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from coordinator.http.app import application
 from coordinator.http.door import Door
+from coordinator.lifeline import Worker
 from coordinator.service import Coordinator
 from coordinator.start import StoreOptions, open_coordinator
 from systemd.journal import fields
@@ -36,8 +37,6 @@ log = logging.getLogger(__name__)
 DEFAULT_PORT = 8750
 ENDPOINT_FILE = "endpoint.json"
 """In the state folder while the server runs, so that the command line finds it."""
-READY = b"ready\n"
-"""What a worker says on its line once it serves."""
 _SHUTDOWN_SECONDS = 5.0
 _KEEPALIVE_SECONDS = 75.0
 _HANDSHAKE_SECONDS = 20.0
@@ -109,7 +108,7 @@ def tls_context(options: ServeOptions) -> ssl.SSLContext | None:
     return context
 
 
-async def serve(options: ServeOptions, worker: "Worker | None" = None) -> None:
+async def serve(options: ServeOptions, worker: Worker | None = None) -> None:
     """Serve until SIGTERM or SIGINT; as one `worker` of several, or alone. Raises `ServeError`,
     `StoreError`."""
     tls = tls_context(options)
@@ -140,7 +139,7 @@ async def _listening(
     options: ServeOptions,
     tls: ssl.SSLContext | None,
     coordinator: Coordinator,
-    worker: "Worker | None",
+    worker: Worker | None,
 ) -> AsyncIterator[int]:
     """While this lasts, requests are answered; gives the port. Raises `ServeError`."""
     runner = web.AppRunner(
@@ -180,34 +179,6 @@ def cannot_listen(options: ServeOptions, error: OSError) -> ServeError:
     if isinstance(error, socket.gaierror):
         return UsageError(f"--host {options.host}: no address of this machine ({error.strerror})")
     return ServeError(f"cannot listen on {options.host}:{options.port}: {error}")
-
-
-@dataclass(frozen=True)
-class Worker:
-    """One process of several that serve together. `line` is a socket's file descriptor, whose other
-    end is held by whoever started it."""
-
-    line: int
-
-    @asynccontextmanager
-    async def serving(self, stopping: asyncio.Event) -> AsyncIterator[None]:
-        """Say that it serves. When the other end is gone, so is whoever watches over this process:
-        it stops."""
-        loop = asyncio.get_running_loop()
-        with socket.socket(fileno=self.line) as line:
-            line.setblocking(False)
-            line.send(READY)
-
-            def gone() -> None:
-                loop.remove_reader(line)
-                log.error("whoever started this worker is gone: it stops")
-                stopping.set()
-
-            loop.add_reader(line, gone)
-            try:
-                yield
-            finally:
-                loop.remove_reader(line)
 
 
 @asynccontextmanager

@@ -150,7 +150,6 @@ def assignment_view(place: Place, found: RoundSummary, now: float) -> Assignment
     start = found.opened if found.started is None else found.started
     came = place.late if place.late is not None else place.ended
     arrived = place.late is not None or place.state in ("accepted", "refused")
-    until = rests_until(Standing(streak=place.streak, failed_at=place.failed_at))
     return AssignmentView(
         id=place.id,
         device=place.device,
@@ -172,7 +171,7 @@ def assignment_view(place: Place, found: RoundSummary, now: float) -> Assignment
         loss=place.loss,
         seen_after=max(0.0, place.seen - place.assigned),
         streak=place.streak,
-        rests=until - now if until is not None and until > now else None,
+        rests=_rests(place.streak, place.failed_at, now),
     )
 
 
@@ -207,14 +206,20 @@ class StandingView(msgspec.Struct, frozen=True, kw_only=True):
 
 def standing_view(row: StandingRecord, now: float) -> StandingView:
     """A standing, for those who ask."""
-    until = rests_until(Standing(streak=row.streak, failed_at=row.failed_at))
     return StandingView(
         task=row.task,
         accepted=row.accepted,
         failed=row.failed,
         streak=row.streak,
-        rests=until - now if until is not None and until > now else None,
+        rests=_rests(row.streak, row.failed_at, now),
     )
+
+
+def _rests(streak: int, failed_at: float | None, now: float) -> float | None:
+    """For how many seconds from `now` a device that failed `streak` times in a row, the last time
+    at `failed_at`, still rests; `None` when it does not."""
+    until = rests_until(Standing(streak=streak, failed_at=failed_at))
+    return until - now if until is not None and until > now else None
 
 
 class DeviceView(msgspec.Struct, frozen=True, kw_only=True):

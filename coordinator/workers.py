@@ -2,7 +2,8 @@
 
 Each is a coordinator of its own over the same store, and all listen on the same port: the kernel
 gives each connection to one of them. This process only watches: it holds the lock of the state
-folder and the port, starts a worker anew when it ends, and ends them all when it is told to stop.
+folder and the port, starts a worker anew when it ends, ends one of which nothing is heard, and ends
+them all when it is told to stop.
 """
 
 import asyncio
@@ -17,9 +18,9 @@ from contextlib import AsyncExitStack, suppress
 
 from prometheus_client.multiprocess import mark_process_dead
 
+from coordinator import lifeline
 from coordinator.metrics import METRICS_FOLDER
 from coordinator.server import (
-    READY,
     ServeError,
     ServeOptions,
     cannot_listen,
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 
 STORE_URL = "COORDINATOR_STORE"
 _START_SECONDS = 60.0
+_SILENT_SECONDS = 30.0  # of a worker that lives; as long as systemd's watchdog waits
 _STOP_SECONDS = 15.0
 _STEADY_SECONDS = 60.0  # a worker that lived for so long did not fail at its start
 _BACKOFF = Backoff(first=0.5, limit=30.0)
@@ -44,11 +46,14 @@ _BACKOFF = Backoff(first=0.5, limit=30.0)
 class Supervisor:
     """Starts the workers, and starts them again."""
 
-    def __init__(self, command: Sequence[str], number: int) -> None:
-        """`command` starts one worker; the option that hands it its line is added."""
+    def __init__(
+        self, command: Sequence[str], number: int, silent: float = _SILENT_SECONDS
+    ) -> None:
+        """`command` starts one worker; the option that hands it its line is added. One of which
+        nothing is heard for `silent` seconds is ended."""
         self._command = command
         self._number = number
-        self._stopping = False
+        self._silent = silent
 
     async def run(self, ready: asyncio.Event, stopping: asyncio.Event) -> None:
         """Until `stopping`; `ready` is set when all serve. Raises `ServeError` when one cannot."""
@@ -57,7 +62,6 @@ class Supervisor:
             tasks = [group.create_task(self._keep(n, event)) for n, event in enumerate(started)]
             waiting = group.create_task(_all(started, ready))
             await stopping.wait()
-            self._stopping = True
             waiting.cancel()
             for task in tasks:
                 task.cancel()
@@ -86,13 +90,34 @@ class Supervisor:
                     *self._command, "--worker", str(line), pass_fds=(line,)
                 )
             try:
-                if await _heard(own):
+                if await lifeline.serves(own, _START_SECONDS):
                     log.info("worker %d serves, process %d", number, process.pid)
                     started.set()
-                return await process.wait()
+                    return await self._watched(number, process, own)
+                return await _end(process)
             finally:
                 await _end(process)
                 await _forget(process.pid)
+
+    async def _watched(
+        self, number: int, process: asyncio.subprocess.Process, line: socket.socket
+    ) -> int:
+        """The exit status of a worker that serves, once it has ended; for its silence, if need be:
+        it holds connections, and locks of the store, that nobody else can have."""
+
+        async def silenced() -> None:
+            await lifeline.silence(line, self._silent)
+            log.error(
+                "worker %d, process %d, has said nothing for %.0f s (stopped, or wedged): ended",
+                *(number, process.pid, self._silent),
+            )
+            _kill(process)
+
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(silenced())
+            code = await process.wait()
+            watching.cancel()
+        return code
 
 
 async def _forget(pid: int) -> None:
@@ -101,28 +126,23 @@ async def _forget(pid: int) -> None:
         await asyncio.to_thread(mark_process_dead, pid, folder)
 
 
-async def _heard(line: socket.socket) -> bool:
-    """Whether a worker says on its line that it serves, before it ends or time is up."""
-    line.setblocking(False)
-    try:
-        async with asyncio.timeout(_START_SECONDS):
-            return await asyncio.get_running_loop().sock_recv(line, len(READY)) == READY
-    except (TimeoutError, ConnectionError):
-        return False
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """SIGTERM, and SIGKILL if that does not help in time."""
+async def _end(process: asyncio.subprocess.Process) -> int:
+    """SIGTERM, and SIGKILL if that does not help in time; the exit status."""
     if process.returncode is not None:
-        return
+        return process.returncode
     with suppress(ProcessLookupError):
         process.send_signal(signal.SIGTERM)
     try:
         async with asyncio.timeout(_STOP_SECONDS):
-            await process.wait()
+            return await process.wait()
     except TimeoutError:
+        _kill(process)
+        return await process.wait()
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    with suppress(ProcessLookupError):
         process.kill()
-        await process.wait()
 
 
 async def _all(started: list[asyncio.Event], ready: asyncio.Event) -> None:
@@ -134,20 +154,12 @@ async def _all(started: list[asyncio.Event], ready: asyncio.Event) -> None:
 async def supervise(options: ServeOptions, workers: int, command: Sequence[str]) -> None:
     """Serve with `workers` processes until SIGTERM or SIGINT. `command` starts one, but for its
     port, its clock and its line. Raises `ServeError`, `StoreError`."""
-    tls_context(options)
+    tls_context(options)  # a mistake in it is said once, not by every worker
     stopping, ready = until_stopped(), asyncio.Event()
     notifier = Notifier.of_environment()
     async with AsyncExitStack() as stack:
-        anchor = None
-        if options.store.url is None:
-            await asyncio.to_thread(stack.enter_context, lock_state(options.state))
-            anchor = await asyncio.to_thread(prepare, options.state, SystemClock())
-        metrics = options.state / "metrics"
-        await asyncio.to_thread(shutil.rmtree, metrics, ignore_errors=True)
-        await asyncio.to_thread(metrics.mkdir, 0o700, parents=True)
-        os.environ[METRICS_FOLDER] = str(metrics)
-        if options.store.url is not None:  # it may hold a password: not for everybody's `ps`
-            os.environ[STORE_URL] = options.store.url
+        anchor = await _hold_state(stack, options)
+        await _share_with_workers(options)
         held = stack.enter_context(_port(options))
         port = held.getsockname()[1]
         arguments = [*command, "--port", str(port)]
@@ -162,6 +174,25 @@ async def supervise(options: ServeOptions, workers: int, command: Sequence[str])
                 waiting.cancel()
         except BaseExceptionGroup as failures:
             raise _first(failures) from None
+
+
+async def _hold_state(stack: AsyncExitStack, options: ServeOptions) -> float | None:
+    """Hold the state folder's lock for all workers; their common clock, where they share a file."""
+    if options.store.url is not None:
+        return None
+    await asyncio.to_thread(stack.enter_context, lock_state(options.state))
+    return await asyncio.to_thread(prepare, options.state, SystemClock())
+
+
+async def _share_with_workers(options: ServeOptions) -> None:
+    """What a worker finds in its environment: the folder in which all show their metrics, and the
+    store's address, which may hold a password: not for everybody's `ps`."""
+    metrics = options.state / "metrics"
+    await asyncio.to_thread(shutil.rmtree, metrics, ignore_errors=True)
+    await asyncio.to_thread(metrics.mkdir, 0o700, parents=True)
+    os.environ[METRICS_FOLDER] = str(metrics)
+    if options.store.url is not None:
+        os.environ[STORE_URL] = options.store.url
 
 
 def _first(failures: BaseExceptionGroup) -> BaseException:

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 _CHUNK = 512
+_CONNECT_SECONDS = 10.0
 _BURST_SECONDS = 0.05  # a shaped link moves at most this much at once
 
 
@@ -89,7 +90,8 @@ class Proxy:
             writer.transport.abort()
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        up_reader, up_writer = await asyncio.open_connection(*self._target)
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            up_reader, up_writer = await asyncio.open_connection(*self._target)
         try:
             # The first direction to end ends the connection: its exception stops the other one.
             with contextlib.suppress(ExceptionGroup):

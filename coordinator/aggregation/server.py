@@ -32,7 +32,7 @@ State = dict[str, Vector64]
 _Rule = Callable[[Vector64, State], Vector64]
 
 
-class Server:
+class ServerOptimizer:
     """One optimiser: from a mean change and the state to a step and the next state."""
 
     def __init__(self, options: Streaming, parameters: tuple[Parameter, ...]) -> None:

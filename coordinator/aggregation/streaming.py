@@ -11,7 +11,7 @@ from coordinator.aggregation.contract import Next
 from coordinator.aggregation.layout import Layout
 from coordinator.aggregation.options import Streaming
 from coordinator.aggregation.recipe import EFFECT, Contribution, Recipe
-from coordinator.aggregation.server import Server
+from coordinator.aggregation.server import ServerOptimizer
 from coordinator.aggregation.sums import Sum
 from coordinator.aggregation.verdict import check
 from wire.checkpoint import Weights
@@ -25,7 +25,7 @@ class StreamingAggregator:
     def __init__(self, options: Streaming, layout: Layout, staleness_exponent: float) -> None:
         self._layout = layout
         self._recipe = Recipe.of(options, staleness_exponent)
-        self._server = Server(options, layout.parameters)
+        self._optimizer = ServerOptimizer(options, layout.parameters)
 
     def check(self, update: Contribution) -> None:
         check(update, self._layout, self._recipe.weight(update.examples))
@@ -40,7 +40,7 @@ class StreamingAggregator:
         mean = total.mean()
         if self._recipe.normalised:
             mean *= total.work / (EFFECT * total.weight)
-        weights, after = self._server.step(base, self._layout.views(mean), state)
+        weights, after = self._optimizer.step(base, self._layout.views(mean), state)
         return Next(weights, after, total.updates, total.examples)
 
     def close_all(

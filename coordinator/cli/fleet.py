@@ -1,9 +1,7 @@
 """The fleet: its devices, and tokens to join it."""
 
-import sys
 from typing import Annotated
 
-import msgspec
 import typer
 from rich.table import Table
 
@@ -21,6 +19,7 @@ from coordinator.cli.common import (
     plain,
     with_client,
 )
+from coordinator.cli.telling import failing, say_more, write_lines
 from coordinator.client import AdminClient
 from coordinator.views import DevicePage, DeviceView, StandingView
 from schedules.duration import Duration, human
@@ -56,8 +55,7 @@ def devices_command(
             shown += len(page.devices)
             _show(page.devices, as_json)
         if page.after is not None and not as_json:
-            more = f"{page.population - shown:,}" if not resting else "perhaps"
-            out.print(f"and {more} more: --all")
+            say_more(None if resting else page.population - shown)
 
     with_client(work, state, url, token_file, ca_file)
 
@@ -72,8 +70,7 @@ async def _remove(client: AdminClient, device: str) -> None:
 
 def _show(devices: list[DeviceView], as_json: bool) -> None:
     if as_json:
-        for device in devices:
-            sys.stdout.write(msgspec.json.encode(device).decode() + "\n")
+        write_lines(devices)
         return
     table = Table("device", "name", "labels", "machine", "agent", "runtime", "last seen", "trouble")
     table.columns[0].no_wrap = True  # to be copied
@@ -86,10 +83,8 @@ def _show(devices: list[DeviceView], as_json: bool) -> None:
 
 
 def _trouble(standing: StandingView) -> str:
-    if not standing.streak:
-        return ""
-    rests = f", rests {human(standing.rests)}" if standing.rests else ""
-    return f"{standing.task}: failed {standing.streak} in a row{rests}"
+    said = failing(standing.streak, standing.rests)
+    return f"{standing.task}: {said}" if said else ""
 
 
 def token_command(

@@ -1,10 +1,8 @@
 """`coordinator rounds`: the journal. What each round came to; who was in one, who came when, who
 did not and what is known of why."""
 
-import sys
 from typing import Annotated
 
-import msgspec
 import typer
 from rich.table import Table
 
@@ -23,6 +21,7 @@ from coordinator.cli.common import (
     plain,
     with_client,
 )
+from coordinator.cli.telling import failing, say_more, say_troubles, selected, took, write_lines
 from coordinator.client import PAGE, AdminClient
 from coordinator.views import AssignmentView, RoundSummary, RoundView
 from schedules.duration import human
@@ -72,8 +71,7 @@ def rounds_command(
 
 def _show_rounds(rounds: list[RoundSummary], as_json: bool) -> None:
     if as_json:
-        for each in rounds:
-            _write(each)
+        write_lines(rounds)
         return
     out.print(_rounds_table(rounds))
     say_troubles(rounds)
@@ -85,29 +83,10 @@ def _rounds_table(rounds: list[RoundSummary]) -> Table:
     for r in rounds:
         table.add_row(
             *(str(r.number), f"v{r.version}", f"{r.phase}: {r.reason}" if r.reason else r.phase),
-            *(str(r.places), _selected(r), str(r.updates), str(r.dropped), str(r.examples)),
-            _took(r),
+            *(str(r.places), selected(r), str(r.updates), str(r.dropped), str(r.examples)),
+            took(r),
         )
     return table
-
-
-def say_troubles(rounds: list[RoundSummary]) -> None:
-    """Which of them cannot be closed, and why."""
-    for r in rounds:
-        if r.trouble is not None:
-            out.print(plain(f"round {r.number} is not closed yet: {r.trouble}"))
-
-
-def _selected(r: RoundSummary) -> str:
-    return "?" if r.selected is None else str(r.selected)
-
-
-def _took(r: RoundSummary) -> str:
-    """How much of the time that it may take."""
-    if r.elapsed is None:
-        return "not started" if r.ended is None else "never started"
-    found = f"{human(r.elapsed)} of {human(r.deadline)}"
-    return found if r.ended is not None else f"{found} until now"
 
 
 # One round
@@ -118,8 +97,7 @@ async def _write_round(client: AdminClient, name: str, number: int) -> None:
     after: str | None = ""
     while after is not None:
         view = await client.round(name, number, after)
-        for each in view.assignments:
-            _write(each)
+        write_lines(view.assignments)
         after = view.after
 
 
@@ -134,9 +112,8 @@ async def _show_round(client: AdminClient, name: str, number: int, every: bool) 
         view = await client.round(name, number, view.after)
         shown += len(view.assignments)
         _show_places(view)
-    more = sum(o.assignments for o in view.outcomes) - shown
-    if view.after is not None and more > 0:
-        out.print(f"and {more:,} more: --all")
+    if view.after is not None:
+        say_more(sum(o.assignments for o in view.outcomes) - shown)
 
 
 def _show_head(view: RoundView) -> None:
@@ -146,8 +123,8 @@ def _show_head(view: RoundView) -> None:
         f"[bold]round {r.number} of {r.task}[/]: {r.phase}{why}, from model version {r.version}"
     )
     out.print(
-        f"  {r.places} places, {_selected(r)} selected, {r.updates} arrived, {r.dropped} dropped; "
-        f"took {_took(r)}"
+        f"  {r.places} places, {selected(r)} selected, {r.updates} arrived, {r.dropped} dropped; "
+        f"took {took(r)}"
     )
     say_troubles([r])
     said = [
@@ -170,7 +147,7 @@ def _show_places(view: RoundView) -> None:
             *map(plain, (a.device, a.name)),
             plain(f"{_signed(a.assigned)}" if here else f"in round {a.round}"),
             plain("" if a.lateness is None else _signed(a.lateness)),
-            plain("; ".join(filter(None, (outcome(a, view.round), _trouble(a))))),
+            plain("; ".join(filter(None, (outcome(a, view.round), _failing(a))))),
             *(plain("" if n is None else f"{n:,}") for n in (a.examples, a.bytes)),
             plain("" if a.loss is None else f"{a.loss:.4g}"),
             plain(str(a.staleness) if a.staleness else ""),
@@ -196,19 +173,13 @@ def outcome(a: AssignmentView, r: RoundSummary) -> str:
     return f"{verb}: {said}" if said else verb
 
 
-def _trouble(a: AssignmentView) -> str:
-    if not a.streak:
-        return ""
-    rests = f", rests {human(a.rests)}" if a.rests else ""
-    return f"by now it failed {a.streak} in a row{rests}"
+def _failing(a: AssignmentView) -> str:
+    said = failing(a.streak, a.rests)
+    return f"by now it {said}" if said else ""
 
 
 def _signed(seconds: float) -> str:
     return human(seconds) if seconds < 0 else f"+{human(seconds)}"
-
-
-def _write(value: msgspec.Struct) -> None:
-    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
 
 
 def add_to(app: typer.Typer) -> None:

@@ -9,7 +9,8 @@ import typer
 
 from coordinator import memory
 from coordinator.cli.common import Complaint, guard, own_state
-from coordinator.server import DEFAULT_PORT, ServeOptions, Worker, serve, tls_context
+from coordinator.lifeline import Worker
+from coordinator.server import DEFAULT_PORT, ServeOptions, serve, tls_context
 from coordinator.start import StoreOptions
 from coordinator.workers import supervise, worker_command
 from systemd import install as installer
@@ -107,15 +108,15 @@ def serve_command(
     if tls_cert is None and tls_key is None:
         tls_cert, tls_key = _credential("tls.crt"), _credential("tls.key")
     options = ServeOptions(
-        state,
-        host,
-        port,
-        tls_cert,
-        tls_key,
-        insecure_http,
-        StoreOptions(store, shared=worker is not None and store is None, anchor=anchor),
-        max_connections,
-        metrics_open,
+        state=state,
+        host=host,
+        port=port,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        insecure_http=insecure_http,
+        store=StoreOptions(store, shared=worker is not None and store is None, anchor=anchor),
+        max_connections=max_connections,
+        metrics_open=metrics_open,
     )
     guard(lambda: _check(options))
     memory.keep_little()

@@ -19,8 +19,10 @@ from coordinator.cli.common import (
     plain,
     with_client,
 )
-from coordinator.cli.rounds import say_troubles
+from coordinator.cli.telling import say_troubles
 from coordinator.client import AdminClient
+from coordinator.compiler.plan import CompiledPlan
+from coordinator.taskfile import TaskFile
 from coordinator.views import MetricView, TaskDetail, TaskView
 from schedules.duration import human
 from wire.plan import parse_manifest
@@ -37,11 +39,9 @@ def compile_command(
     """Compile a task into a plan: the training graph in standard operators, and its manifest."""
 
     def work() -> None:
-        from coordinator.compiler.compile import compile_task
         from coordinator.compiler.folder import write_plan_dir
 
-        task = taskfile.load(file)
-        plan = compile_task(task, file.parent / task.model.file)
+        plan = _compiled(taskfile.load(file), file)
         write_plan_dir(plan, output)
         size = sum(len(data) for data in plan.files.values())
         out.print(
@@ -52,6 +52,13 @@ def compile_command(
         )
 
     guard(work)
+
+
+def _compiled(task: TaskFile, file: Path) -> CompiledPlan:
+    """The plan of a task, whose model's path is seen from the task file."""
+    from coordinator.compiler.compile import compile_task  # slow to import
+
+    return compile_task(task, file.parent / task.model.file)
 
 
 def create_command(
@@ -67,13 +74,10 @@ def create_command(
     """Compile a task and start its rounds."""
 
     async def work(client: AdminClient) -> None:
-        from coordinator.compiler.compile import compile_task
         from coordinator.compiler.folder import read_plan_dir
 
-        task = taskfile.load(file)
-        compiled = (
-            read_plan_dir(plan) if plan else compile_task(task, file.parent / task.model.file)
-        )
+        task = taskfile.load(file)  # a mistake in it is said before anything is compiled
+        compiled = read_plan_dir(plan) if plan else _compiled(task, file)
         manifest = compiled.manifest.to_bytes()
         made = await client.create(
             file.read_text(encoding="utf-8"), manifest, [*compiled.files.values(), compiled.initial]
@@ -185,7 +189,7 @@ def _print(detail: TaskDetail) -> None:
         names, wraps=("why", "took", "devices say"), numbers=("updates", "examples")
     )
     for r in detail.rounds:
-        took = human(r.ended - r.started) if r.ended and r.started else ""
+        took = "" if r.ended is None or r.elapsed is None else human(r.elapsed)
         metrics = task.metrics.get(r.version + 1, []) if r.phase == "closed" else []
         table.add_row(
             *(str(r.number), f"v{r.version}", r.phase, r.reason or ""),

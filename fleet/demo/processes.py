@@ -16,10 +16,12 @@ class DemoError(Exception):
 
 
 class Processes:
-    """`async with Processes(logs)`: on the way out every process is told to stop, then killed."""
+    """`async with Processes(logs)`: on the way out every process is told to stop, and after
+    `patience` seconds killed."""
 
-    def __init__(self, logs: Path) -> None:
+    def __init__(self, logs: Path, patience: float = _STOP_SECONDS) -> None:
         self._logs = logs
+        self._patience = patience
         self._running: dict[str, asyncio.subprocess.Process] = {}
 
     async def __aenter__(self) -> Self:
@@ -34,13 +36,14 @@ class Processes:
     ) -> None:
         for process in self._running.values():
             _send(process, signal.SIGTERM)
-        for process in self._running.values():
-            try:
-                async with asyncio.timeout(_STOP_SECONDS):
+        # One bound for all: agents that wait for a network which is silent end none of them soon.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._patience):
+                for process in self._running.values():
                     await process.wait()
-            except TimeoutError:
-                _send(process, signal.SIGKILL)
-                await process.wait()
+        for process in self._running.values():
+            _send(process, signal.SIGKILL)
+            await process.wait()
 
     async def start(self, name: str, command: str, *arguments: str) -> None:
         """Start one of our commands in the background."""

@@ -37,7 +37,7 @@ class Watch:
         self.state = detail.task.state
         for record in detail.rounds:
             known = self._board.rounds.get(record.number)
-            if known is None or known.round.phase == "open":
+            if known is None or known.round.phase not in ("closed", "abandoned"):
                 self._board.rounds[record.number] = await self._client.round(TASK, record.number)
         if detail.task.version > self.version:
             self.version = detail.task.version

@@ -22,7 +22,7 @@ _STRANGER = Standing()
 
 
 @dataclass(slots=True)
-class Given:
+class VirtualAssignment:
     """An assignment. `tally` is that of the round in which it was given."""
 
     id: str
@@ -44,7 +44,7 @@ class Book:
     """One task's. Of a device that is not in it, nothing is known yet."""
 
     def __init__(self, task: VirtualTask, population: int) -> None:
-        self.working: dict[str, Given] = {}
+        self.working: dict[str, VirtualAssignment] = {}
         self._task = task
         self._population = population
         self._candidates: dict[str, Candidate] = {}
@@ -70,7 +70,7 @@ class Book:
             )
         return self._crowd
 
-    def gave(self, given: Given) -> None:
+    def gave(self, given: VirtualAssignment) -> None:
         """A device has a place."""
         self.working[given.id] = given
         known = self.candidate(given.device)
@@ -78,7 +78,7 @@ class Book:
             self._levels[0] += 1
         self._candidates[given.device] = known._replace(served=given.round)
 
-    def accepted(self, given: Given, examples: int, now: float) -> None:
+    def accepted(self, given: VirtualAssignment, examples: int, now: float) -> None:
         """Its update counts."""
         known = self.candidate(given.device)
         was, took = known.standing, now - given.assigned
@@ -97,7 +97,7 @@ class Book:
         self._candidates[given.device] = known._replace(standing=standing)
         self._over(given, "accepted")
 
-    def failed(self, given: Given, state: str, now: float) -> None:
+    def failed(self, given: VirtualAssignment, state: str, now: float) -> None:
         """It came to nothing."""
         known = self.candidate(given.device)
         was = known.standing
@@ -107,7 +107,9 @@ class Book:
         self._candidates[given.device] = known._replace(standing=standing)
         self._over(given, state)
 
-    def expire(self, ended: Round, version: int, last: bool, now: float) -> tuple[list[Given], int]:
+    def expire(
+        self, ended: Round, version: int, last: bool, now: float
+    ) -> tuple[list[VirtualAssignment], int]:
         """Those whose update cannot count any more now that a round has ended, from which the model
         `version` came: all of them when it was the `last`. How many of them failed: they had as
         much time as the slowest that counted."""
@@ -141,6 +143,6 @@ class Book:
         limit = max(task.over_selection, task.over_selection_limit)
         return task.policy.places(over_selection(task.over_selection, limit, self._ended))
 
-    def _over(self, given: Given, state: str) -> None:
+    def _over(self, given: VirtualAssignment, state: str) -> None:
         given.state = state
         del self.working[given.id]

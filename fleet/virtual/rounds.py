@@ -10,10 +10,10 @@ import numpy as np
 
 from coordinator.aggregation import Contribution, aggregator
 from coordinator.aggregation.options import FedAvg
-from coordinator.offer import Refusal, refusal
+from coordinator.offer import Offered, Refusal, refusal
 from coordinator.round import Arrival, Ending, Phase
 from edge_agent.errors import Rejected
-from fleet.virtual.book import Book, Given
+from fleet.virtual.book import Book, VirtualAssignment
 from fleet.virtual.record import Ended, Tally
 from fleet.virtual.referee import Referee
 from fleet.virtual.task import VirtualTask
@@ -45,7 +45,7 @@ class Rounds:
         population: int,
         referee: Referee,
         *,
-        freed: Callable[[Given], None],
+        freed: Callable[[VirtualAssignment], None],
         over: Callable[["Rounds"], None],
     ) -> None:
         self.task = task
@@ -73,41 +73,36 @@ class Rounds:
             local += timedelta(seconds=now)
             if not schedule.open_at(local):
                 self._shut = now
-        return refusal(
-            self.book.candidate(device),
-            self.task.name,
-            self.round,
-            self.task.selection,
-            schedule,
-            self.book.crowd(now),
-            now,
-            local,
-            max(self.round.opened, self._shut),
-        )
+        crowd = self.book.crowd(now)
+        offered = Offered(self.task.name, self.round, self.task.selection, schedule, crowd)
+        joined = max(self.round.opened, self._shut)
+        return refusal(self.book.candidate(device), offered, now, local, joined)
 
-    def give(self, device: str) -> Given:
+    def give(self, device: str) -> VirtualAssignment:
         """A place for a device."""
         now, found = self._timeline.now, self.round
         self._given += 1
         name = f"{self.task.name}-{self._given}"
-        given = Given(name, self.task.name, found.number, found.version, device, now, self._tally)
+        given = VirtualAssignment(
+            *(name, self.task.name, found.number, found.version, device, now), tally=self._tally
+        )
         self.round = found.assigned(now)
         self.book.gave(given)
         self.referee.assigned(given.id, device)
         self._wake()
         return given
 
-    def time_left(self, given: Given) -> float:
+    def time_left(self, given: VirtualAssignment) -> float:
         """Seconds until its update can count no more, as the device is told."""
         return self.round.time_left(given.round, given.assigned, self._timeline.now)
 
-    def give_up(self, given: Given) -> None:
+    def give_up(self, given: VirtualAssignment) -> None:
         """The device will not deliver."""
         if given.state == "working":
             given.tally.given_up += self.round.ending is None
             self._drop(given, "given_up")
 
-    def deliver(self, update: Update, given: Given) -> float | None:
+    def deliver(self, update: Update, given: VirtualAssignment) -> float | None:
         """An update arrived in full. `None`: it counts. A moment: its round is closing, then it is
         to be looked at again. Raises `Rejected` when it is late or refused."""
         contribution = self._contribution(update, self.round.staleness(given.held))
@@ -130,7 +125,7 @@ class Rounds:
                 given.tally.late += 1
                 raise Rejected(409, "late", "the round has closed without this update")
 
-    def _check(self, given: Given, contribution: Contribution) -> None:
+    def _check(self, given: VirtualAssignment, contribution: Contribution) -> None:
         try:
             self._aggregator.check(contribution)
         except WireError as error:
@@ -142,7 +137,7 @@ class Rounds:
         delta = {"w": np.array([update.value], np.float32)}
         return Contribution(delta, update.examples, 1, staleness)
 
-    def _count(self, given: Given, contribution: Contribution) -> None:
+    def _count(self, given: VirtualAssignment, contribution: Contribution) -> None:
         now = self._timeline.now
         value = int(contribution.delta["w"][0])
         self.referee.count(given.id, value, contribution.examples, contribution.staleness)
@@ -153,7 +148,7 @@ class Rounds:
         self._freed(given)
         self._wake()
 
-    def _drop(self, given: Given, state: str) -> None:
+    def _drop(self, given: VirtualAssignment, state: str) -> None:
         self.round = self.round.left(given.held)
         self.book.failed(given, state, self._timeline.now)
         self.referee.left(given.id, state)

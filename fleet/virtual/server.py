@@ -3,14 +3,14 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from coordinator.offer import Refusal
-from fleet.virtual.book import Given
+from coordinator.offer import Refusal, come_back
+from fleet.virtual.book import VirtualAssignment
 from fleet.virtual.record import PlayedRound
 from fleet.virtual.referee import Referee
 from fleet.virtual.rounds import Rounds, Update
 from fleet.virtual.task import VirtualTask
 from fleet.virtual.timeline import Timeline
-from schedules.pacing import Gate, RetryWindow, retry_window
+from schedules.pacing import Gate, RetryWindow
 from wire.messages import Assignment, CheckInReply, Wait, WaitReason
 
 __all__ = ["Server", "Update"]
@@ -34,8 +34,8 @@ class Server:
         self._timeline = timeline
         self._population = population
         self._gate = gate
-        self._given: dict[str, Given] = {}
-        self._at_work: dict[str, Given] = {}  # by device
+        self._given: dict[str, VirtualAssignment] = {}
+        self._at_work: dict[str, VirtualAssignment] = {}  # by device
         rivals: list[Referee] = []
         busy: dict[str, str] = {}
         self._tasks = {
@@ -80,14 +80,14 @@ class Server:
             return _wait(WaitReason.BUSY, window)
         if held := self._at_work.get(device):
             return self._assignment(held)
-        refusals: list[tuple[Rounds, Refusal]] = []
+        refusals: list[tuple[Refusal, float]] = []
         # The task whose round has waited longest comes first, so that none starves.
         for rounds in sorted(self._open, key=_opened):
             why = rounds.refusal(device)
             if why is None:
                 return self._give(rounds, device)
             rounds.referee.turned_away(device, why.reason)
-            refusals.append((rounds, why))
+            refusals.append((why, float(rounds.task.schedule.check_in)))
         return self._come_back(refusals)
 
     def deliver(self, update: Update) -> float | None:
@@ -105,22 +105,19 @@ class Server:
         self._given[given.id] = self._at_work[device] = given
         return self._assignment(given)
 
-    def _freed(self, given: Given) -> None:
+    def _freed(self, given: VirtualAssignment) -> None:
         del self._at_work[given.device]
 
     def _over(self, rounds: Rounds) -> None:
         self._open.remove(rounds)
 
-    def _come_back(self, refusals: list[tuple[Rounds, Refusal]]) -> CheckInReply:
-        now, soonest, reason = self._timeline.now, None, WaitReason.TASK_DONE
-        for rounds, why in refusals:
-            check_in = float(rounds.task.schedule.check_in)
-            window = retry_window(why.wait, check_in, self._population, now)
-            if soonest is None or window < soonest:
-                soonest, reason = window, why.reason
-        return _wait(reason, soonest or RetryWindow(_LONGEST, _LONGEST))
+    def _come_back(self, refusals: list[tuple[Refusal, float]]) -> CheckInReply:
+        if not refusals:  # nothing is left to do: its day is over
+            return _wait(WaitReason.TASK_DONE, RetryWindow(_LONGEST, _LONGEST))
+        wait = come_back(refusals, self._population, self._timeline.now)
+        return CheckInReply(protocol=1, wait=wait)
 
-    def _assignment(self, given: Given) -> CheckInReply:
+    def _assignment(self, given: VirtualAssignment) -> CheckInReply:
         rounds = self._tasks[given.task]
         assignment = Assignment(
             id=given.id,

@@ -504,6 +504,7 @@ async def test_a_round_that_loses_its_minimum_leaves_the_model_as_it_was(tmp_pat
 async def _closing_elsewhere(machine: Machine, tags: int) -> Closer:
     """A closer in this process, of a round of which a process that lives has handed over a sum."""
     task, now = machine.task, machine.store.now()
+    machine.coordinator._nodes.alive |= {"me", "other", "quick"}  # it takes nothing over from them
     held = await machine.assign(0)
     data = machine.write(0, value=1.0)
     arrived = Arrived(held.id, data, digest_of(data), 10, 1, 0.5)
@@ -515,10 +516,7 @@ async def _closing_elsewhere(machine: Machine, tags: int) -> Closer:
     return Closer(services, task, begun, {"me", "other"})
 
 
-async def test_a_sum_that_is_not_of_what_was_meant_is_not_waited_for(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr("coordinator.keeper.Keeper._closing", _nothing)
+async def test_a_sum_that_is_not_of_what_was_meant_is_not_waited_for(machine: Machine):
     before = await machine.model()
     closer = await _closing_elsewhere(machine, tags=-1)
     async with asyncio.timeout(2.0):
@@ -529,9 +527,8 @@ async def test_a_sum_that_is_not_of_what_was_meant_is_not_waited_for(
 
 
 async def test_a_closer_that_was_away_for_long_says_nothing_of_what_others_have_closed(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    machine: Machine, caplog: pytest.LogCaptureFixture
 ):
-    monkeypatch.setattr("coordinator.keeper.Keeper._closing", _nothing)
     closer = await _closing_elsewhere(machine, tags=-1)
     made = ModelRecord(task="digits", version=1, digest=await machine.digest(), created=1.0)
     closing = await machine.store.read(rounds.load, machine.task.terms)
@@ -544,5 +541,15 @@ async def test_a_closer_that_was_away_for_long_says_nothing_of_what_others_have_
     assert "lost" not in caplog.text
 
 
-async def _nothing(_: object) -> None:
-    await asyncio.sleep(0.01)
+async def test_a_stop_that_waits_for_a_model_ends_the_next_round_after_it_opened(machine: Machine):
+    closer = await _closing_elsewhere(machine, tags=-1)
+    async with asyncio.timeout(10.0), asyncio.TaskGroup() as group:
+        stopping = group.create_task(machine.coordinator.stop("digits"))
+        await asyncio.sleep(0.05)  # real time: it finds the round closing, and waits
+        machine.clock.leap(5.0)
+        assert await closer.close() is not None
+        await stopping
+    last = (await machine.store.read(rounds.rounds, "digits", 1))[0]
+    assert (last.number, last.phase, last.reason) == (2, "abandoned", "stopped")
+    assert last.ended is not None
+    assert last.ended >= last.opened
