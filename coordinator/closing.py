@@ -78,12 +78,13 @@ class Closer:
         base, state = await self._base()
         try:
             new = await self._aggregate(base, state)
-            if self._too_few:
-                return Reason.TOO_FEW, 0, "with what is lost, the round has not its minimum"
-            return await self._keep(new), new.examples, None
+            if not self._too_few:
+                return await self._keep(new), new.examples, None
         except WireError as error:
-            finite = error.code is not Rule.NOT_FINITE
-            return Reason.NOT_COMBINED if finite else Reason.NOT_FINITE, 0, str(error)
+            if not self._too_few:
+                finite = error.code is not Rule.NOT_FINITE
+                return Reason.NOT_COMBINED if finite else Reason.NOT_FINITE, 0, str(error)
+        return Reason.TOO_FEW, 0, "with what is lost, the round has not its minimum"
 
     @property
     def _too_few(self) -> bool:
