@@ -68,7 +68,7 @@ async def test_a_running_task_whose_model_is_damaged_refuses_the_start(tmp_path:
         await two_tasks(served)
         digest = served.task("alpha").model.digest
     await asyncio.to_thread(damage, tmp_path, digest)
-    with pytest.raises(StoreError, match="restore the blobs from a backup$"):
+    with pytest.raises(StoreError, match="restore the blobs from a backup"):
         async with serving(tmp_path):
             pass
 

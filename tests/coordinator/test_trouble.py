@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from coordinator.aggregation import rows
 from coordinator.keeper import Keeper
 from coordinator.start import open_coordinator
 from edge_agent.errors import Rejected
@@ -183,6 +184,32 @@ async def test_a_round_ends_soon_after_a_store_that_was_away_for_long(served: Se
         assert served.task().round.number == 1
     served.clock.leap(2.0)
     await served.round_ends(1)
+
+
+async def test_a_disk_that_is_full_at_the_close_is_named(
+    served: Serving, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """As a disk says so: to write gives an error that names no file."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(rows, "_write", full)
+    await plan(goal=1, sections="[aggregation]\nkind = 'median'").create(served.admin)
+    (device,) = await served.devices(1)
+    await device.serve(constant(1.0))
+    await served.until(lambda: "could not be closed here" in caplog.text)
+    scratch = served.coordinator.services.scratch
+    assert f"[Errno 28] No space left on device: '{scratch}'" in caplog.text
+
+
+async def test_a_scratch_folder_that_was_deleted_is_made_again(served: Serving):
+    await plan(goal=1, sections="[aggregation]\nkind = 'median'").create(served.admin)
+    (device,) = await served.devices(1)
+    await asyncio.to_thread(served.coordinator.services.scratch.rmdir)
+    await device.serve(constant(1.0))
+    await served.round_ends(1)
+    assert served.task().model.version == 1
 
 
 async def test_a_task_that_cannot_be_stopped_goes_on(served: Serving):
