@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from coordinator.store.segments import Segments, segment_name
-from coordinator.store.sql import Query, Row, Step, Steps
+from coordinator.store.sql import DamagedRow, Query, Row, Step, Steps
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +59,14 @@ def is_lost(error: BaseException) -> bool:
 
 
 def answer_query(database: sqlite3.Connection, query: Query) -> list[Row]:
-    """The rows of a statement. All are fetched: a statement is done only then."""
-    found: list[Row] = database.execute(_translated(query.text), query.values).fetchall()
+    """The rows of a statement. All are fetched: a statement is done only then. Raises
+    `DamagedRow`."""
+    try:
+        found: list[Row] = database.execute(_translated(query.text), query.values).fetchall()
+    except sqlite3.OperationalError as error:
+        if not hasattr(error, "sqlite_errorcode"):  # not SQLite's: the text is no UTF-8
+            raise DamagedRow(str(error)) from None
+        raise
     return found
 
 

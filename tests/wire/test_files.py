@@ -103,6 +103,6 @@ def test_what_a_disk_refuses_names_the_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left on device: '.*/kept'"):
+    with pytest.raises(OSError, match=r"No space left on device: '.*/kept'"):
         write_durably(tmp_path / "kept", b"data")
     assert names(tmp_path) == []
