@@ -25,6 +25,7 @@ from coordinator.store.sums import Portion
 from coordinator.task import Task
 from wire import checkpoint
 from wire.errors import Rule, WireError
+from wire.files import name_file
 
 log = logging.getLogger(__name__)
 
@@ -78,12 +79,13 @@ class Closer:
         base, state = await self._base()
         try:
             new = await self._aggregate(base, state)
-            if self._too_few:
-                return Reason.TOO_FEW, 0, "with what is lost, the round has not its minimum"
-            return await self._keep(new), new.examples, None
+            if not self._too_few:
+                return await self._keep(new), new.examples, None
         except WireError as error:
-            finite = error.code is not Rule.NOT_FINITE
-            return Reason.NOT_COMBINED if finite else Reason.NOT_FINITE, 0, str(error)
+            if not self._too_few:
+                finite = error.code is not Rule.NOT_FINITE
+                return Reason.NOT_COMBINED if finite else Reason.NOT_FINITE, 0, str(error)
+        return Reason.TOO_FEW, 0, "with what is lost, the round has not its minimum"
 
     @property
     def _too_few(self) -> bool:
@@ -227,9 +229,22 @@ class Closer:
                 if contribution is not None:
                     yield row.id, contribution
 
-        return await asyncio.to_thread(
-            task.aggregator.close_all, base, state, updates(), self._services.scratch
-        )
+        return await asyncio.to_thread(self._combine, base, state, updates())
+
+    def _combine(
+        self,
+        base: checkpoint.Weights,
+        state: bytes | None,
+        updates: Iterator[tuple[str, Contribution]],
+    ) -> Next:
+        """Blocking. Raises `OSError` that names the folder."""
+        scratch = self._services.scratch
+        try:
+            # Somebody may have deleted it: nothing in it is precious.
+            scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return self._task.aggregator.close_all(base, state, updates, scratch)
+        except OSError as error:
+            raise name_file(error, scratch) from None
 
     def _opened(self, row: AssignmentRecord, data: bytes | None) -> Contribution | None:
         """Blocking: an update that counts, from its bytes; `None` when they are gone: it is lost,

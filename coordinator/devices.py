@@ -99,11 +99,18 @@ class Devices:
         )
         return f"{token}.{secret}"
 
+    async def check_token(self, token: str) -> str:
+        """The id of an enrolment token that is good now. Raises `Denied`."""
+        name, secret = credentials.split(token)
+        database = self._services.store
+        stored = await database.read(store.token_secret, name, database.now())
+        if stored is None or not credentials.matches(secret, stored):
+            raise _bad_token()
+        return name
+
     async def enroll(self, token: str, message: Enroll) -> Enrolled:
         """Add a device. Raises `Denied` when the token is not good (any more)."""
-        name, secret = credentials.split(token)
-        database, now = self._services.store, self._services.store.now()
-        stored = await database.read(store.token_secret, name, now)
+        name, now = await self.check_token(token), self._services.store.now()
         own = credentials.new_secret()
         device = DeviceRecord(
             id=credentials.new_id("device"),
@@ -114,9 +121,8 @@ class Devices:
             enrolled=now,
             seen=now,
         )
-        good = stored is not None and credentials.matches(secret, stored)
-        if not good or not await database.run(store.enroll, device, name):
-            raise Denied("bad_token", "the enrolment token is wrong, used up or expired")
+        if not await self._services.store.run(store.enroll, device, name):
+            raise _bad_token()
         self._know(device)
         self.population += 1
         log.info("device %s (%s) enrolled", device.id, device.name)
@@ -175,3 +181,7 @@ class Devices:
                 await self._services.store.run(store.saw, page)
         except StoreUnavailable as error:
             log.warning("when devices were last seen is not written: %s", error)
+
+
+def _bad_token() -> Denied:
+    return Denied("bad_token", "the enrolment token is wrong, used up or expired")

@@ -62,13 +62,15 @@ class Keeper:
                 await self._step()
 
     async def stop(self) -> None:
-        """End the task: its round is abandoned, its models stay. Raises `Unavailable` while a model
-        is being made and does not get done."""
+        """End the task: its round is abandoned, its models stay. A model that is being made has
+        some seconds; one that could not be made is not waited for any longer. Raises `Unavailable`
+        while it is being made still."""
         services = self._services
         until = services.clock.monotonic() + _STOP_SECONDS
         while self._task.running:
             if services.clock.monotonic() > until:
-                raise Unavailable("closing", "a model is being made: try again")
+                await self._give_up()
+                return
             # A model may have been made meanwhile: the round is another one, opened later.
             now = services.store.now()
             ended = await services.store.run(
@@ -78,6 +80,18 @@ class Keeper:
                 await self._over(ended)
             else:  # it closes at this moment; then the next one is stopped
                 await self._task_told(LOOK_SECONDS / 10)
+
+    async def _give_up(self) -> None:
+        store = self._services.store
+        found = await store.run(ending.abandon, self._task.terms, store.now())
+        if found is None:
+            raise Unavailable("closing", "a model is being made: try again")
+        log.error(
+            "task %s: stopped though round %d could not be closed (%s): its %d accepted updates "
+            "are in no model",
+            *(self._task.name, found.round.number, found.reason, found.round.arrived),
+        )
+        await self._over(found.round)
 
     async def _step(self) -> None:
         task, services = self._task, self._services

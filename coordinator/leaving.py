@@ -35,7 +35,8 @@ async def withdraw(services: Services, tasks: Mapping[str, Task], device: str) -
                 await _take_out(services, tasks[row.task], row, data)
     for row in withdrawn.assignments:
         await asyncio.to_thread(services.parts.drop, row.id)
-        tasks[row.task].told.set()
+        if row.task in tasks:
+            tasks[row.task].told.set()
     return withdrawn
 
 

@@ -191,7 +191,10 @@ async def published(options: ServeOptions, port: int) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        await asyncio.to_thread(endpoint.unlink, missing_ok=True)
+        try:
+            await asyncio.to_thread(endpoint.unlink, missing_ok=True)
+        except OSError as error:  # as on a disk that can only be read: it stops all the same
+            log.warning("%s stays: %s", endpoint, error)
 
 
 def until_stopped() -> asyncio.Event:

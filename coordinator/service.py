@@ -76,6 +76,7 @@ class Coordinator:
         self._admin = credentials.hashed(admin_token)
         self._nodes = Nodes(services.node)
         self._kept: dict[str, _Kept] = {}
+        self._left_out: dict[str, str] = {}  # tasks that are not served, and why
         self._group: asyncio.TaskGroup | None = None
         self._owned: set[asyncio.Task[None]] = set()
         self._changing = asyncio.Lock()  # one at a time: tasks are found or made, a device leaves
@@ -181,7 +182,7 @@ class Coordinator:
         self.devices.forget(device)
         for row in withdrawn.assignments:
             self._given.forget(row.id)
-        for name in {row.task for row in withdrawn.assignments}:
+        for name in {row.task for row in withdrawn.assignments} & self.tasks.keys():
             await self.tasks[name].refresh(self.services.store)
         log.info("device %s left: %d updates dropped", device, withdrawn.dropped)
         return Left(dropped=withdrawn.dropped, published=withdrawn.published)
@@ -212,7 +213,7 @@ class Coordinator:
         for record in await self.services.store.read(store.tasks):
             if record.name in self.tasks:
                 await self._look(record)
-            else:
+            elif record.name not in self._left_out:
                 await self._bring_back(record)
 
     async def _look(self, record: TaskRecord) -> None:
@@ -230,11 +231,20 @@ class Coordinator:
             manifest = parse_manifest(await self.services.blobs.get(record.plan))
             found, model = await self.services.store.read(standing_still, terms_of(file))
             await self.services.blobs.get(model.digest)
-        except (taskfile.TaskFileError, CoordinatorError, WireError) as error:
-            raise StoreError(
-                f"{source} cannot be brought back: {error}: restore the blobs from a backup"
-            ) from None
-        self._add(Task(record, file, manifest, found, model))
+        except taskfile.TaskFileError as error:
+            self._leave_out(record.name, f"{error}: run the version that it was made with")
+        except (CoordinatorError, WireError) as error:
+            why = f"{source} cannot be brought back: {error}: restore the blobs from a backup"
+            if record.state == "running":  # its devices would be told that it does not exist
+                raise StoreError(why) from None
+            self._leave_out(record.name, why)
+        else:
+            self._add(Task(record, file, manifest, found, model))
+
+    def _leave_out(self, name: str, why: str) -> None:
+        """One that cannot be served stops no other."""
+        self._left_out[name] = why
+        log.error("%s: it is left out, the others are served", why)
 
     def _add(self, task: Task) -> None:
         self.tasks[task.name] = task
@@ -280,6 +290,8 @@ class Coordinator:
         """A task by name. Raises `NotFound`."""
         found = await self._find(name)
         if found is None:
+            if why := self._left_out.get(name):
+                raise NotFound("unknown_task", why)
             known = ", ".join(self.tasks) or "none"
             raise NotFound("unknown_task", f"no task {name!r}; tasks here: {known}")
         return found

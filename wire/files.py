@@ -19,10 +19,18 @@ def write_durably(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
-    except OSError:
+    except OSError as error:
         aside.unlink(missing_ok=True)  # a disk that is full should not stay so for this
-        raise
+        raise name_file(error, path) from None
     sync_folder(path.parent)
+
+
+def name_file(error: OSError, path: Path) -> OSError:
+    """The same error, that says of which file it is where it said of none: of a full disk, say, it
+    is to be known which."""
+    if error.filename is None and error.errno is not None:
+        error.filename = str(path)
+    return error
 
 
 def sync_folder(folder: Path) -> None:

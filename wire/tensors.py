@@ -195,6 +195,11 @@ def offsets(data: bytes) -> dict[str, tuple[int, int]]:
     return {name: (start + a, b - a) for name, (a, b) in found.items()}
 
 
+def metadata(data: bytes) -> dict[str, str]:
+    """The metadata of a trusted file. Raises `WireError`."""
+    return _split(data, len(data))[1]
+
+
 def _canonical(schema: Schema) -> dict[str, _Entry]:
     """Where each tensor lies in a file, in their order: by element size, then by name."""
     entries: dict[str, _Entry] = {}

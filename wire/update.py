@@ -25,6 +25,7 @@ from wire.strict import decode_json
 
 HEADER_LIMIT = 1 << 14
 _HEADER = "update"
+_TRUSTED = 1 << 40  # bytes: of what was checked before, no bound needs to be known
 
 
 class UpdateHeader(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -78,6 +79,12 @@ def read(data: bytes | memoryview, parameters: tuple[Parameter, ...], codec: str
     if header.codec != codec:
         raise WireError(Rule.WRONG_CODEC, f"coded as {header.codec!r}, the task wants {codec!r}")
     return Update(header, form.codec.decode(coded, parameters))
+
+
+def header_of(data: bytes) -> UpdateHeader:
+    """The header of a trusted update: one that `read` took before. Raises `WireError`."""
+    metadata = tensors.metadata(compression.decompress(data, _TRUSTED))
+    return decode_json(metadata.get(_HEADER, "").encode(), UpdateHeader, HEADER_LIMIT)
 
 
 class _Form(NamedTuple):

@@ -8,7 +8,15 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from coordinator import gauges
 from coordinator.errors import Unavailable
 from coordinator.http import admin, device, uploads
-from coordinator.http.common import COORDINATOR, coordinator_of, errors, for_admin, is_admin
+from coordinator.http.common import (
+    COORDINATOR,
+    OUTAGE,
+    coordinator_of,
+    errors,
+    for_admin,
+    is_admin,
+)
+from coordinator.http.outage import Outage
 from coordinator.service import Coordinator
 from coordinator.store.sql import StoreUnavailable
 
@@ -41,6 +49,7 @@ def application(coordinator: Coordinator, metrics_open: bool = False) -> web.App
     """The HTTP application over a running coordinator. `metrics_open`: anybody may read those."""
     app = web.Application(middlewares=[errors])
     app[COORDINATOR] = coordinator
+    app[OUTAGE] = Outage(asyncio.get_running_loop().time)
     app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz)])
     app.add_routes([web.get("/metrics", metrics if metrics_open else for_admin(metrics))])
     app.add_routes([*device.routes(), *uploads.routes(), *admin.routes()])

@@ -10,10 +10,11 @@ import msgspec
 from aiohttp import web
 
 from coordinator.errors import CoordinatorError, Denied, Refused, TooLarge, Unavailable
+from coordinator.http.outage import Outage
 from coordinator.http.pace import MESSAGE_SECONDS, Pace
 from coordinator.service import Coordinator
 from coordinator.store.records import DeviceRecord
-from coordinator.store.sql import StoreUnavailable
+from coordinator.store.sql import StoreError, StoreUnavailable
 from wire.errors import Rule, WireError
 from wire.messages import MESSAGE_LIMIT, PROBLEM_TYPE, Problem
 from wire.strict import decode_json
@@ -21,6 +22,7 @@ from wire.strict import decode_json
 log = logging.getLogger(__name__)
 
 COORDINATOR = web.AppKey("coordinator", Coordinator)
+OUTAGE = web.AppKey("outage", Outage)
 
 _LATER = {"Retry-After": "10"}
 
@@ -178,7 +180,9 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Every failure leaves as one problem document with a stable code."""
     try:
         _check_head(request)
-        return await handler(request)
+        answer = await handler(request)
+        request.app[OUTAGE].served()
+        return answer
     except CoordinatorError as error:
         headers = _LATER | error.headers if isinstance(error, Unavailable) else error.headers
         return problem(error.status, error.title, error.code, error.detail, headers)
@@ -193,9 +197,12 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         # The client is gone or silent: whatever is answered, it will likely not hear.
         return problem(408, "Request timeout", "cut", str(error))
     except (OSError, StoreUnavailable) as error:
-        log.error("%s %s: storage failed: %s", request.method, request.path, error)
+        request.app[OUTAGE].refused(f"{request.method} {request.path}", error)
         broken = Unavailable("storage", "the coordinator cannot write to its store: try later")
         return problem(broken.status, broken.title, broken.code, broken.detail, broken.headers)
+    except StoreError as error:
+        log.error("%s %s: %s", request.method, request.path, error)
+        return problem(500, "Error", "damaged_row", "see the log")
     except WireError as error:
         damaged = error.code is Rule.BAD_DIGEST
         log.error("%s %s: %s", request.method, request.path, error)

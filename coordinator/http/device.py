@@ -5,9 +5,8 @@ import re
 
 from aiohttp import web
 
-from coordinator import credentials
 from coordinator.checkin import common_protocol
-from coordinator.errors import Denied, NotFound
+from coordinator.errors import NotFound
 from coordinator.http.common import (
     bearer,
     coordinator_of,
@@ -18,7 +17,6 @@ from coordinator.http.common import (
     message_bytes,
 )
 from coordinator.service import Coordinator
-from coordinator.store import devices
 from coordinator.store.records import DeviceRecord
 from wire.digest import DIGEST_PATTERN
 from wire.messages import CheckIn, Enroll, GiveUp, Spoken
@@ -37,18 +35,9 @@ async def enroll(request: web.Request) -> web.StreamResponse:
     """POST /v1/enroll, with an enrolment token: a device joins."""
     coordinator, token = coordinator_of(request), bearer(request)
     # Before the body: who has no token makes no work.
-    await _check_token(coordinator, token)
+    await coordinator.devices.check_token(token)
     joined = await coordinator.devices.enroll(token, await message(request, Enroll, _ENROLL_LIMIT))
     return json_answer(joined, status=201)
-
-
-async def _check_token(coordinator: Coordinator, token: str) -> None:
-    """Raises `Denied` unless it is an enrolment token that is good now."""
-    name, secret = credentials.split(token)
-    store = coordinator.services.store
-    stored = await store.read(devices.token_secret, name, store.now())
-    if stored is None or not credentials.matches(secret, stored):
-        raise Denied("bad_token", "the enrolment token is wrong, used up or expired")
 
 
 async def check_in(request: web.Request) -> web.StreamResponse:

@@ -109,9 +109,13 @@ def withdraw(identifier: str, tasks: Mapping[str, Terms]) -> Steps[Withdrawn | N
     dropped = published = 0
     kept: list[tuple[AssignmentRecord, bytes | None]] = []
     for name in sorted({row.task for row in found}):
-        if name not in newest_of:
-            raise Unavailable("new_task", f"task {name} was made at this moment: try again")
-        newest = newest_of[name]
+        newest = newest_of.get(name)
+        if newest is None:  # new, or left out since it cannot be brought back
+            if (yield from one("SELECT 1 FROM tasks WHERE name = $1 AND state = 'running'", name)):
+                raise Unavailable("new_task", f"task {name} is not served here yet: try again")
+            for row in (row for row in found if row.task == name and row.state == "accepted"):
+                published += yield from _published(name, row.counted)
+            continue
         for row in (row for row in found if row.task == name):
             here = row.state == "accepted" and row.counted == newest.number
             if here and newest.phase is Phase.CLOSING:

@@ -65,6 +65,26 @@ def take_over(terms: Terms, node: str, alive: Container[str]) -> Steps[Closing |
     return Closing(found, (yield from newest_model(terms.task)))
 
 
+class Abandoned(NamedTuple):
+    """A round that could not be closed, and why."""
+
+    round: Round
+    reason: str
+
+
+def abandon(terms: Terms, now: float) -> Steps[Abandoned | None]:
+    """Stop the task though its closing round could not be closed: no model is made of what counted
+    in it. `None` when that is not so: it is closed by now, or nobody has failed to."""
+    found = yield from load(terms, lock=True)
+    trouble = yield from handing.trouble(terms.task, found.number)
+    if found.phase is not Phase.CLOSING or trouble is None:
+        return None
+    assert found.ended is not None
+    ended = found.ends(Ending(Phase.ABANDONED, Reason.STOPPED), found.ended)
+    yield from _conclude(terms, ended, found.version, now)
+    return Abandoned(ended, trouble.reason)
+
+
 def finish_close(
     terms: Terms,
     node: str,

@@ -13,7 +13,8 @@ from contextlib import ExitStack, closing, contextmanager
 from importlib import resources
 from pathlib import Path
 
-from coordinator.store.segments import Segments, segment_name, task_and_round
+from coordinator.store.redo import TooOld, redo
+from coordinator.store.segments import Segments
 from coordinator.store.sql import StoreError
 from schedules.clock import Clock
 
@@ -200,31 +201,19 @@ def _make(database: sqlite3.Connection, path: Path) -> None:
 
 def _sweep(database: sqlite3.Connection, path: Path, segments: Segments) -> None:
     """What was to be done after a commit that a crash came after."""
-    rows = database.execute("SELECT DISTINCT task, round, node FROM payloads").fetchall()
-    used = {segment_name(*row) for row in rows}
-    _check_age(database, path, set(segments.names()) - used)
-    segments.sweep(used)
     wipes = database.execute("SELECT segment, start, length FROM wipes").fetchall()
     for segment, start, length in wipes:
         segments.wipe(segment, start, length)
     if wipes:
         database.execute("DELETE FROM wipes")
-
-
-def _check_age(database: sqlite3.Connection, path: Path, unused: set[str]) -> None:
-    """A database without its log, or from a backup, may be older than what was kept since: updates
-    that were acknowledged, and are not to be swept away. A crash leaves at most a segment of the
-    round that was about to open."""
-    reached = dict(
-        database.execute("SELECT task, max(number) FROM rounds GROUP BY task").fetchall()
-    )
-    for task, number in sorted(map(task_and_round, unused)):
-        if number > reached.get(task, -1) + 1:
-            raise StoreError(
-                f"{path} is older than the updates kept beside it (task {task}, round {number}): "
-                f"restore it with its -wal file, or move {SPOOL_FOLDER}/ away, too, to go on "
-                "without them"
-            )
+    names = segments.names()
+    try:  # all are looked at before any is deleted
+        segments.sweep({name for name in names if redo(database, segments, name)})
+    except TooOld as found:
+        raise StoreError(
+            f"{path} is older than the updates kept beside it ({found}): restore it with its -wal "
+            f"file, or move {SPOOL_FOLDER}/{found.segment} away to go on without them"
+        ) from None
 
 
 @contextmanager

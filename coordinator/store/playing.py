@@ -6,11 +6,12 @@ import re
 import sqlite3
 import zlib
 from collections.abc import Callable
+from contextlib import closing
 from functools import lru_cache
 from typing import Any
 
 from coordinator.store.segments import Segments, segment_name
-from coordinator.store.sql import Query, Row, Step, Steps
+from coordinator.store.sql import DamagedRow, Query, Row, Step, Steps
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +60,17 @@ def is_lost(error: BaseException) -> bool:
 
 
 def answer_query(database: sqlite3.Connection, query: Query) -> list[Row]:
-    """The rows of a statement. All are fetched: a statement is done only then."""
-    found: list[Row] = database.execute(_translated(query.text), query.values).fetchall()
+    """The rows of a statement. All are fetched: a statement is done only then. Raises
+    `DamagedRow`."""
+    try:
+        # Closed whatever happens: a statement that stands on a row holds the reader to that moment
+        # of the database, for good.
+        with closing(database.execute(_translated(query.text), query.values)) as cursor:
+            found: list[Row] = cursor.fetchall()
+    except sqlite3.OperationalError as error:
+        if not hasattr(error, "sqlite_errorcode"):  # not SQLite's: the text is no UTF-8
+            raise DamagedRow(str(error)) from None
+        raise
     return found
 
 

@@ -3,12 +3,17 @@
 Appending to one file and syncing it once for many updates is what makes an acknowledgement cheap;
 a file for each update would cost a sync each, and a folder of 100,000 names. Blocking; one thread
 appends. A segment belongs to one node, so no two processes ever append to the same.
+
+Before each update stand its length and checksum: so what is whole is found also when the database
+has lost the row that spoke of it.
 """
 
 import os
 import re
+import struct
+import zlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +26,8 @@ _SAFE = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _NAME = re.compile(r"[^.]+\.[0-9]+\.[^.]+\.log")
 _ZEROS = bytes(1 << 20)
 _AT_ONCE = 512  # buffers of one write: Linux takes 1,024
+_HEAD = struct.Struct("<8sQI")  # a mark, the length, the checksum
+_MARK = b"update-1"
 
 
 class _Open:
@@ -39,6 +46,14 @@ class _Appended(NamedTuple):
     start: int
 
 
+class Place(NamedTuple):
+    """Where an update lies in its segment, and its CRC-32."""
+
+    start: int
+    length: int
+    crc: int
+
+
 def segment_name(task: str, round: int, node: str) -> str:
     """The file's name. No part of it holds a dot, so no two are alike. Raises `ValueError`."""
     if not (_SAFE.fullmatch(task) and _SAFE.fullmatch(node)):
@@ -46,10 +61,18 @@ def segment_name(task: str, round: int, node: str) -> str:
     return f"{task}.{int(round)}.{node}.log"
 
 
-def task_and_round(name: str) -> tuple[str, int]:
+class Owner(NamedTuple):
+    """What a segment is of."""
+
+    task: str
+    round: int
+    node: str
+
+
+def owner(name: str) -> Owner:
     """What a segment is of, by its name."""
-    task, number, _, _ = name.split(".")
-    return task, int(number)
+    task, number, node, _ = name.split(".")
+    return Owner(task, int(number), node)
 
 
 class Segments:
@@ -64,19 +87,21 @@ class Segments:
 
     # Writing: append, flush, and then settle or rewind
 
-    def end(self, name: str) -> int:
-        """Where the next bytes will start. Creates the segment. Raises `OSError`."""
-        return self._opened(name).size
-
-    def append(self, name: str, data: Sequence[bytes]) -> int:
-        """Append one after the other; returns where the first starts. Not durable before `flush`.
-        Raises `OSError`; then nothing is left of it after `rewind`."""
+    def append(self, name: str, updates: Sequence[bytes]) -> list[Place]:
+        """Append one after the other; returns where each lies. Not durable before `flush`. Raises
+        `OSError`; then nothing is left of it after `rewind`."""
         segment = self._opened(name)
-        start = segment.size
-        self._appended.append(_Appended(name, start))
+        self._appended.append(_Appended(name, segment.size))
         segment.dirty = True
-        segment.size = _write_all(segment.descriptor, data, start)
-        return start
+        end, places = segment.size, list[Place]()
+        buffers = list[bytes]()
+        for data in updates:
+            place = Place(end + _HEAD.size, len(data), zlib.crc32(data))
+            buffers += (_HEAD.pack(_MARK, place.length, place.crc), data)
+            places.append(place)
+            end = place.start + place.length
+        segment.size = _write_all(segment.descriptor, buffers, segment.size)
+        return places
 
     def flush(self) -> None:
         """Make what was appended durable. Raises `OSError`."""
@@ -124,6 +149,21 @@ class Segments:
             return data
         finally:
             os.close(descriptor)
+
+    def strays(self, name: str, known: Container[int]) -> Iterator[tuple[Place, bytes]]:
+        """The whole updates of a segment but those that start at a place that is `known`. What is
+        torn or overwritten is none. Raises `OSError`."""
+        position, size = 0, (self._folder / name).stat().st_size
+        while position + _HEAD.size <= size:
+            mark, length, crc = _HEAD.unpack(self.read(name, position, _HEAD.size))
+            place = Place(position + _HEAD.size, length, crc)
+            if mark != _MARK or place.start + length > size:
+                return  # the last that was written: a power cut took it
+            if place.start not in known:
+                data = self.read(name, *place[:2])
+                if zlib.crc32(data) == crc:
+                    yield place, data
+            position = place.start + length
 
     def wipe(self, name: str, start: int, length: int) -> None:
         """Overwrite bytes by zeros, durably, if the segment is still there. Raises `OSError`."""

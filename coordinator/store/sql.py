@@ -124,12 +124,16 @@ def records(kind: type[R], text: str, *values: Value) -> Steps[list[R]]:
 
 
 def record(kind: type[R], row: Row) -> R:
-    """A row as a record. A column that is no plain value holds JSON."""
-    values = {
-        name: row[name] if plain else msgspec.json.decode(row[name])
-        for name, plain in _columns(kind)
-    }
-    return msgspec.convert(values, kind)
+    """A row as a record. A column that is no plain value holds JSON. Raises `DamagedRow`."""
+    try:
+        values = {
+            name: row[name] if plain else msgspec.json.decode(row[name])
+            for name, plain in _columns(kind)
+        }
+        return msgspec.convert(values, kind)
+    except msgspec.MsgspecError as error:
+        first = kind.__struct_fields__[0]
+        raise DamagedRow(f"{kind.__name__} {row[first]}: {error}") from None
 
 
 @cache
@@ -158,6 +162,16 @@ _PLAIN = (str, int, float, str | None, int | None, float | None)
 
 class StoreError(Exception):
     """The store cannot be used; one line that says what to do."""
+
+
+class DamagedRow(StoreError):
+    """A row holds what was never written there."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"a row of the database is damaged ({what}): restore it from a backup, or remove what "
+            "it is of"
+        )
 
 
 class StoreUnavailable(Exception):

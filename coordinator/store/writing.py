@@ -8,7 +8,6 @@ rows that refer to them are committed, then the callers are answered; files are 
 import logging
 import sqlite3
 import time
-import zlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -224,13 +223,10 @@ class Writer:
 
     def _append(self, segment: _Segment, keeps: list[Keep]) -> None:
         try:
-            at = self._segments.append(segment.name, [keep.data for keep in keeps])
+            found = self._segments.append(segment.name, [keep.data for keep in keeps])
         except OSError as error:
             raise StoreUnavailable(self._say(error)) from error
-        places = []
-        for keep in keeps:
-            places.append((keep.assignment, at, len(keep.data), zlib.crc32(keep.data)))
-            at += len(keep.data)
+        places = [(keep.assignment, *place) for keep, place in zip(keeps, found, strict=True)]
         play(over(places, _PLACES, *segment), self._answer)
         self._own.kept += sum(len(keep.data) for keep in keeps)
 

@@ -5,6 +5,8 @@ be played with a restart before any of them.
 """
 
 import asyncio
+import shutil
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Self
@@ -95,6 +97,17 @@ class Machine:
         """The process ends and another starts, `seconds` later."""
         await self._stack.aclose()
         self.clock.leap(seconds)
+        await self._open()
+
+    async def crash(self, damage: Callable[[Path], object]) -> None:
+        """The power goes, and another process starts over what the disk has then: the state as it
+        is now, after `damage`."""
+        state, crashed = self.folder / "state", self.folder / "crashed"
+        await asyncio.to_thread(shutil.copytree, state, crashed)
+        await self._stack.aclose()
+        await asyncio.to_thread(shutil.rmtree, state)
+        await asyncio.to_thread(crashed.rename, state)
+        await asyncio.to_thread(damage, state)
         await self._open()
 
     async def assign(self, index: int) -> Assignment:

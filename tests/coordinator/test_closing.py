@@ -425,7 +425,7 @@ async def test_a_round_whose_updates_are_all_lost_leaves_the_model_as_it_was(mac
     await machine.damage("zeros")
     await machine.restart()
     ended = await machine.close_now(1)
-    assert (ended.phase, ended.reason) == ("abandoned", str(Reason.NOT_COMBINED))
+    assert (ended.phase, ended.reason) == ("abandoned", str(Reason.TOO_FEW))
     assert (ended.arrived, ended.examples) == (0, 0)
     assert await machine.digest() == before
     await machine.arrive(3, 4, 5, value=1.0)

@@ -4,22 +4,26 @@ Each device's delta is 1 at its own index and 0 elsewhere, so the model shows wh
 """
 
 import asyncio
+import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from coordinator.client import AdminClient
 from coordinator.server import ENDPOINT_FILE
-from edge_agent.errors import Offline
+from edge_agent.errors import Offline, Rejected
 from fleet.clients import Device
 from tests.coordinator.plans import plan
 from tests.coordinator.processes import COMMAND, served_process
 from wire import checkpoint
+from wire.checkpoint import Weights
 from wire.plan import Parameter
 
 DEVICES = 5
@@ -116,20 +120,56 @@ async def test_killed_in_mid_round_the_model_is_bit_for_bit_the_one_without(
     assert await _played(tmp_path / "killed", kills) == await _played(tmp_path / "never", ())
 
 
-async def _played(state: Path, kills: tuple[int, ...]) -> str:
-    """The digest of a round's model; the coordinator is killed before some of its updates."""
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="updates are summed in a thread")
+async def test_killing_the_process_that_sums_in_mid_round_changes_no_bit_of_the_model(
+    tmp_path: Path,
+):
+    expected = await _played(tmp_path / "never", ())
+    assert await _played(tmp_path / "killed", (1, 3, 4), _kill_hand) == expected
+    log = await asyncio.to_thread((tmp_path / "killed.log").read_text)
+    assert log.count("the process that sums updates has ended") == 3
+    assert "is lost" not in log
+
+
+def _kill_hand(server: int) -> None:
+    """Blocking."""
+    (hand,) = [p for p in psutil.Process(server).children() if "coordinator.hand" in p.cmdline()]
+    hand.kill()
+    limit = time.monotonic() + SECONDS
+    while hand.status() != psutil.STATUS_ZOMBIE:  # its parent has not looked yet
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+
+
+async def _played(
+    state: Path, kills: tuple[int, ...], kill_part: Callable[[int], None] | None = None
+) -> str:
+    """The digest of a round's model; the coordinator, or a part of it, is killed before some of its
+    updates."""
     async with AsyncExitStack() as stack:
         process, admin = await stack.enter_async_context(_serving(state))
         made = plan(goal=DEVICES, parameters=PARAMETERS, initial=ZEROS, over_selection=1)
         await made.create(admin)
         for index, device in enumerate(await _enroll(admin)):
-            if index in kills:
+            if index in kills and kill_part is not None:
+                await asyncio.to_thread(kill_part, process.pid)
+            elif index in kills:
                 process.kill()
                 await stack.aclose()
                 process, admin = await stack.enter_async_context(_serving(state))
-                assert (await admin.task("digits")).task.arrived == index
+            assert (await admin.task("digits")).task.arrived == index
             delta = np.random.default_rng(index).normal(size=DEVICES).astype("<f4")
             device.url = admin.url
-            await device.serve({"w": delta}, 10 + index)
+            await _serve_again({"w": delta}, device, 10 + index)
         await _version(admin, 1)
         return (await admin.task("digits")).task.model
+
+
+async def _serve_again(delta: Weights, device: Device, examples: int) -> None:
+    """As an agent does: what is refused for a moment is sent once more."""
+    try:
+        await device.serve(delta, examples)
+    except Rejected as refused:
+        if not refused.transient:
+            raise
+        await device.serve(delta, examples)

@@ -348,6 +348,28 @@ async def test_a_base_model_that_is_damaged_stops_no_other_task(served: Serving)
     assert served.task("alpha").model.version == 1
 
 
+async def test_a_task_whose_round_cannot_be_closed_can_be_stopped(
+    served: Serving, caplog: pytest.LogCaptureFixture
+):
+    await plan(goal=1).create(served.admin)
+    path = await served.coordinator.services.blobs.source(served.task().model.digest)
+    await asyncio.to_thread(path.write_bytes, b"rubbish")
+    (device,) = await served.devices(1)
+    await device.serve(constant(1.0))
+    await served.until(lambda: "could not be closed here" in caplog.text)
+    stopping = asyncio.ensure_future(served.admin.stop("digits"))
+    await asyncio.sleep(0.1)
+    assert not stopping.done(), "it may close yet"
+    served.clock.leap(11.0)
+    assert (await stopping).state == "stopped"
+    (round_,) = (await served.admin.task("digits")).rounds
+    assert (round_.phase, round_.reason, round_.updates) == ("abandoned", "stopped", 1)
+    assert "stopped though round 1 could not be closed (bad_digest" in caplog.text
+    assert "its 1 accepted updates are in no model" in caplog.text
+    assert await served.states() == {device.id: "accepted"}
+    assert served.task().model.version == 0
+
+
 # Evaluations
 
 

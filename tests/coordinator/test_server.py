@@ -174,6 +174,18 @@ def test_a_signal_stops_it_within_seconds_and_leaves_nothing(tmp_path: Path, how
     assert "Traceback" not in (tmp_path / "state.log").read_text()
 
 
+def test_a_file_that_cannot_be_deleted_at_the_end_is_no_failure(tmp_path: Path):
+    state = tmp_path / "state"
+    with served_process(state) as (process, _):
+        (state / ENDPOINT_FILE).unlink()
+        (state / ENDPOINT_FILE).mkdir()  # as little can be deleted as on a disk that is read-only
+        stop(process, signal.SIGTERM)
+        assert process.returncode == 0
+    said = (tmp_path / "state.log").read_text()
+    assert f"{state / ENDPOINT_FILE} stays" in said
+    assert "Traceback" not in said
+
+
 # Trouble
 
 

@@ -77,7 +77,7 @@ async def test_a_device_that_leaves_is_out_of_a_robust_model(served: Serving):
 
 
 async def test_a_robust_round_with_fewer_than_it_needs_leaves_the_model(served: Serving):
-    """Below the minimum by a loss on the disk: what is left cannot be combined."""
+    """Below the minimum by a loss on the disk."""
     keys = {"goal": 3, "minimum": 3, "deadline": "10m"}
     await plan(sections="[aggregation]\nkind = 'krum'", **keys).create(served.admin)
     before = served.task().model.digest
@@ -93,7 +93,7 @@ async def test_a_robust_round_with_fewer_than_it_needs_leaves_the_model(served: 
     await devices[2].serve(constant(1.0))
     await served.round_ends(1)
     first = (await served.admin.task("digits")).rounds[0]
-    assert (first.phase, first.reason) == ("abandoned", "not_combined")
+    assert (first.phase, first.reason) == ("abandoned", "too_few")
     assert served.task().model.digest == before
     states = await served.states()
     assert sorted(states.values()) == ["accepted", "refused", "refused"]

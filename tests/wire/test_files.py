@@ -96,3 +96,13 @@ def test_a_folder_that_is_missing_or_no_folder_is_an_error(tmp_path):
         sync_folder(tmp_path / "nowhere")
     with pytest.raises(NotADirectoryError):
         sync_folder(tmp_path / "file")
+
+
+def test_what_a_disk_refuses_names_the_file(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/kept'"):
+        write_durably(tmp_path / "kept", b"data")
+    assert names(tmp_path) == []

@@ -164,7 +164,7 @@ async def test_a_database_older_than_what_was_kept_is_refused_and_nothing_is_swe
     left = everything(crashed)
     for _ in range(2):
         assert "move" in await refusal(crashed)
-    assert kept.read_bytes() == b"acknowledged"
+    assert kept.read_bytes().endswith(b"acknowledged")
     if damage in (lose_database, empty_database):
         assert len(left) == len(everything(crashed)), "the log is still there to be rescued"
 
@@ -233,9 +233,8 @@ async def test_a_disk_that_fills_up_is_said_and_nothing_answered_is_lost(small, 
         kept = await store.read(rows, "SELECT assignment FROM payloads")
         assert {row["assignment"] for row in kept} == {a for a, _ in answered}
         # What failed takes no room either.
-        assert (small / "state" / "spool" / "digits.1.alone.log").stat().st_size == size * len(
-            answered
-        )
+        segment = small / "state" / "spool" / "digits.1.alone.log"
+        assert segment.stat().st_size == (20 + size) * len(answered)
         for assignment, byte in answered:
             assert await store.read(recall, assignment) == bytes([byte]) * size
 
@@ -279,9 +278,9 @@ async def test_damaged_bytes_are_said_and_not_handed_out(state, caplog, damage):
         await store.run(keep, "a-2", b"second")
         path = state / "spool" / "digits.1.alone.log"
         if damage == "flipped":
-            path.write_bytes(b"firstsecomd")
+            path.write_bytes(path.read_bytes().replace(b"second", b"secomd"))
         elif damage == "cut":
-            path.write_bytes(b"firstseco")
+            path.write_bytes(path.read_bytes().removesuffix(b"nd"))
         else:
             path.unlink()
         assert await store.read(recall, "a-2") is None
@@ -332,7 +331,7 @@ async def test_an_overwriting_that_a_crash_came_before_is_done_at_the_next_start
         await store.run(keep, "a-2", b"private")
         # As the transaction leaves it, and the crash right after it.
         await store.run(rows, "DELETE FROM payloads WHERE assignment = 'a-2'")
-        await store.run(rows, "INSERT INTO wipes VALUES ('digits.1.alone.log', 5, 7)")
+        await store.run(rows, "INSERT INTO wipes VALUES ('digits.1.alone.log', 45, 7)")
     assert b"private" in everything(state)
     async with open_sqlite(state, "alone", CLOCK) as store:
         assert b"private" not in everything(state)
