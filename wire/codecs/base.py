@@ -15,7 +15,7 @@ Vector32 = npt.NDArray[np.float32]
 
 
 class Few(NamedTuple):
-    """A stretch of weights of which few changed: where, ascending, and by how much."""
+    """A stretch of weights of which few changed: where, no place twice, and by how much."""
 
     indices: npt.NDArray[np.intp]
     values: Vector32
@@ -38,7 +38,7 @@ class Delta(Mapping[str, Vector32]):
         """No weight of a parameter changed by more than this."""
 
     def few(self, name: str, start: int, stop: int) -> Few | None:
-        """The same stretch (its first weight has index 0) when most of it is zero."""
+        """The same stretch (its first weight has index 0), ascending, when most of it is zero."""
         return None
 
     @property

@@ -1,0 +1,115 @@
+"""Deltas of which one weight in ten is sent, none by its place: about 0.1 bytes a weight."""
+
+import math
+from collections.abc import Mapping
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from wire.checkpoint import Weights
+from wire.codecs.base import Delta, Few, Vector32
+from wire.codecs.int8 import Int8, scaled
+from wire.errors import Rule, WireError
+from wire.plan import Parameter
+from wire.tensors import Array, Spec
+
+_START = np.dtype("<i4")
+_ONE_IN = 10
+_FEWEST = 64  # are always sent: a small model is sent as it is
+_GOLDEN = (math.sqrt(5) - 1) / 2
+_VALUES = Int8()
+
+
+class Mask10:
+    """A random mask (Konečný et al., 2016): which weights are sent is told by one number.
+
+    The model is one flat vector x of n weights, its parameters in the order of their names. All of
+    them stand in one order that everyone knows, place i holding weight (a i) mod n, with a near to
+    n times the golden section: whatever follows each other there lies far apart in x. The k = n / 10
+    from a random place on are sent, as x n / k. Unbiased, since each weight is as likely to be
+    among them as any other; the variance of a weight is x^2 (n / k - 1), 9 times its square.
+
+    The values are then coded as `Int8` does, unbiased, too. Against `sparse8` it has more than
+    twice the variance; it costs a device and the coordinator the least time.
+    """
+
+    name = "mask10"
+
+    def schema(self, parameters: tuple[Parameter, ...]) -> dict[str, Spec]:
+        taken = _taken(sum(p.size for p in parameters))
+        return {"start": Spec(_START, ()), **_VALUES.schema(_kept(taken))}
+
+    def encode(self, delta: Weights, rng: np.random.Generator) -> dict[str, Array]:
+        flat = np.concatenate([delta[name].reshape(-1) for name in sorted(delta)])
+        taken = _taken(flat.size)
+        start = int(rng.integers(max(flat.size, 1)))
+        with np.errstate(over="ignore"):  # it is refused
+            kept = flat[_places(flat.size, start)] * np.float32(flat.size / max(taken, 1))
+        coded = _VALUES.encode({"kept": kept}, rng)
+        return {"start": np.asarray(start, _START), **coded}
+
+    def decode(self, coded: Mapping[str, Array], parameters: tuple[Parameter, ...]) -> Delta:
+        return _Masked(coded, parameters)
+
+
+class _Masked(Delta):
+    """The coded form, unpacked only when it is asked for."""
+
+    def __init__(self, coded: Mapping[str, Array], parameters: tuple[Parameter, ...]) -> None:
+        super().__init__(parameters)
+        self._coded = coded
+        self._size = sum(p.size for p in parameters)
+        self._start = int(coded["start"])
+        if not 0 <= self._start < max(self._size, 1):
+            raise WireError(Rule.BAD_FORMAT, f"starts at place {self._start} of {self._size}")
+        self._bound = _VALUES.decode(coded, _kept(_taken(self._size))).bound("kept")
+        self._whole: Vector32 | None = None
+
+    def stretch(self, name: str, start: int, stop: int, room: Vector32) -> Vector32:
+        if self._whole is None:
+            self._whole = np.zeros(self._size, np.float32)
+            few = self.few_of_all()
+            self._whole[few.indices] = few.values
+        begin = self._begin(name) + start
+        np.copyto(room, self._whole[begin : begin + stop - start])
+        return room
+
+    def bound(self, name: str) -> float:
+        return self._bound  # of them all
+
+    @property
+    def sparse(self) -> bool:
+        return True
+
+    def few_of_all(self) -> Few:
+        return Few(_places(self._size, self._start), scaled(self._coded, "kept")[0])
+
+    def _begin(self, name: str) -> int:
+        return sum(p.size for before, p in self._parameters.items() if before < name)
+
+
+def _taken(size: int) -> int:
+    """How many of `size` weights are sent."""
+    return min(size, max(_FEWEST, -(-size // _ONE_IN)))
+
+
+def _kept(taken: int) -> tuple[Parameter, ...]:
+    return (Parameter(name="kept", shape=(taken,)),)
+
+
+def _places(size: int, start: int) -> npt.NDArray[np.intp]:
+    """Which weights are sent from a place on, as a view; not ascending."""
+    return _order(size)[start : start + _taken(size)]
+
+
+@lru_cache(maxsize=4)
+def _order(size: int) -> npt.NDArray[np.intp]:
+    """The weights in their order, and its beginning once more. Memory: 9 bytes a weight."""
+    step = max(1, round(size * _GOLDEN))
+    while math.gcd(step, size) > 1:
+        step += 1
+    found = np.arange(size + _taken(size), dtype=np.intp)
+    found *= step
+    found %= max(size, 1)
+    return found
