@@ -182,7 +182,7 @@ class Intake:
         task, services = self._task, self._services
         good = [(place, job) for place, job in enumerate(jobs) if job.arrived is not None]
         arrived = [job.arrived for _, job in good if job.arrived is not None]
-        async with task.summing.lock:
+        async with task.summing.taking():
             now = services.store.now()
             accepted = await services.store.run(
                 assignments.accept, task.terms, arrived, services.node, now
