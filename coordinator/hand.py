@@ -24,7 +24,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 from coordinator import memory
 from coordinator.bench import Bench
 from coordinator.errors import Unavailable
-from coordinator.line import Ends, Line
+from coordinator.line import Ears, Ends, Line
 
 log = logging.getLogger(__name__)
 
@@ -36,27 +36,30 @@ _END_SECONDS = 5.0
 
 
 class Worker(Protocol):
-    """Does work at a bench. Blocking; used by one thread."""
+    """Does work at a bench, in the order in which it is given."""
 
-    def do(self, method: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    async def do(self, method: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         """Returns or raises what the method does; raises `Unavailable` when nobody is there to do
         it."""
 
-    def close(self) -> None:
-        """The end."""
+    async def close(self) -> None:
+        """The end. What is under way is finished or given up."""
 
 
 class Here:
-    """Work is done in this process."""
+    """Work is done in a thread of this process."""
 
     def __init__(self) -> None:
         self._bench = Bench()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hand")
 
-    def do(self, method: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-        return method(self._bench, *arguments)
+    async def do(self, method: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, method, self._bench, *arguments)
 
-    def close(self) -> None:
-        """Nothing to do."""
+    async def close(self) -> None:
+        # Joined off the loop: what it does may take a while.
+        await asyncio.to_thread(self._thread.shutdown, cancel_futures=True)
 
 
 class Apart:
@@ -65,45 +68,61 @@ class Apart:
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._line: Line | None = None
+        self._sending = asyncio.Lock()  # fair: what came first is sent first
 
-    def do(self, method: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-        line = self._line or self._start()
+    async def do(self, method: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        async with self._sending:
+            line = self._line or await self._start()
+            answer = line.ask((method.__name__, arguments))
         try:
-            good, answer = line.ask((method.__name__, arguments), _ANSWER_SECONDS)
-        except (OSError, EOFError) as error:
-            self.close()
-            log.error("the process that sums updates has ended (%s): another is started", error)
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                good, found = await answer
+        except (OSError, EOFError, TimeoutError) as error:
+            await self._lost(line, error)
             raise Unavailable("summing", "the process that sums updates has ended") from error
         if not good:
-            raise RuntimeError(answer)
-        return answer
+            raise RuntimeError(found)
+        return found
 
-    def _start(self) -> Line:
+    async def _start(self) -> Line:
         with Ends() as ends:
-            self._line = ends.here
-            self._process = subprocess.Popen(  # noqa: S603
+            self._line = await ends.here()
+            self._process = await asyncio.to_thread(
+                subprocess.Popen,
                 [sys.executable, "-m", "coordinator.hand", *map(str, ends.files)],
                 pass_fds=ends.files,
                 stdin=subprocess.DEVNULL,
             )
         return self._line
 
-    def close(self) -> None:
-        if self._line is not None:
-            self._line.close()  # which is its sign to end
-        if self._process is not None:
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(_END_SECONDS)
-            self._process.kill()
-            self._process.wait()
-        self._line = self._process = None
+    async def _lost(self, line: Line, error: Exception) -> None:
+        async with self._sending:
+            if self._line is line:  # nobody else has seen to it
+                why = str(error) or f"no answer in {_ANSWER_SECONDS:.0f} s"
+                log.error("the process that sums updates has ended (%s): another is started", why)
+                await self.close()
+
+    async def close(self) -> None:
+        line, self._line = self._line, None
+        process, self._process = self._process, None
+        if line is not None:
+            await line.close()  # which is its sign to end
+        if process is not None:
+            await asyncio.to_thread(_end, process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_END_SECONDS)
+    process.kill()
+    process.wait()
 
 
 class Hand:
-    """What the event loop calls."""
+    """What gives the work."""
 
-    def __init__(self, worker: Worker, thread: ThreadPoolExecutor) -> None:
-        self._worker, self._thread = worker, thread
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
 
     async def do(
         self, method: Callable[Concatenate[Bench, P], T], /, *args: P.args, **kwargs: P.kwargs
@@ -111,29 +130,25 @@ class Hand:
         """What the bench's `method` returns. Raises what it raises, and `Unavailable` when the
         process has ended: then everything that was at the bench is gone."""
         assert not kwargs
-        loop = asyncio.get_running_loop()
-        return cast(T, await loop.run_in_executor(self._thread, self._worker.do, method, args))
+        return cast(T, await self._worker.do(method, args))
 
 
 @asynccontextmanager
 async def open_hand(apart: bool) -> AsyncIterator[Hand]:
     """A hand, in a process of its own or not."""
     worker: Worker = Apart() if apart else Here()
-    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hand")
     try:
-        yield Hand(worker, thread)
+        yield Hand(worker)
     finally:
-        # Joined off the loop: what it does may take a while.
-        await asyncio.to_thread(thread.shutdown, cancel_futures=True)
-        await asyncio.to_thread(worker.close)
+        await worker.close()
 
 
-def _serve(line: Line) -> None:
+def _serve(ears: Ears) -> None:
     """Work until the line ends, as it does when whoever gives the work has ended."""
     bench = Bench()
     while True:
         try:
-            name, arguments = line.hear()
+            name, arguments = ears.hear()
         except (EOFError, OSError):
             return
         try:
@@ -142,7 +157,7 @@ def _serve(line: Line) -> None:
             traceback.print_exc()
             answer = False, f"{type(error).__name__}: {error}"
         with suppress(OSError):
-            line.answer(answer)
+            ears.answer(answer)
         del arguments, answer  # updates are large, and it may be long until the next
 
 
@@ -150,4 +165,4 @@ if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM):  # they are for the one that gives the work
         signal.signal(number, signal.SIG_IGN)
     memory.keep_little()
-    _serve(Line.open(*map(int, sys.argv[1:])))
+    _serve(Ears(*map(int, sys.argv[1:])))

@@ -1,79 +1,172 @@
 """The line between two processes of one coordinator: plain data, and large bytes through memory
 that both see.
 
-A message is pickled. A pipe would carry each of its bytes in four copies, a page fault every 4 kB;
-here bytes that are large are copied once, to where the other side looks at them in place, and the
-pipe carries where they lie. What finds no room there goes through the pipe. Only the side that has
-made the line puts bytes there, and not before it has its answer: one message is under way at a time.
+A message is pickled, and has its length before it. A socket would carry each byte in four copies,
+with a page fault every 4 kB; bytes that are large are copied once instead, to where the other side
+looks at them in place, and the socket carries where they lie. What finds no room there goes through
+the socket. Messages are answered in the order in which they were sent.
 """
 
+import asyncio
 import io
 import mmap
 import os
 import pickle
+import socket
+import struct
 import tempfile
-from multiprocessing.connection import Connection, Pipe
-from typing import Any, Self
+from collections import deque
+from contextlib import suppress
+from typing import Any, NamedTuple, Self
 
-_ROOM = 8 << 20  # bytes; only those ever used take memory
+_ROOM = 16 << 20  # bytes; only those ever used take memory
 _LARGE = 2 << 10
+_LENGTH = struct.Struct("!Q")
 
 
 class Line:
-    """One end. Blocking; used by one thread. Raises `OSError` or `EOFError` when the other end is
-    gone."""
+    """The end that asks. Used on the event loop."""
 
-    def __init__(self, pipe: Connection, file: int) -> None:
-        """Takes the pipe; `file` is that of the shared memory, and may be closed afterwards."""
-        self._pipe = pipe
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, room: mmap.mmap
+    ) -> None:
+        self._writer = writer
+        self._room, self._ring = room, Ring(_ROOM)
+        self._asked = deque[_Asked]()
+        self._reading = asyncio.create_task(self._read(reader))
+
+    def ask(self, message: object) -> asyncio.Future[Any]:
+        """Send a message; the future has what the other end says, or is `EOFError` once it is
+        gone. May be cancelled: then nobody hears the answer."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if self._reading.done():
+            future.set_exception(EOFError("the line has ended"))
+            return future
+        packed = _Packed(message, self._room, self._ring)
+        self._asked.append(_Asked(future, packed.places))
+        self._writer.write(_LENGTH.pack(len(packed.data)))
+        self._writer.write(packed.data)
+        return future
+
+    async def close(self) -> None:
+        """The other end hears that this is the end. Who waits for an answer hears it as well."""
+        self._reading.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._reading
+        self._writer.close()
+        with suppress(OSError):
+            await self._writer.wait_closed()
+        self._room.close()
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        error: Exception = EOFError("the line was closed")
+        try:
+            while True:
+                (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
+                answer = pickle.loads(await reader.readexactly(length))  # noqa: S301 - our own
+                asked = self._asked.popleft()
+                self._ring.give_back(asked.places)
+                if not asked.future.done():
+                    asked.future.set_result(answer)
+        except (OSError, EOFError) as ended:  # `IncompleteReadError` is an `EOFError`
+            error = ended
+        finally:
+            for asked in self._asked:
+                if not asked.future.done():
+                    asked.future.set_exception(error)
+            self._asked.clear()
+
+
+class Ears:
+    """The end that hears and answers. Blocking; raises `OSError` or `EOFError` once the other end
+    is gone."""
+
+    def __init__(self, end: int, file: int) -> None:
+        """From the files that the process was given."""
+        self._stream = socket.socket(fileno=end).makefile("rwb")
         self._room = mmap.mmap(file, _ROOM)
-
-    @classmethod
-    def open(cls, pipe: int, file: int) -> Self:
-        """The other end, from the two files that it was given."""
-        line = cls(Connection(pipe), file)
         os.close(file)
-        return line
-
-    def ask(self, message: object, seconds: float) -> Any:
-        """Send a message, and return what the other end says. Raises `EOFError` also when it says
-        nothing for so long."""
-        self._pipe.send_bytes(_packed(message, self._room))
-        if not self._pipe.poll(seconds):
-            raise EOFError(f"no answer in {seconds:.0f} s")
-        return pickle.loads(self._pipe.recv_bytes())  # noqa: S301 - our own process
 
     def hear(self) -> Any:
         """The next message. Large bytes in it are a `memoryview`, good until the answer is sent."""
-        return _Unpickler(io.BytesIO(self._pipe.recv_bytes()), self._room).load()
+        (length,) = _LENGTH.unpack(self._exactly(_LENGTH.size))
+        return _Unpickler(io.BytesIO(self._exactly(length)), self._room).load()
 
     def answer(self, message: object) -> None:
         """What is said to the message that was heard."""
-        self._pipe.send_bytes(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
+        data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+        self._stream.write(_LENGTH.pack(len(data)))
+        self._stream.write(data)
+        self._stream.flush()
 
-    def close(self) -> None:
-        """The other end hears `EOFError`."""
-        self._pipe.close()
-        self._room.close()
+    def _exactly(self, length: int) -> bytes:
+        data = self._stream.read(length)
+        if len(data) < length:
+            raise EOFError("the line has ended")
+        return data
 
 
 class Ends:
-    """A new line: `here`, and the `files` that a process is started with to have the other end."""
+    """`with Ends() as ends`: a new line. `files` are what a process is started with to be at the
+    other end, inside; `here` is this end, once it is."""
 
     def __init__(self) -> None:
-        own, its = Pipe()
-        file = _memory()
-        self.here = Line(own, file)
-        self.files = its.fileno(), file
-        self._its = its
+        self._own, self._its = socket.socketpair()
+        self._file = _memory()
+        self.files = self._its.fileno(), self._file
+
+    async def here(self) -> Line:
+        """This end."""
+        room = mmap.mmap(self._file, _ROOM)
+        reader, writer = await asyncio.open_connection(sock=self._own)
+        return Line(reader, writer, room)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """The process has its files, or never will."""
         self._its.close()
-        os.close(self.files[1])
+        os.close(self._file)
+
+
+class Ring:
+    """Room that is given back in the order in which it was taken."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._taken = deque[tuple[int, int]]()
+
+    def take(self, size: int) -> int | None:
+        """Where so many bytes in a row are free, which now are taken; `None` if nowhere."""
+        start = self._free(size)
+        if start is not None:
+            self._taken.append((start, start + size))
+        return start
+
+    def give_back(self, places: int) -> None:
+        """So many of the oldest."""
+        for _ in range(places):
+            self._taken.popleft()
+
+    def leave(self, places: int) -> None:
+        """So many of the newest are not needed after all."""
+        for _ in range(places):
+            self._taken.pop()
+
+    def _free(self, size: int) -> int | None:
+        if not self._taken:
+            return 0 if size <= self._size else None
+        oldest, newest = self._taken[0][0], self._taken[-1][1]
+        if newest <= oldest:  # it has come round: free is what lies between
+            return newest if newest + size <= oldest else None
+        if newest + size <= self._size:
+            return newest
+        return 0 if size <= oldest else None
+
+
+class _Asked(NamedTuple):
+    future: asyncio.Future[Any]
+    places: int
 
 
 def _memory() -> int:
@@ -87,23 +180,30 @@ def _memory() -> int:
     return file
 
 
-def _packed(message: object, room: mmap.mmap) -> memoryview:
-    into = io.BytesIO()
-    _Pickler(into, room).dump(message)
-    return into.getbuffer()
+class _Packed(pickle.Pickler):
+    """A message as `data`, its large bytes in so many `places` of the ring."""
 
-
-class _Pickler(pickle.Pickler):
-    def __init__(self, into: io.BytesIO, room: mmap.mmap) -> None:
+    def __init__(self, message: object, room: mmap.mmap, ring: Ring) -> None:
+        into = io.BytesIO()
         super().__init__(into, pickle.HIGHEST_PROTOCOL)
-        self._room, self._used = room, 0
+        self._room, self._ring, self.places = room, ring, 0
+        try:
+            self.dump(message)
+        except BaseException:
+            ring.leave(self.places)
+            raise
+        self.data = into.getvalue()
 
     def persistent_id(self, part: object) -> tuple[int, int] | None:
-        if type(part) is not bytes or len(part) < _LARGE or self._used + len(part) > _ROOM:
+        if type(part) is not bytes or len(part) < _LARGE:
             return None
-        start, self._used = self._used, self._used + len(part)
-        self._room[start : self._used] = part
-        return start, self._used
+        start = self._ring.take(len(part))
+        if start is None:
+            return None
+        self.places += 1
+        stop = start + len(part)
+        self._room[start:stop] = part
+        return start, stop
 
 
 class _Unpickler(pickle.Unpickler):
