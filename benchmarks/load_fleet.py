@@ -22,7 +22,7 @@ from wire.plan import Parameter
 
 Say = Callable[[str], None]
 
-SMALL = "mask10"
+SMALL = "mask8"
 """The codec by which an update of 2NN has 20 kB."""
 LARGE = "int8"
 _DELTAS = 16  # distinct updates that a round is made of

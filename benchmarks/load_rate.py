@@ -29,7 +29,7 @@ from benchmarks.report import Row, median, spread
 from fleet.swarm import Swarm, deliver
 
 GOAL, PART_OF_BARE = 2000.0, 0.30
-CONNECTIONS, CHECKING_IN = 128, 64
+CONNECTIONS, CHECKING_IN = 384, 64
 STRETCHES = 5
 
 _TASK = "load-rate"

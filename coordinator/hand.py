@@ -165,4 +165,5 @@ if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM):  # they are for the one that gives the work
         signal.signal(number, signal.SIG_IGN)
     memory.keep_little()
+    memory.collect_seldom()
     _serve(Ears(*map(int, sys.argv[1:])))

@@ -30,10 +30,10 @@ from wire.errors import Rule, WireError
 
 log = logging.getLogger(__name__)
 
-_WAITING = 256  # updates that wait, at most; whoever comes then waits to wait
+_WAITING = 512  # updates that wait, at most; whoever comes then waits to wait
 _BATCH = 128
 _BATCH_BYTES = 8 << 20  # of its updates, decoded
-_RUNNERS = 3
+_RUNNERS = 4
 _PATIENCE = 20.0  # for the next round to open; a device waits for an answer a little longer
 _LOOK_AGAIN = 0.05
 _NUMBERS = count(1)  # of batches

@@ -127,7 +127,7 @@ class Round(Section, frozen=True, kw_only=True):
 class Upload(Section, frozen=True, kw_only=True):
     """How an update is coded on its way up."""
 
-    codec: Literal["float32", "float16", "int8", "sparse8", "mask10"] = "int8"
+    codec: Literal["float32", "float16", "int8", "sparse8", "mask8"] = "int8"
 
 
 class Keep(Section, frozen=True, kw_only=True):

@@ -120,6 +120,7 @@ def serve_command(
     )
     guard(lambda: _check(options))
     memory.keep_little()
+    memory.collect_seldom()
     if worker is not None:
         guard(lambda: asyncio.run(serve(options, Worker(worker))))
     elif workers == 1:

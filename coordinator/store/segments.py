@@ -109,6 +109,7 @@ class Segments:
             if segment.dirty:
                 os.fsync(segment.descriptor)
                 segment.dirty = False
+                _drop_from_memory(segment.descriptor)
         if self._created:
             sync_folder(self._folder)
             self._created = False
@@ -237,6 +238,12 @@ class Segments:
                     os.fsync(oldest.descriptor)
             finally:
                 os.close(oldest.descriptor)
+
+
+def _drop_from_memory(descriptor: int) -> None:
+    """What is on the disk needs no page of the system's cache: most of it is never read again."""
+    if hasattr(os, "posix_fadvise"):  # not on macOS
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _write_all(descriptor: int, data: Sequence[bytes], offset: int) -> int:

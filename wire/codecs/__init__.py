@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from wire.codecs.base import Codec, Delta, Few
 from wire.codecs.floats import Float16, Float32
 from wire.codecs.int8 import Int8
-from wire.codecs.mask10 import Mask10
+from wire.codecs.mask8 import Mask8
 from wire.codecs.sparse8 import Sparse8
 from wire.errors import Rule, WireError
 
 CODECS: Mapping[str, Codec] = {
-    codec.name: codec for codec in (Float32(), Float16(), Int8(), Sparse8(), Mask10())
+    codec.name: codec for codec in (Float32(), Float16(), Int8(), Sparse8(), Mask8())
 }
 
 

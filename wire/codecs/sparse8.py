@@ -1,7 +1,7 @@
-"""Deltas of which one weight in eight is sent: about 0.08 bytes a weight, after zstd."""
+"""Deltas of which one weight in eight is sent, larger ones likelier: about 0.08 bytes a weight."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -62,7 +62,9 @@ class Sparse8:
             "base": np.asarray(base, FLOAT32),
             "count": np.asarray(steps.size, _COUNT),
             "level": _padded(_spread(levels, ends, steps.size), most),
-            "sign": _padded(np.packbits(_spread(flat[indices] < 0, ends, steps.size)), -(-most // 8)),
+            "sign": _padded(
+                np.packbits(_spread(flat[indices] < 0, ends, steps.size)), -(-most // 8)
+            ),
             "step": _padded(_halves(steps), -(-most // 2)),
             "unit": np.asarray(unit, FLOAT32),
         }
@@ -111,7 +113,8 @@ class _Sampled(Delta):
         return self._unpacked or self._coded.few()
 
 
-class _Coded(NamedTuple):
+@dataclass(frozen=True)
+class _Coded:
     """`base` and `unit`: what level 0 is, and how much a level is more. Of shape [steps]: `level`;
     and in bytes of 2 and of 8: `step` and `sign`."""
 
@@ -191,7 +194,8 @@ def _most_steps(size: int) -> int:
 
 def _kept(steps: Bytes) -> Bytes:
     """1 where a step ends at a weight, else 0. Added to the step it is the step's length."""
-    return (steps != _SKIP).view(np.uint8)
+    found: Bytes = (steps != _SKIP).view(np.uint8)
+    return found
 
 
 def _stepwise(gaps: npt.NDArray[np.intp]) -> tuple[Bytes, npt.NDArray[np.intp]]:
@@ -206,7 +210,8 @@ def _halves(steps: Bytes) -> Bytes:
     """Two steps a byte."""
     half = -(-steps.size // 2)
     both = _padded(steps, 2 * half)
-    return both[:half] | (both[half:] << 4)
+    found: Bytes = both[:half] | (both[half:] << np.uint8(4))
+    return found
 
 
 def _levels(sizes: Vector32, rng: np.random.Generator) -> tuple[Bytes, np.float32, np.float32]:
