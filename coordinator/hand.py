@@ -6,8 +6,8 @@ Where there is no processor to spare, a thread does the same. Both are one hand:
 order in which it was given.
 
 What the two say to each other (`coordinator.line`) is plain data, and bytes that stay bytes until
-the bench looks at them. A process that ends takes its sums with it and nothing else: what counts is durable,
-and at the close its bytes are summed instead. The next work starts another.
+the bench looks at them. A process that ends takes its sums with it and nothing else: what counts is
+durable, and at the close its bytes are summed instead. The next work starts another.
 """
 
 import asyncio
