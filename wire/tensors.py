@@ -32,6 +32,7 @@ _DTYPES = {
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _ALIGN = 8
+_FEW = 16  # values that are looked at one by one in less time
 _HEADER_ROOM = 512  # header bytes a tensor, or the metadata, may cost beyond names and values
 
 
@@ -255,5 +256,7 @@ def _suspicious(flat: Array) -> bool:
     # pass without a temporary in the usual case.
     if flat.dtype.kind != "f" or not flat.size:
         return False
+    if flat.size <= _FEW:
+        return not all(map(math.isfinite, flat.tolist()))
     with np.errstate(over="ignore", invalid="ignore"):
         return not np.isfinite(np.dot(flat, flat))
