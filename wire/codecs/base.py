@@ -23,7 +23,8 @@ class Few(NamedTuple):
 
 class Delta(Mapping[str, Vector32]):
     """A delta in its coded form: the change of each parameter, float32, is made when it is asked
-    for. Whoever takes it stretch by stretch needs no room for all of it."""
+    for, by two threads together if they like. Whoever takes it stretch by stretch needs no room for
+    all of it, but of those that are `sparse`."""
 
     def __init__(self, parameters: tuple[Parameter, ...]) -> None:
         self._parameters = {p.name: p for p in parameters}

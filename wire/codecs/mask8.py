@@ -69,9 +69,10 @@ class _Masked(Delta):
 
     def stretch(self, name: str, start: int, stop: int, room: Vector32) -> Vector32:
         if self._whole is None:
-            self._whole = np.zeros(self._size, np.float32)
+            whole = np.zeros(self._size, np.float32)
             few = self.few_of_all()
-            self._whole[few.indices] = few.values
+            whole[few.indices] = few.values
+            self._whole = whole  # not before: two threads may ask together
         begin = self._begin(name) + start
         np.copyto(room, self._whole[begin : begin + stop - start])
         return room

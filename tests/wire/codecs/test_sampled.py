@@ -1,5 +1,8 @@
 """What both codecs that send one weight in eight have in common."""
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -121,6 +124,24 @@ def test_it_is_finite_or_refused_whatever_the_sizes(codec, size, powers, seed):
     else:
         is_sound(found, vector(size))
         assert (found["w"] * np.sign(values) >= 0).all()
+
+
+def test_two_threads_may_ask_for_it_together(codec):
+    """A large model's blocks are summed by two."""
+    size = 1_000_003
+    values = np.random.default_rng(3).standard_normal(size).astype(np.float32)
+    delta = there_and_back(codec, vector(size), {"w": values})[1]
+    both = Barrier(2, timeout=30)
+
+    def ask(start):
+        both.wait()
+        room = np.empty(1000, np.float32)
+        return start, delta.stretch("w", start, start + 1000, room)
+
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(ask, (0, size - 1000)))
+    for start, stretch in found:
+        np.testing.assert_array_equal(stretch, delta["w"][start : start + 1000])
 
 
 def test_its_wire_form_is_a_tenth_of_a_byte_a_weight(codec):

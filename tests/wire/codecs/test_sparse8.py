@@ -48,6 +48,16 @@ def test_a_weight_is_sent_as_its_sign_times_the_threshold_or_what_it_is_beyond()
     assert np.isin(np.flatnonzero(expected == 1), at).all()
 
 
+def test_levels_are_unbiased_and_their_variance_is_bounded():
+    """Told apart from the sampling by a model so small that all of it is sent."""
+    values = np.random.default_rng(2).standard_normal(64).astype(np.float32)
+    found = np.stack([decoded("sparse8", values, seed) for seed in range(2000)])
+    errors = found.astype(np.float64) - values
+    unit = (np.abs(values).max() - np.abs(values).min()) / 255
+    assert np.abs(errors.mean(axis=0)).max() < 5 * unit / 2 / 2000**0.5
+    assert errors.var(axis=0).max() <= unit**2 / 4 * 1.01
+
+
 def test_the_variance_is_that_of_the_best_sampling_and_half_that_of_a_mask():
     values = np.random.default_rng(2).standard_normal(2000).astype(np.float32)
     expected, _ = chances(values)
