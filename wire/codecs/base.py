@@ -49,8 +49,8 @@ class Delta(Mapping[str, Vector32]):
         return False
 
     def few_of_all(self) -> Few:
-        """All weights as one vector, the parameters in the order of their names. It is made when it
-        is asked for, and not kept."""
+        """All weights as one vector, the parameters in the order of their names; the indices in any
+        order. It is made when it is asked for, and not kept."""
         raise NotImplementedError
 
     def __getitem__(self, name: str) -> Vector32:
