@@ -124,11 +124,12 @@ class Sum:
             _Part(u.delta, s.weight, np.float32(sign * s.factor / STEP))
             for u, s in zip(updates, shares, strict=True)
         ]
-        # Looked at before anything is added, and added last: nothing is to be undone of these.
-        sparse = [(part, _known_bound(part)) for part in parts if _sparse(part)]
-        self._fold_blocks([part for part in parts if not _sparse(part)])
-        for part, bound in sparse:
-            self._scatter(part, bound)
+        bounds = [_sparse_bound(part) for part in parts]
+        self._fold_blocks([part for part, b in zip(parts, bounds, strict=True) if b is None])
+        # Added last: none of these can be too far, so that nothing is to be undone of them.
+        for part, bound in zip(parts, bounds, strict=True):
+            if bound is not None:
+                self._scatter(part, bound)
         for share in shares:
             self.updates += sign
             self.examples += sign * share.examples
@@ -138,6 +139,7 @@ class Sum:
     def _scatter(self, part: "_Part", bound: float) -> None:
         """An update of which few weights changed, in one go: block by block takes twice as long."""
         assert isinstance(part.delta, Delta)
+        # Room that some cells made in vain is no matter: they look sooner how much they have left.
         if all(cell.reserve(part.scale, bound) for cell in self.cells):
             few = part.delta.few_of_all()
             np.add.at(self._near, few.indices, whole_numbers(few.values, part.scale))
@@ -182,17 +184,13 @@ class _Part(NamedTuple):
     scale: np.float32
 
 
-def _sparse(part: _Part) -> bool:
-    return isinstance(part.delta, Delta) and part.delta.sparse
-
-
-def _known_bound(part: _Part) -> float:
-    """A bound of all changes, known without looking at them. Raises `WireError` as `check_peak`
-    does."""
-    assert isinstance(part.delta, Delta)
+def _sparse_bound(part: _Part) -> float | None:
+    """A bound of all changes when few weights changed, known without looking at them. `None` where
+    it is too far: the changes themselves need not be, and `verdict.check` looks at these, too."""
+    if not isinstance(part.delta, Delta) or not part.delta.sparse:
+        return None
     bound = max(map(part.delta.bound, part.delta), default=0.0)
-    check_peak(bound, part.weight)
-    return bound
+    return bound if bound * part.weight <= FARTHEST else None
 
 
 def _zeros(size: int) -> Vector64:

@@ -23,7 +23,8 @@ class Few(NamedTuple):
 
 class Delta(Mapping[str, Vector32]):
     """A delta in its coded form: the change of each parameter, float32, is made when it is asked
-    for. Whoever takes it stretch by stretch needs no room for all of it."""
+    for, by two threads together if they like. Whoever takes it stretch by stretch needs no room for
+    all of it, but of those that are `sparse`."""
 
     def __init__(self, parameters: tuple[Parameter, ...]) -> None:
         self._parameters = {p.name: p for p in parameters}
@@ -48,8 +49,8 @@ class Delta(Mapping[str, Vector32]):
         return False
 
     def few_of_all(self) -> Few:
-        """All weights as one vector, the parameters in the order of their names. It is made when it
-        is asked for, and not kept."""
+        """All weights as one vector, the parameters in the order of their names; the indices in any
+        order. It is made when it is asked for, and not kept."""
         raise NotImplementedError
 
     def __getitem__(self, name: str) -> Vector32:

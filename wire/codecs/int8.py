@@ -38,9 +38,7 @@ class Int8:
         coded: dict[str, Array] = {}
         for name, values in delta.items():
             largest = float(np.abs(values).max(initial=0.0))
-            scale = np.float32(largest / _LEVELS)
-            if float(scale) * _LEVELS < largest:  # tiny values lose the last bits of a float32
-                scale = np.nextafter(scale, np.float32(np.inf))
+            scale = step_of(largest, _LEVELS)
             _check_range(name, scale)
             coded[f"scale/{name}"] = np.asarray(scale, FLOAT32)
             coded[f"q/{name}"] = _quantise(values, scale, rng)
@@ -93,17 +91,30 @@ class _Steps(Delta):
         return Few(indices - start if start else indices, few.values[first:last])
 
 
-def scaled(coded: Mapping[str, Array], name: str) -> tuple[Vector32, float]:
-    """The values of one tensor, and a bound of them. Raises `WireError` as `Int8.decode` does."""
-    scale = _scale(coded, name)
+def step_of(reach: float, levels: int) -> np.float32:
+    """How large a step is, when so many of them are to reach so far."""
+    found = np.float32(reach / levels)
+    if float(found) * levels < reach:  # tiny values lose the last bits of a float32
+        found = np.nextafter(found, np.float32(np.inf))
+    return found
+
+
+def scaled(coded: Mapping[str, Array], name: str) -> Vector32:
+    """The values of one tensor, of its shape. Raises `WireError` as `Int8.decode` does."""
     values = coded[f"q/{name}"].astype(FLOAT32)
-    values *= scale
-    return values, float(scale) * (_LEVELS + 1)
+    values *= _scale(coded, name)
+    return values
+
+
+def scaled_bound(coded: Mapping[str, Array], name: str) -> float:
+    """A bound of |those values|; 0 when all are zero. Raises `WireError` as `scaled` does."""
+    scale = float(_scale(coded, name))
+    return scale * (_LEVELS + 1) if coded[f"q/{name}"].any() else 0.0
 
 
 def _scale(coded: Mapping[str, Array], name: str) -> np.float32:
     scale = np.float32(coded[f"scale/{name}"])
-    if scale < 0:
+    if not scale >= 0:
         raise WireError(Rule.BAD_FORMAT, f"the scale of {name!r} is {scale}")
     _check_range(name, scale)
     return scale
@@ -124,7 +135,7 @@ def _few(steps: Array, scale: np.float32) -> Few:
 
 def _check_range(name: str, scale: np.float32) -> None:
     """Every 8-bit integer times the scale must be a finite float32."""
-    if float(scale) * (_LEVELS + 1) > _LARGEST:
+    if not float(scale) * (_LEVELS + 1) <= _LARGEST:
         raise WireError(Rule.NOT_FINITE, f"the scale of {name!r} is {scale}")
 
 

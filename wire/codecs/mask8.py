@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from wire.checkpoint import Weights
 from wire.codecs.base import Delta, Few, Vector32
-from wire.codecs.int8 import Int8, scaled
+from wire.codecs.int8 import Int8, scaled, scaled_bound
 from wire.errors import Rule, WireError
 from wire.plan import Parameter
 from wire.tensors import Array, Spec
@@ -38,14 +38,15 @@ class Mask8:
 
     def schema(self, parameters: tuple[Parameter, ...]) -> dict[str, Spec]:
         taken = _taken(sum(p.size for p in parameters))
-        return {"start": Spec(_START, ()), **_VALUES.schema(_kept(taken))}
+        kept = Parameter(name="kept", shape=(taken,))
+        return {"start": Spec(_START, ()), **_VALUES.schema((kept,))}
 
     def encode(self, delta: Weights, rng: np.random.Generator) -> dict[str, Array]:
         flat = np.concatenate([delta[name].reshape(-1) for name in sorted(delta)])
         taken = _taken(flat.size)
         start = int(rng.integers(max(flat.size, 1)))
         with np.errstate(over="ignore"):  # it is refused
-            kept = flat[_places(flat.size, start)] * np.float32(flat.size / max(taken, 1))
+            kept = flat[_walk(flat.size, start, taken)] * np.float32(flat.size / max(taken, 1))
         coded = _VALUES.encode({"kept": kept}, rng)
         return {"start": np.asarray(start, _START), **coded}
 
@@ -63,14 +64,15 @@ class _Masked(Delta):
         self._start = int(coded["start"])
         if not 0 <= self._start < max(self._size, 1):
             raise WireError(Rule.BAD_FORMAT, f"starts at place {self._start} of {self._size}")
-        self._bound = _VALUES.decode(coded, _kept(_taken(self._size))).bound("kept")
+        self._bound = scaled_bound(coded, "kept")
         self._whole: Vector32 | None = None
 
     def stretch(self, name: str, start: int, stop: int, room: Vector32) -> Vector32:
         if self._whole is None:
-            self._whole = np.zeros(self._size, np.float32)
+            whole = np.zeros(self._size, np.float32)
             few = self.few_of_all()
-            self._whole[few.indices] = few.values
+            whole[few.indices] = few.values
+            self._whole = whole  # not before: two threads may ask together
         begin = self._begin(name) + start
         np.copyto(room, self._whole[begin : begin + stop - start])
         return room
@@ -83,7 +85,8 @@ class _Masked(Delta):
         return True
 
     def few_of_all(self) -> Few:
-        return Few(_places(self._size, self._start), scaled(self._coded, "kept")[0])
+        places = _order(self._size)[self._start : self._start + _taken(self._size)]
+        return Few(places, scaled(self._coded, "kept"))
 
     def _begin(self, name: str) -> int:
         return sum(p.size for before, p in self._parameters.items() if before < name)
@@ -94,23 +97,22 @@ def _taken(size: int) -> int:
     return min(size, max(_FEWEST, -(-size // _ONE_IN)))
 
 
-def _kept(taken: int) -> tuple[Parameter, ...]:
-    return (Parameter(name="kept", shape=(taken,)),)
-
-
-def _places(size: int, start: int) -> npt.NDArray[np.intp]:
-    """Which weights are sent from a place on, as a view; not ascending."""
-    return _order(size)[start : start + _taken(size)]
+def _walk(size: int, start: int, count: int) -> npt.NDArray[np.intp]:
+    """The weights at so many places from one on, beginning anew after the last place."""
+    step = max(1, round(size * _GOLDEN))
+    while math.gcd(step, size) > 1:
+        step += 1
+    found = np.arange(start, start + count, dtype=np.intp)
+    found *= step
+    found %= max(size, 1)
+    return found
 
 
 @lru_cache(maxsize=4)
 def _order(size: int) -> npt.NDArray[np.intp]:
-    """The weights in their order, and its beginning once more. Memory: 9 bytes a weight, and a
-    task has one model."""
-    step = max(1, round(size * _GOLDEN))
-    while math.gcd(step, size) > 1:
-        step += 1
-    found = np.arange(size + _taken(size), dtype=np.intp)
-    found *= step
-    found %= max(size, 1)
+    """The weights in their order, and its beginning once more: those sent from any place on are a
+    view of it. For the coordinator, which sums many; memory: 9 bytes a weight, and a task has one
+    model."""
+    found = _walk(size, 0, size + _taken(size))
+    found.flags.writeable = False
     return found

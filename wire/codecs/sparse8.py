@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from wire.checkpoint import FLOAT32, Weights
 from wire.codecs.base import Delta, Few, Vector32
+from wire.codecs.int8 import step_of
 from wire.errors import Rule, WireError
 from wire.plan import Parameter
 from wire.tensors import Array, Spec
@@ -158,7 +159,7 @@ def _checked(coded: Mapping[str, Array], size: int) -> _Coded:
     """Raises `WireError` for what is not a change of `size` weights."""
     base, unit = np.float32(coded["base"]), np.float32(coded["unit"])
     count = int(coded["count"])
-    if base < 0 or unit < 0:
+    if not (base >= 0 and unit >= 0):
         raise WireError(Rule.BAD_FORMAT, f"values of {base} and {unit} a level")
     if not 0 <= count <= coded["level"].size:
         raise WireError(Rule.BAD_FORMAT, f"{count} steps, of {coded['level'].size} at most")
@@ -170,7 +171,7 @@ def _checked(coded: Mapping[str, Array], size: int) -> _Coded:
     found = _Coded(base, unit, count, *stretches)
     if unused:
         raise WireError(Rule.BAD_FORMAT, "something follows the last step")
-    if found.bound > _LARGEST:
+    if not found.bound <= _LARGEST:
         raise WireError(Rule.NOT_FINITE, f"values of {base} and {unit} a level")
     steps = found.steps
     if (end := int((steps + _kept(steps)).sum(dtype=np.uint32))) > size:
@@ -220,8 +221,8 @@ def _levels(sizes: Vector32, rng: np.random.Generator) -> tuple[Bytes, np.float3
     if not sizes.size:
         return np.zeros(0, np.uint8), np.float32(0), np.float32(0)
     base = sizes.min()
-    unit = np.float32((float(sizes.max()) - float(base)) / _LEVELS)
-    if _bound(base, unit) > _LARGEST:
+    unit = step_of(float(sizes.max()) - float(base), _LEVELS)
+    if not _bound(base, unit) <= _LARGEST:  # NaN, where all of them are infinite
         raise WireError(Rule.NOT_FINITE, f"a change of {sizes.max():.3g} is too large")
     if not unit:
         return np.zeros(sizes.size, np.uint8), base, unit
@@ -262,10 +263,11 @@ def _threshold(sizes: npt.NDArray[np.float64], taken: int) -> float:
     """c such that min(1, size / c) adds up to `taken`; 0 when no more than that are not zero."""
     if taken >= sizes.size:
         return 0.0
-    largest = np.sort(np.partition(sizes, sizes.size - taken)[-taken:])[::-1]
-    before = np.concatenate(([0.0], np.cumsum(largest)))
-    rest = sizes.sum() - before[:-1]  # without the t largest
-    places = taken - np.arange(taken)
-    # The t largest are taken for certain; the next is not, and so c is where it begins.
+    parted = np.partition(sizes, sizes.size - taken)
+    largest = np.sort(parted[-taken:])
+    # Added up from the smallest on: differences of large sums would be noise.
+    rest = parted[:-taken].sum() + np.cumsum(largest)
+    places = 1 + np.arange(taken)
+    # Those above it are taken for certain; the last of these is not, and so c is where it ends.
     below = np.flatnonzero(largest * places < rest)
-    return float(rest[below[0]] / places[below[0]]) if below.size else 0.0
+    return float(rest[below[-1]] / places[below[-1]]) if below.size else 0.0

@@ -10,6 +10,7 @@ from wire.codecs import Delta, codec_named
 from wire.errors import WireError
 from wire.plan import Parameter
 
+SAMPLED = ("sparse8", "mask8")
 PARAMETERS = (
     Parameter(name="large", shape=(150_001,)),  # two pieces, and not a whole number of eights
     Parameter(name="small", shape=(3, 5)),
@@ -31,7 +32,7 @@ def coded(codec: str, part: float, size: float, seed: int) -> Delta:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    codec=st.sampled_from(["int8", "float16", "sparse8"]),
+    codec=st.sampled_from(["int8", "float16", *SAMPLED]),
     part=st.sampled_from([0.0001, 0.03, 0.08, 0.5, 1.0]),
     size=st.sampled_from([1e-3, 1.0, 1e3]),
     seed=st.integers(0, 1 << 32),
@@ -49,14 +50,15 @@ def test_a_coded_delta_adds_what_its_tensors_add(codec: str, part: float, size: 
     assert kept.to_bytes() == whole.to_bytes()
 
 
-def test_a_batch_with_one_that_is_too_far_leaves_the_sum_as_it_was():
+@pytest.mark.parametrize("codec", SAMPLED)
+def test_a_batch_with_one_that_is_too_far_leaves_the_sum_as_it_was(codec: str):
     total = aggregator(FedAvg(), PARAMETERS).empty()
-    good = Contribution(coded("sparse8", 0.5, 1.0, 1), 600, 1, 0)
+    good = Contribution(coded(codec, 0.5, 1.0, 1), 600, 1, 0)
     dense = Contribution(coded("int8", 0.5, 1.0, 1), 600, 1, 0)
     total.add(good)
     before = total.to_bytes()
     with pytest.raises(WireError):
-        total.add_all([good, dense, Contribution(coded("sparse8", 0.5, 1e9, 1), 10_000, 1, 0)])
+        total.add_all([good, dense, Contribution(coded(codec, 0.5, 1e9, 1), 10_000, 1, 0)])
     assert total.to_bytes() == before
 
 

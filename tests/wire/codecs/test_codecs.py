@@ -5,23 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.wire.codecs.samples import LARGEST, SMALLEST, there_and_back
 from tests.wire.samples import deltas
 from wire.codecs import CODECS, codec_named
 from wire.errors import Rule, WireError
 from wire.plan import Parameter
-from wire.tensors import Spec
 
-LARGEST = float(np.finfo(np.float32).max)
-SMALLEST = 2.0**-149  # the smallest subnormal float32
 W = (Parameter(name="w", shape=(3,)),)
-
-
-def there_and_back(codec, parameters, delta, seed=7):
-    coder = codec_named(codec)
-    coded = coder.encode(delta, np.random.default_rng(seed))
-    little = {n: a.astype(a.dtype.newbyteorder("<")) for n, a in coded.items()}
-    assert {n: Spec(a.dtype, a.shape) for n, a in little.items()} == coder.schema(parameters)
-    return coded, coder.decode(little, parameters)
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -35,81 +25,6 @@ def test_every_codec_keeps_names_shapes_and_finiteness(codec, example):
         assert values.dtype == np.float32
         assert values.shape == delta[name].shape
         assert np.isfinite(values).all()
-
-
-def test_sparse8_is_unbiased_and_sends_one_weight_in_eight():
-    rng = np.random.default_rng(5)
-    exact = {"b": rng.standard_normal(40), "a": rng.standard_normal((60, 50)) ** 3}
-    delta = {name: values.astype(np.float32) for name, values in exact.items()}
-    parameters = tuple(Parameter(name=name, shape=v.shape) for name, v in delta.items())
-    total = {name: np.zeros(values.shape) for name, values in delta.items()}
-    times = 2000
-    for seed in range(times):
-        coded, found = there_and_back("sparse8", parameters, delta, seed)
-        assert coded["gap"].shape == (380 + 3040 // 255,)
-        for name in total:
-            total[name] += found[name]
-    # A weight's value is c or nothing, c the threshold: its mean over so many is off by less.
-    threshold = max(float(np.abs(values).sum()) for values in exact.values()) / 380
-    for name, values in total.items():
-        assert np.abs(values / times - delta[name]).max() < 6 * threshold / times**0.5
-
-
-@given(deltas(limit=60_000))
-def test_sparse8_of_a_small_model_is_int8(example):
-    parameters, delta = example
-    if sum(p.size for p in parameters) > 64:
-        return
-    coded, found = there_and_back("sparse8", parameters, delta)
-    for name, values in found.items():
-        assert np.abs(values.astype(np.float64) - delta[name]).max(initial=0) <= (
-            float(coded["scale/kept"]) * (1 + 1e-5)
-        )
-
-
-@pytest.mark.parametrize("size", [65, 1281, 5000])
-def test_sparse8_of_few_changes_has_them_all(size):
-    delta = {"w": np.zeros(size, np.float32)}
-    delta["w"][[3, size // 2, size - 1]] = [1.0, -2.0, 127.0]
-    _, found = there_and_back("sparse8", (Parameter(name="w", shape=(size,)),), delta)
-    assert np.abs(found["w"] - delta["w"]).max() <= 1.0
-    assert np.flatnonzero(found["w"]).size <= 3
-
-
-@given(st.lists(st.integers(0, 254), max_size=9, unique=True), st.integers(1, 12))
-def test_sparse8_breaks_gaps_that_are_wider_than_a_byte(ends, wide):
-    delta = {"w": np.zeros((wide, 255), np.float32)}
-    delta["w"][-1, ends] = 127.0
-    coded, found = there_and_back("sparse8", (Parameter(name="w", shape=(wide, 255)),), delta)
-    np.testing.assert_array_equal(found["w"], delta["w"])
-    whole = codec_named("sparse8").decode(coded, (Parameter(name="w", shape=(wide, 255)),))
-    few = whole.few_of_all()
-    flat = np.zeros(wide * 255, np.float32)
-    np.add.at(flat, few.indices, few.values)
-    np.testing.assert_array_equal(flat, delta["w"].reshape(-1))
-
-
-@pytest.mark.parametrize(
-    ("gaps", "scale"),
-    [
-        *[([1, 0, 1], 1.0), ([0, 1, 1], 1.0), ([2, 1, 1], 1.0), ([1, 1, 1], -1.0)],
-        ([1, 1, 0], 1.0),  # a value, but no place for it
-    ],
-)
-def test_sparse8_refuses_what_no_encoder_makes(gaps, scale):
-    coded = codec_named("sparse8").encode({"w": np.ones(3, np.float32)}, np.random.default_rng(1))
-    coded["gap"] = np.array(gaps, "u1")
-    coded["scale/kept"] = np.asarray(scale, "<f4")
-    with pytest.raises(WireError) as caught:
-        codec_named("sparse8").decode(coded, W)
-    assert caught.value.code == Rule.BAD_FORMAT
-
-
-def test_sparse8_refuses_gaps_that_run_over():
-    coded = codec_named("sparse8").encode({"w": np.ones(3, np.float32)}, np.random.default_rng(1))
-    coded["gap"] = np.full(3, 255, "u1")
-    with pytest.raises(WireError, match="beyond the last"):
-        codec_named("sparse8").decode(coded, W)
 
 
 @given(deltas())
@@ -192,7 +107,10 @@ def test_int8_refuses_what_is_out_of_its_range():
 
 @pytest.mark.parametrize(
     ("scale", "rule"),
-    [(-1.0, Rule.BAD_FORMAT), (LARGEST, Rule.NOT_FINITE), (1e37, Rule.NOT_FINITE)],
+    [
+        *[(scale, Rule.BAD_FORMAT) for scale in (-1.0, np.nan)],
+        *[(scale, Rule.NOT_FINITE) for scale in (LARGEST, 1e37, np.inf)],
+    ],
 )
 def test_int8_refuses_a_scale_that_no_encoder_makes(scale, rule):
     coded = {"q/w": np.array([-128, 1, 2], "i1"), "scale/w": np.array(scale, "<f4")}
@@ -203,7 +121,7 @@ def test_int8_refuses_a_scale_that_no_encoder_makes(scale, rule):
 
 def test_an_unknown_codec_is_an_error_that_lists_those_known():
     with pytest.raises(
-        WireError, match="no codec 'zip'; known: float32, float16, int8, sparse8"
+        WireError, match="no codec 'zip'; known: float32, float16, int8, sparse8, mask8"
     ) as caught:
         codec_named("zip")
     assert caught.value.code == Rule.WRONG_CODEC
