@@ -11,11 +11,19 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from coordinator.aggregation.options import Aggregation, FedAvg, FedNova, fewest, kind_of
+from coordinator.aggregation.options import (
+    Aggregation,
+    FedAvg,
+    FedNova,
+    Streaming,
+    fewest,
+    kind_of,
+)
 from coordinator.aggregation.options import problems as aggregation_problems
 from coordinator.selection.options import Selection, Uniform
 from schedules.duration import Duration
 from schedules.schedule import READY_MADE, Schedule, ready_made
+from wire.codecs import CODECS, SAMPLED
 from wire.errors import WireError
 from wire.messages import Identifier, Labels
 from wire.strict import decode_toml
@@ -224,6 +232,12 @@ def _problems(task: TaskFile) -> list[str]:
     if "rmse" in task.training.metrics and not isinstance(task.loss, MeanSquaredError):
         found.append("training.metrics: 'rmse' needs the loss 'mse'")
     found += aggregation_problems(task.aggregation)
+    if task.upload.codec in SAMPLED and not isinstance(task.aggregation, Streaming):
+        found.append(
+            f"upload.codec = {task.upload.codec!r}: an update of it has most weights unchanged, and "
+            f"aggregation.kind = {kind_of(task.aggregation)!r} looks at single updates; expected "
+            f"{', '.join(name for name in CODECS if name not in SAMPLED)}"
+        )
     if isinstance(task.aggregation, FedNova):
         found += _normalised(task, task.aggregation)
     if len(set(task.training.metrics)) != len(task.training.metrics):

@@ -18,6 +18,10 @@ CODECS: Mapping[str, Codec] = {
 }
 
 
+SAMPLED = frozenset({Sparse8.name, Mask8.name})
+"""Those that send some of the weights, others each time: right on average, not by themselves."""
+
+
 def codec_named(name: str) -> Codec:
     """The codec of that name. Raises `WireError` (wrong_codec) that lists those known."""
     if name not in CODECS:
@@ -25,4 +29,4 @@ def codec_named(name: str) -> Codec:
     return CODECS[name]
 
 
-__all__ = ["CODECS", "Codec", "Delta", "Few", "codec_named"]
+__all__ = ["CODECS", "SAMPLED", "Codec", "Delta", "Few", "codec_named"]
