@@ -14,6 +14,7 @@ from coordinator.bench import Bench, Total
 from coordinator.closing import Closer
 from coordinator.errors import Unavailable
 from coordinator.keeping import LOOK_SECONDS, Act, Own, next_step
+from coordinator.nodes import Nodes
 from coordinator.round import Round
 from coordinator.services import Services
 from coordinator.store import ending, handing, sums, tasks
@@ -28,14 +29,6 @@ log = logging.getLogger(__name__)
 _STOP_SECONDS = 10.0  # that a stop waits for a model that is being made
 _SOON = 2.0  # at the longest, after a failure: no deadline waits for a store that is back
 _ADOPTED = 16  # updates taken over at a time
-
-
-class Nodes:
-    """The processes over the store that are alive, as last seen; this one among them."""
-
-    def __init__(self, own: str) -> None:
-        self.own = own
-        self.alive = {own}
 
 
 class Keeper:

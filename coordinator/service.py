@@ -3,7 +3,6 @@ it; several processes may be over one store, and each can serve any device."""
 
 import asyncio
 import logging
-import socket
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,7 +21,8 @@ from coordinator.errors import (
 )
 from coordinator.given import Given
 from coordinator.intake import Intake
-from coordinator.keeper import Keeper, Nodes
+from coordinator.keeper import Keeper
+from coordinator.nodes import Nodes
 from coordinator.plans import check_plan, contradictions
 from coordinator.round import Round
 from coordinator.services import Services
@@ -39,10 +39,8 @@ from wire.plan import Manifest, parse_manifest
 
 log = logging.getLogger(__name__)
 
-_HEARTBEAT_SECONDS = 2.0
 _SOON = 1.0  # after a failure, where others wait for the next try
 _FAREWELL_SECONDS = 10.0
-_DEAD_SECONDS = 10.0  # without a heartbeat: what a process has summed is others' to sum
 _CHANGED_SECONDS = 5.0
 _CLOSING_SECONDS = 10.0  # that a device which leaves waits for the model made with its update
 _LOOK_AGAIN = 0.05
@@ -74,7 +72,7 @@ class Coordinator:
         self.uploads = Uploads(services, self._given, self._find)
         self.desk = Desk(services, self.devices, self._given)
         self._admin = credentials.hashed(admin_token)
-        self._nodes = Nodes(services.node)
+        self._nodes = Nodes(services.store, services.node)
         self._kept: dict[str, _Kept] = {}
         self._left_out: dict[str, str] = {}  # tasks that are not served, and why
         self._group: asyncio.TaskGroup | None = None
@@ -85,9 +83,7 @@ class Coordinator:
 
     async def load(self) -> None:
         """Bring back every task from the store; each interrupted round goes on."""
-        if not self.services.store.shared:
-            await self.services.store.run(store.alone, self.services.node)
-        await self._heartbeat()
+        await self._nodes.begin()
         await self._find_tasks()
 
     @asynccontextmanager
@@ -99,7 +95,7 @@ class Coordinator:
             async with asyncio.TaskGroup() as self._group:
                 self._own(self.devices.run(), "devices")
                 self._own(self._listen(), "changes")
-                self._own(self._beat(), "heartbeat")
+                self._own(self._nodes.keep_beating(), "heartbeat")
                 self._own(gauges.keep_looking(self), "gauges")
                 services, tasks = self.services, self.tasks
                 self._own(crowds.keep_looking(services.store, tasks), "crowds")
@@ -134,7 +130,7 @@ class Coordinator:
         try:
             async with asyncio.timeout(_FAREWELL_SECONDS):
                 await self.devices.flush()
-                await self.services.store.run(store.farewell, self.services.node)
+                await self._nodes.farewell()
         except (StoreUnavailable, TimeoutError) as error:
             reason = str(error) or "the store does not answer"
             log.warning("this process could not say that it ends: %s", reason)
@@ -150,20 +146,6 @@ class Coordinator:
                     await self._find_tasks()
             for task in self.tasks.values():
                 task.told.set()
-
-    async def _beat(self) -> None:
-        trying = Trying("this process could not say that it is alive", _SOON)
-        while True:
-            await asyncio.sleep(_HEARTBEAT_SECONDS)
-            async with trying:
-                if self.services.store.shared:
-                    await self._heartbeat()
-
-    async def _heartbeat(self) -> None:
-        now = self.services.store.now()
-        node, host = self.services.node, socket.gethostname()
-        alive = await self.services.store.run(store.alive, node, host, now, now - _DEAD_SECONDS)
-        self._nodes.alive = {node, *alive}
 
     # Credentials
 
