@@ -9,11 +9,11 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from coordinator import opening
 from coordinator.bench import Bench, Total
 from coordinator.closing import Closer
 from coordinator.errors import Unavailable
 from coordinator.keeping import LOOK_SECONDS, Act, Own, next_step
+from coordinator.kept import kept_of
 from coordinator.nodes import Nodes
 from coordinator.round import Round
 from coordinator.services import Services
@@ -224,5 +224,5 @@ class Keeper:
         task = self._task
         for row in taken:
             data = await self._services.store.read(sums.kept, row.id)
-            kept = opening.kept(task.round, row, data)
+            kept = kept_of(task.round, row, data)
             await self._services.hand.do(Bench.include, task.work, number, kept)

@@ -5,7 +5,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 from coordinator import credentials, crowds, gauges, leaving, taskfile, tidying
 from coordinator.checkin import Desk
@@ -46,14 +45,6 @@ _CLOSING_SECONDS = 10.0  # that a device which leaves waits for the model made w
 _LOOK_AGAIN = 0.05
 
 
-@dataclass(frozen=True)
-class _Kept:
-    """A task that runs in this process, and who works on it."""
-
-    keeper: Keeper
-    intake: Intake
-
-
 def _parsed(definition: str, source: str = "task file") -> TaskFile:
     """Blocking: a task file with its schedule, which is a file, too, where it is ready-made."""
     file = taskfile.parse(definition, source)
@@ -73,7 +64,7 @@ class Coordinator:
         self.desk = Desk(services, self.devices, self._given)
         self._admin = credentials.hashed(admin_token)
         self._nodes = Nodes(services.store, services.node)
-        self._kept: dict[str, _Kept] = {}
+        self._keepers: dict[str, Keeper] = {}
         self._left_out: dict[str, str] = {}  # tasks that are not served, and why
         self._group: asyncio.TaskGroup | None = None
         self._owned: set[asyncio.Task[None]] = set()
@@ -102,7 +93,7 @@ class Coordinator:
                 self._own(tidying.keep_tidying_uploads(services, self.uploads), "half uploads")
                 self._own(tidying.keep_tidying_models(services, tasks), "old models")
                 for task in self.tasks.values():
-                    self._keep(task)
+                    self._start(task)
                 try:
                     yield
                 finally:
@@ -119,12 +110,11 @@ class Coordinator:
         self._owned.add(task)
         task.add_done_callback(self._owned.discard)
 
-    def _keep(self, task: Task) -> None:
-        kept = _Kept(Keeper(self.services, task, self._nodes), Intake(self.services, task))
-        self._kept[task.name] = kept
-        self.uploads.intakes[task.name] = kept.intake
-        self._own(kept.keeper.run(), f"rounds of {task.name}")
-        self._own(kept.intake.run(), f"intake of {task.name}")
+    def _start(self, task: Task) -> None:
+        keeper = self._keepers[task.name] = Keeper(self.services, task, self._nodes)
+        intake = self.uploads.intakes[task.name] = Intake(self.services, task)
+        self._own(keeper.run(), f"rounds of {task.name}")
+        self._own(intake.run(), f"intake of {task.name}")
 
     async def _say_farewell(self) -> None:
         try:
@@ -231,7 +221,7 @@ class Coordinator:
     def _add(self, task: Task) -> None:
         self.tasks[task.name] = task
         if self._group is not None:
-            self._keep(task)
+            self._start(task)
 
     async def create_task(self, definition: str, plan: str, model: str) -> Task:
         """Start a task from blobs that are already stored. Raises `Refused`, `Conflict`."""
@@ -281,5 +271,5 @@ class Coordinator:
     async def stop(self, name: str) -> Task:
         """Stop a task for good. Raises `NotFound`."""
         task = await self.task(name)
-        await self._kept[name].keeper.stop()
+        await self._keepers[name].stop()
         return task
