@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 
 from coordinator import credentials, crowds, gauges, leaving, taskfile, tidying
+from coordinator.assignment_cache import AssignmentCache
 from coordinator.checkin import Desk
 from coordinator.devices import Devices
 from coordinator.errors import (
@@ -18,7 +19,6 @@ from coordinator.errors import (
     Unavailable,
     unknown_device,
 )
-from coordinator.given import Given
 from coordinator.intake import Intake
 from coordinator.keeper import Keeper
 from coordinator.nodes import Nodes
@@ -59,9 +59,9 @@ class Coordinator:
         self.services = services
         self.tasks: dict[str, Task] = {}
         self.devices = Devices(services)
-        self._given = Given(services.store)
-        self.uploads = Uploads(services, self._given, self._find)
-        self.desk = Desk(services, self.devices, self._given)
+        self._cache = AssignmentCache(services.store)
+        self.uploads = Uploads(services, self._cache, self._find)
+        self.desk = Desk(services, self.devices, self._cache)
         self._admin = credentials.hashed(admin_token)
         self._nodes = Nodes(services.store, services.node)
         self._keepers: dict[str, Keeper] = {}
@@ -153,7 +153,7 @@ class Coordinator:
             raise unknown_device()
         self.devices.forget(device)
         for row in withdrawn.assignments:
-            self._given.forget(row.id)
+            self._cache.forget(row.id)
         for name in {row.task for row in withdrawn.assignments} & self.tasks.keys():
             await self.tasks[name].refresh(self.services.store)
         log.info("device %s left: %d updates dropped", device, withdrawn.dropped)
