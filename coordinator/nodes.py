@@ -13,17 +13,17 @@ _DEAD_SECONDS = 10.0  # without a heartbeat: what a process has summed is others
 
 
 class Nodes:
-    """Those that are `alive`, as last seen; this one, `own`, among them."""
+    """Those that are `alive`, as last seen; this one among them."""
 
     def __init__(self, store: Store, own: str) -> None:
         self._store = store
-        self.own = own
+        self._own = own
         self.alive = {own}
 
     async def begin(self) -> None:
         """This process is there; over a store that is not shared, it alone is."""
         if not self._store.shared:
-            await self._store.run(nodes.alone, self.own)
+            await self._store.run(nodes.alone, self._own)
         await self._beat()
 
     async def keep_beating(self) -> None:
@@ -37,11 +37,11 @@ class Nodes:
 
     async def farewell(self) -> None:
         """This process ends."""
-        await self._store.run(nodes.farewell, self.own)
+        await self._store.run(nodes.farewell, self._own)
 
     async def _beat(self) -> None:
         now = self._store.now()
         alive = await self._store.run(
-            nodes.alive, self.own, socket.gethostname(), now, now - _DEAD_SECONDS
+            nodes.alive, self._own, socket.gethostname(), now, now - _DEAD_SECONDS
         )
-        self.alive = {self.own, *alive}
+        self.alive = {self._own, *alive}

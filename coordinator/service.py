@@ -25,7 +25,7 @@ from coordinator.nodes import Nodes
 from coordinator.plans import check_plan, contradictions
 from coordinator.round import Round
 from coordinator.services import Services
-from coordinator.store import tasks as store
+from coordinator.store import tasks as stored
 from coordinator.store.records import DeviceRecord, TaskRecord, Withdrawn
 from coordinator.store.sql import StoreError, StoreUnavailable
 from coordinator.task import Task, standing_still, terms_of
@@ -182,7 +182,7 @@ class Coordinator:
 
     async def _find_tasks(self) -> None:
         """Every task of the store is in this process, as it stands."""
-        for record in await self.services.store.read(store.tasks):
+        for record in await self.services.store.read(stored.tasks):
             if record.name in self.tasks:
                 await self._look(record)
             elif record.name not in self._left_out:
@@ -244,11 +244,11 @@ class Coordinator:
         )
         places = terms.policy.places(terms.over_selection)
         first, data = Round(1, 0, terms.policy, places, now), await self.services.blobs.get(model)
-        if not await self.services.store.run(store.create, record, model, first):
+        if not await self.services.store.run(stored.create, record, model, first):
             raise Conflict("task_exists", f"there is a task {file.name!r}: choose another name")
         await self.services.blobs.put(data)  # another task may have just outgrown the same one
-        found, stored = await self.services.store.read(standing_still, terms)
-        self._add(Task(record, file, manifest, found, stored))
+        found, newest = await self.services.store.read(standing_still, terms)
+        self._add(Task(record, file, manifest, found, newest))
         return self.tasks[file.name]
 
     async def _find(self, name: str) -> Task | None:
