@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from coordinator.aggregation import counted
+from coordinator.assignment_cache import AssignmentCache
 from coordinator.credentials import new_id
 from coordinator.devices import Devices
 from coordinator.errors import UpgradeNeeded
-from coordinator.given import Given
 from coordinator.intake import drop
 from coordinator.offer import Candidate, Offered, Refusal, come_back, may_serve, refusal
 from coordinator.selection import Standing
@@ -43,12 +43,12 @@ def common_protocol(spoken: tuple[int, ...]) -> int:
 
 
 class Desk:
-    """Where devices check in. `given` remembers what was assigned here, for the upload to come."""
+    """Where devices check in. `cache` remembers what was assigned here, for the upload to come."""
 
-    def __init__(self, services: Services, devices: Devices, given: Given) -> None:
+    def __init__(self, services: Services, devices: Devices, cache: AssignmentCache) -> None:
         self._services = services
         self._devices = devices
-        self._given = given
+        self._cache = cache
         self._at_once = 0
         self._gate = Gate(rate=_BOOKED_PER_SECOND)
 
@@ -158,7 +158,7 @@ class Desk:
         return refusal(candidate, offered, now, local, task.joined(now, local))
 
     async def _assignment(self, task: Task, row: AssignmentRecord) -> Assignment:
-        self._given.add(row)
+        self._cache.add(row)
         model = await task.model_of(row.version, self._services.store)
         return task.assignment(row, model, self._services.store.now())
 

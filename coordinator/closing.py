@@ -11,10 +11,10 @@ import logging
 from collections.abc import Iterator
 from concurrent.futures import Future
 
-from coordinator import opening
 from coordinator.aggregation import Contribution, Next, Sum
 from coordinator.bench import Bench, Total, read_back
 from coordinator.errors import Unavailable
+from coordinator.kept import kept_of
 from coordinator.round import Reason, Round
 from coordinator.services import Services
 from coordinator.store import ending, sums
@@ -250,7 +250,7 @@ class Closer:
         """Blocking: an update that counts, from its bytes; `None` when they are gone: it is lost,
         and the others are not to be lost with it."""
         try:
-            kept = opening.kept(self._round, row, data)
+            kept = kept_of(self._round, row, data)
             return read_back(self._task.work, kept).contribution
         except WireError as error:
             self._lost[row.id] = str(error)

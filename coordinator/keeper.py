@@ -9,11 +9,12 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from coordinator import opening
 from coordinator.bench import Bench, Total
 from coordinator.closing import Closer
 from coordinator.errors import Unavailable
 from coordinator.keeping import LOOK_SECONDS, Act, Own, next_step
+from coordinator.kept import kept_of
+from coordinator.nodes import Nodes
 from coordinator.round import Round
 from coordinator.services import Services
 from coordinator.store import ending, handing, sums, tasks
@@ -28,14 +29,6 @@ log = logging.getLogger(__name__)
 _STOP_SECONDS = 10.0  # that a stop waits for a model that is being made
 _SOON = 2.0  # at the longest, after a failure: no deadline waits for a store that is back
 _ADOPTED = 16  # updates taken over at a time
-
-
-class Nodes:
-    """The processes over the store that are alive, as last seen; this one among them."""
-
-    def __init__(self, own: str) -> None:
-        self.own = own
-        self.alive = {own}
 
 
 class Keeper:
@@ -231,5 +224,5 @@ class Keeper:
         task = self._task
         for row in taken:
             data = await self._services.store.read(sums.kept, row.id)
-            kept = opening.kept(task.round, row, data)
+            kept = kept_of(task.round, row, data)
             await self._services.hand.do(Bench.include, task.work, number, kept)

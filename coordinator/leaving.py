@@ -12,9 +12,9 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 
-from coordinator import opening
 from coordinator.bench import Bench
 from coordinator.errors import Unavailable
+from coordinator.kept import kept_of
 from coordinator.services import Services
 from coordinator.store import devices
 from coordinator.store.records import AssignmentRecord, Withdrawn
@@ -47,7 +47,7 @@ async def _take_out(
     assert row.counted is not None
     try:
         if task.round.number == row.counted:
-            kept = opening.kept(task.round, row, data)
+            kept = kept_of(task.round, row, data)
             await services.hand.do(Bench.exclude, task.work, row.counted, kept)
         else:  # as seen here; another process has gone on: how stale it was is not known
             await services.hand.do(Bench.spoil, task.work)

@@ -3,12 +3,11 @@ it; several processes may be over one store, and each can serve any device."""
 
 import asyncio
 import logging
-import socket
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 from coordinator import credentials, crowds, gauges, leaving, taskfile, tidying
+from coordinator.assignment_cache import AssignmentCache
 from coordinator.checkin import Desk
 from coordinator.devices import Devices
 from coordinator.errors import (
@@ -20,13 +19,13 @@ from coordinator.errors import (
     Unavailable,
     unknown_device,
 )
-from coordinator.given import Given
 from coordinator.intake import Intake
-from coordinator.keeper import Keeper, Nodes
+from coordinator.keeper import Keeper
+from coordinator.nodes import Nodes
 from coordinator.plans import check_plan, contradictions
 from coordinator.round import Round
 from coordinator.services import Services
-from coordinator.store import tasks as store
+from coordinator.store import tasks as stored
 from coordinator.store.records import DeviceRecord, TaskRecord, Withdrawn
 from coordinator.store.sql import StoreError, StoreUnavailable
 from coordinator.task import Task, standing_still, terms_of
@@ -39,21 +38,11 @@ from wire.plan import Manifest, parse_manifest
 
 log = logging.getLogger(__name__)
 
-_HEARTBEAT_SECONDS = 2.0
 _SOON = 1.0  # after a failure, where others wait for the next try
 _FAREWELL_SECONDS = 10.0
-_DEAD_SECONDS = 10.0  # without a heartbeat: what a process has summed is others' to sum
 _CHANGED_SECONDS = 5.0
 _CLOSING_SECONDS = 10.0  # that a device which leaves waits for the model made with its update
 _LOOK_AGAIN = 0.05
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """A task that runs in this process, and who works on it."""
-
-    keeper: Keeper
-    intake: Intake
 
 
 def _parsed(definition: str, source: str = "task file") -> TaskFile:
@@ -70,12 +59,12 @@ class Coordinator:
         self.services = services
         self.tasks: dict[str, Task] = {}
         self.devices = Devices(services)
-        self._given = Given(services.store)
-        self.uploads = Uploads(services, self._given, self._find)
-        self.desk = Desk(services, self.devices, self._given)
+        self._cache = AssignmentCache(services.store)
+        self.uploads = Uploads(services, self._cache, self._find)
+        self.desk = Desk(services, self.devices, self._cache)
         self._admin = credentials.hashed(admin_token)
-        self._nodes = Nodes(services.node)
-        self._kept: dict[str, _Kept] = {}
+        self._nodes = Nodes(services.store, services.node)
+        self._keepers: dict[str, Keeper] = {}
         self._left_out: dict[str, str] = {}  # tasks that are not served, and why
         self._group: asyncio.TaskGroup | None = None
         self._owned: set[asyncio.Task[None]] = set()
@@ -85,9 +74,7 @@ class Coordinator:
 
     async def load(self) -> None:
         """Bring back every task from the store; each interrupted round goes on."""
-        if not self.services.store.shared:
-            await self.services.store.run(store.alone, self.services.node)
-        await self._heartbeat()
+        await self._nodes.begin()
         await self._find_tasks()
 
     @asynccontextmanager
@@ -99,14 +86,14 @@ class Coordinator:
             async with asyncio.TaskGroup() as self._group:
                 self._own(self.devices.run(), "devices")
                 self._own(self._listen(), "changes")
-                self._own(self._beat(), "heartbeat")
+                self._own(self._nodes.keep_beating(), "heartbeat")
                 self._own(gauges.keep_looking(self), "gauges")
                 services, tasks = self.services, self.tasks
                 self._own(crowds.keep_looking(services.store, tasks), "crowds")
                 self._own(tidying.keep_tidying_uploads(services, self.uploads), "half uploads")
                 self._own(tidying.keep_tidying_models(services, tasks), "old models")
                 for task in self.tasks.values():
-                    self._keep(task)
+                    self._start(task)
                 try:
                     yield
                 finally:
@@ -123,18 +110,17 @@ class Coordinator:
         self._owned.add(task)
         task.add_done_callback(self._owned.discard)
 
-    def _keep(self, task: Task) -> None:
-        kept = _Kept(Keeper(self.services, task, self._nodes), Intake(self.services, task))
-        self._kept[task.name] = kept
-        self.uploads.intakes[task.name] = kept.intake
-        self._own(kept.keeper.run(), f"rounds of {task.name}")
-        self._own(kept.intake.run(), f"intake of {task.name}")
+    def _start(self, task: Task) -> None:
+        keeper = self._keepers[task.name] = Keeper(self.services, task, self._nodes)
+        intake = self.uploads.intakes[task.name] = Intake(self.services, task)
+        self._own(keeper.run(), f"rounds of {task.name}")
+        self._own(intake.run(), f"intake of {task.name}")
 
     async def _say_farewell(self) -> None:
         try:
             async with asyncio.timeout(_FAREWELL_SECONDS):
                 await self.devices.flush()
-                await self.services.store.run(store.farewell, self.services.node)
+                await self._nodes.farewell()
         except (StoreUnavailable, TimeoutError) as error:
             reason = str(error) or "the store does not answer"
             log.warning("this process could not say that it ends: %s", reason)
@@ -150,20 +136,6 @@ class Coordinator:
                     await self._find_tasks()
             for task in self.tasks.values():
                 task.told.set()
-
-    async def _beat(self) -> None:
-        trying = Trying("this process could not say that it is alive", _SOON)
-        while True:
-            await asyncio.sleep(_HEARTBEAT_SECONDS)
-            async with trying:
-                if self.services.store.shared:
-                    await self._heartbeat()
-
-    async def _heartbeat(self) -> None:
-        now = self.services.store.now()
-        node, host = self.services.node, socket.gethostname()
-        alive = await self.services.store.run(store.alive, node, host, now, now - _DEAD_SECONDS)
-        self._nodes.alive = {node, *alive}
 
     # Credentials
 
@@ -181,7 +153,7 @@ class Coordinator:
             raise unknown_device()
         self.devices.forget(device)
         for row in withdrawn.assignments:
-            self._given.forget(row.id)
+            self._cache.forget(row.id)
         for name in {row.task for row in withdrawn.assignments} & self.tasks.keys():
             await self.tasks[name].refresh(self.services.store)
         log.info("device %s left: %d updates dropped", device, withdrawn.dropped)
@@ -210,7 +182,7 @@ class Coordinator:
 
     async def _find_tasks(self) -> None:
         """Every task of the store is in this process, as it stands."""
-        for record in await self.services.store.read(store.tasks):
+        for record in await self.services.store.read(stored.tasks):
             if record.name in self.tasks:
                 await self._look(record)
             elif record.name not in self._left_out:
@@ -249,7 +221,7 @@ class Coordinator:
     def _add(self, task: Task) -> None:
         self.tasks[task.name] = task
         if self._group is not None:
-            self._keep(task)
+            self._start(task)
 
     async def create_task(self, definition: str, plan: str, model: str) -> Task:
         """Start a task from blobs that are already stored. Raises `Refused`, `Conflict`."""
@@ -272,11 +244,11 @@ class Coordinator:
         )
         places = terms.policy.places(terms.over_selection)
         first, data = Round(1, 0, terms.policy, places, now), await self.services.blobs.get(model)
-        if not await self.services.store.run(store.create, record, model, first):
+        if not await self.services.store.run(stored.create, record, model, first):
             raise Conflict("task_exists", f"there is a task {file.name!r}: choose another name")
         await self.services.blobs.put(data)  # another task may have just outgrown the same one
-        found, stored = await self.services.store.read(standing_still, terms)
-        self._add(Task(record, file, manifest, found, stored))
+        found, newest = await self.services.store.read(standing_still, terms)
+        self._add(Task(record, file, manifest, found, newest))
         return self.tasks[file.name]
 
     async def _find(self, name: str) -> Task | None:
@@ -299,5 +271,5 @@ class Coordinator:
     async def stop(self, name: str) -> Task:
         """Stop a task for good. Raises `NotFound`."""
         task = await self.task(name)
-        await self._kept[name].keeper.stop()
+        await self._keepers[name].stop()
         return task

@@ -5,8 +5,7 @@ from datetime import datetime
 
 import msgspec
 
-from coordinator.aggregation import Aggregator, aggregator
-from coordinator.bench import Work
+from coordinator.bench import Work, strategy_of
 from coordinator.errors import NotFound
 from coordinator.round import Late, Round, RoundPolicy
 from coordinator.selection import Crowd
@@ -40,7 +39,6 @@ class Task:
         self.timing = file.timing
         self.manifest = manifest
         self.terms = terms_of(file)
-        self.aggregator = aggregator_of(file, manifest)
         self.upload_limit = size_limit(manifest.parameters, file.upload.codec)
         self.work = Work(
             task=record.name,
@@ -50,6 +48,7 @@ class Task:
             aggregation=file.aggregation,
             staleness_exponent=file.round.staleness_exponent,
         )
+        self.aggregator = strategy_of(self.work)
         self.summing = Summing()
         self.round = found
         self.model = model
@@ -146,11 +145,6 @@ def terms_of(file: TaskFile) -> Terms:
         over_selection_limit=file.round.over_selection_limit,
         rounds=file.round.rounds,
     )
-
-
-def aggregator_of(file: TaskFile, manifest: Manifest) -> Aggregator:
-    """How the updates of a task become a model."""
-    return aggregator(file.aggregation, manifest.parameters, file.round.staleness_exponent)
 
 
 def standing_still(terms: Terms) -> Steps[tuple[Round, ModelRecord]]:

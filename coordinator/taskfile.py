@@ -113,7 +113,7 @@ class Round(Section, frozen=True, kw_only=True):
 
     Fewer than `minimum` updates leave the model as it was. `over_selection` times the goal are
     asked, since some never answer: a first guess, which adapts to how many do, from 1 to
-    `over_selection_limit`. The task ends after `rounds` rounds; 0 runs until stopped.
+    `over_selection_limit`. The task ends at model version `rounds`; 0 runs until stopped.
 
     `late` says what an update is that arrives after its round's end: refused; folded into the next
     round; or, with `buffer`, as welcome as any, since rounds do not wait for devices. Then one made

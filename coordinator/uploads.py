@@ -8,8 +8,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from coordinator import lateness
+from coordinator.assignment_cache import AssignmentCache, AssignmentEnded
 from coordinator.errors import Conflict, CoordinatorError, NotFound, TooLarge
-from coordinator.given import AssignmentEnded, Given
 from coordinator.intake import Intake, drop, refuse
 from coordinator.round import Arrival, Held
 from coordinator.services import Services
@@ -31,11 +31,11 @@ class Uploads:
     def __init__(
         self,
         services: Services,
-        given: Given,
+        cache: AssignmentCache,
         find_task: Callable[[str], Awaitable[Task | None]],
     ) -> None:
         self._services = services
-        self._given = given
+        self._cache = cache
         self._find_task = find_task
         self.intakes: dict[str, Intake] = {}
         self.under_way = 0
@@ -54,7 +54,7 @@ class Uploads:
 
     async def _found(self, assignment: str, device: str) -> AssignmentRecord:
         try:
-            return await self._given.find(assignment, device)
+            return await self._cache.find(assignment, device)
         except AssignmentEnded as ended:
             await lateness.note(self._services, ended.task, assignment)
             raise
@@ -65,7 +65,7 @@ class Uploads:
         if row.round > task.round.number:  # another process opened it
             return
         if task.round.arrival(held, self._services.store.now()) is Arrival.LATE:
-            self._given.forget(row.id)
+            self._cache.forget(row.id)
             await lateness.note(self._services, task.name, row.id)
             raise Conflict("late", "the round has closed without this update")
 
@@ -73,7 +73,7 @@ class Uploads:
         """Raises `TooLarge`, for good, when an upload is announced that no update can be."""
         if length > task.upload_limit:
             detail = f"an update of {length} bytes; this task takes {task.upload_limit} at most"
-            self._given.forget(row.id)
+            self._cache.forget(row.id)
             await refuse(self._services, task, row.id, WireError(Rule.TOO_LARGE, detail))
             raise TooLarge(str(Rule.TOO_LARGE), detail)
 
@@ -108,7 +108,7 @@ class Uploads:
                 await asyncio.to_thread(self._services.parts.drop, row.id)
             raise
         finally:
-            self._given.forget(row.id)  # it has ended: the store knows how
+            self._cache.forget(row.id)  # it has ended: the store knows how
         if data is None:
             await asyncio.to_thread(self._services.parts.drop, row.id)
 
@@ -116,12 +116,12 @@ class Uploads:
         """The device will not deliver; its place is free again. Raises `NotFound` unless it is the
         device's own. One that has ended has ended, and saying so twice is fine."""
         try:
-            row = await self._given.find(assignment, device)
+            row = await self._cache.find(assignment, device)
         except Conflict:
             return
         task = await self._find_task(row.task)
         if row.state == "working" and task is not None:
-            self._given.forget(row.id)
+            self._cache.forget(row.id)
             await drop(self._services, task, row.id, "given_up", why.reason, why.detail)
 
     async def sweep(self) -> None:
@@ -131,7 +131,7 @@ class Uploads:
             some = held[start : start + _SWEPT]
             working = await self._services.store.read(assignments.working_of, some)
             for assignment in set(some) - working:
-                self._given.forget(assignment)
+                self._cache.forget(assignment)
                 await asyncio.to_thread(self._services.parts.drop, assignment)
 
     # Memory

@@ -12,7 +12,7 @@ from coordinator.cli.common import Complaint, guard, own_state
 from coordinator.lifeline import Worker
 from coordinator.server import DEFAULT_PORT, ServeOptions, serve, tls_context
 from coordinator.start import StoreOptions
-from coordinator.workers import supervise, worker_command
+from coordinator.workers import STORE_URL, supervise, worker_command
 from systemd import install as installer
 from systemd.journal import setup_logging
 from systemd.machine import Machine
@@ -49,7 +49,7 @@ StoreUrl = Annotated[
     str | None,
     typer.Option(
         "--store",
-        envvar="COORDINATOR_STORE",
+        envvar=STORE_URL,
         metavar="URL",
         help="Keep rounds in this PostgreSQL database (postgresql://...), which several "
         "coordinators may share. [default: a SQLite file in the state folder]",

@@ -24,8 +24,6 @@ log = logging.getLogger(__name__)
 COORDINATOR = web.AppKey("coordinator", Coordinator)
 OUTAGE = web.AppKey("outage", Outage)
 
-_LATER = {"Retry-After": "10"}
-
 T = TypeVar("T", bound=msgspec.Struct)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 DeviceHandler = Callable[[web.Request, DeviceRecord], Awaitable[web.StreamResponse]]
@@ -184,8 +182,7 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         request.app[OUTAGE].served()
         return answer
     except CoordinatorError as error:
-        headers = _LATER | error.headers if isinstance(error, Unavailable) else error.headers
-        return problem(error.status, error.title, error.code, error.detail, headers)
+        return problem(error.status, error.title, error.code, error.detail, error.headers)
     except web.HTTPException as error:
         status = HTTPStatus(error.status)
         if status < HTTPStatus.BAD_REQUEST:

@@ -1,4 +1,4 @@
-"""Transactions of tasks, their models and evaluations, and of the processes over the store."""
+"""Transactions of tasks, their models and evaluations."""
 
 from coordinator.errors import unknown_device
 from coordinator.round import Round
@@ -88,28 +88,3 @@ def last_evaluated(task: str) -> Steps[int | None]:
     """The newest version of which some device has said something."""
     row = yield from one("SELECT max(version) AS newest FROM evaluations WHERE task = $1", task)
     return None if row is None or row["newest"] is None else int(row["newest"])
-
-
-# Nodes
-
-
-def alone(node: str) -> Steps[None]:
-    """No other process is over this store: whoever was is no more."""
-    yield from rows("DELETE FROM nodes WHERE id <> $1", node)
-
-
-def alive(node: str, host: str, now: float, since: float) -> Steps[list[str]]:
-    """This node is there; which have said so `since` that time."""
-    yield from rows(
-        "INSERT INTO nodes (id, host, seen) VALUES ($1, $2, $3)"
-        " ON CONFLICT (id) DO UPDATE SET seen = excluded.seen",
-        *(node, host, now),
-    )
-    found = yield from rows("SELECT id FROM nodes WHERE seen >= $1", since)
-    return [row["id"] for row in found]
-
-
-def farewell(node: str) -> Steps[None]:
-    """This node ends: what it has summed is others' to sum."""
-    yield from rows("DELETE FROM nodes WHERE id = $1", node)
-    yield Tell(TASKS)

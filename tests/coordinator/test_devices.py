@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from coordinator import devices, given
+from coordinator import assignment_cache, devices
 from coordinator.errors import NotFound
 from coordinator.store import devices as stored
 from fleet.clients import FACTS
@@ -56,11 +56,11 @@ async def test_devices_that_differ_in_what_they_say_have_no_end_of_memory(
 async def test_work_that_was_given_long_ago_is_looked_up_and_displaces_none(
     served: Serving, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(given, "_KNOWN", 1)
+    monkeypatch.setattr(assignment_cache, "_KNOWN", 1)
     await plan(goal=9, deadline="1h").create(served.admin)
     first, second = await served.devices(2)
     old, new = await first.take(), await second.take()
-    known = served.coordinator._given
+    known = served.coordinator._cache
     assert (await known.find(old.id, first.id)).device == first.id
     assert list(known._known) == [new.id]
     with pytest.raises(NotFound):

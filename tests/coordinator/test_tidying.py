@@ -8,7 +8,7 @@ import pytest
 
 from coordinator import tidying
 from coordinator.errors import NotFound
-from coordinator.store import outdated, tasks
+from coordinator.store import nodes, outdated, tasks
 from tests.coordinator.plans import constant, plan, weights
 from tests.coordinator.serving import Serving
 from wire import checkpoint
@@ -96,7 +96,7 @@ async def test_it_happens_by_itself_and_forgets_dead_processes(served: Serving):
     await plan(goal=1, over_selection=2).create(served.admin)
     store = served.coordinator.services.store
     for node, age in (("dead", 90_000.0), ("lately", 3600.0)):
-        await store.run(tasks.alive, node, "host", store.now() - age, 0.0)
+        await store.run(nodes.alive, node, "host", store.now() - age, 0.0)
     digests = await rounds(served, 4)
     served.clock.leap(61.0)
     for _ in range(400):
@@ -104,9 +104,9 @@ async def test_it_happens_by_itself_and_forgets_dead_processes(served: Serving):
             break
         await asyncio.sleep(0.005)
     assert await there(served, digests) == [False, False, False, True, True]
-    nodes = await store.run(tasks.alive, "lately", "host", store.now(), 0.0)
-    assert "dead" not in nodes
-    assert "lately" in nodes
+    known = await store.run(nodes.alive, "lately", "host", store.now(), 0.0)
+    assert "dead" not in known
+    assert "lately" in known
 
 
 async def test_a_crash_in_between_is_made_good_by_the_next_pass(

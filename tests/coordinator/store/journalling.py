@@ -3,7 +3,16 @@
 import pytest
 
 from coordinator.round import Round, RoundPolicy
-from coordinator.store import assignments, crowds, devices, ending, journal, outdated, tasks
+from coordinator.store import (
+    assignments,
+    crowds,
+    devices,
+    ending,
+    journal,
+    nodes,
+    outdated,
+    tasks,
+)
 from coordinator.store.assignments import Arrived
 from coordinator.store.records import DeviceRecord, EvaluationRecord, ModelRecord, TaskRecord
 from coordinator.store.rounds import Terms
@@ -127,9 +136,9 @@ async def _outdated(store: Store) -> None:
     await store.run(outdated.forget, found)
     assert await store.read(outdated.models, "digits", 2) == []
     assert (await store.read(tasks.newest_model, "digits")).version == 5
-    await store.run(tasks.alive, "old", "host", 10.0, 0.0)
-    await store.run(tasks.alive, "new", "host", 30.0, 0.0)
+    await store.run(nodes.alive, "old", "host", 10.0, 0.0)
+    await store.run(nodes.alive, "new", "host", 30.0, 0.0)
     await store.run(outdated.bury, 20.0)
-    found = await store.run(tasks.alive, "new", "host", 30.0, 0.0)
+    found = await store.run(nodes.alive, "new", "host", 30.0, 0.0)
     assert "new" in found
     assert "old" not in found

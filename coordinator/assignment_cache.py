@@ -18,7 +18,7 @@ class AssignmentEnded(Conflict):
         self.task = task
 
 
-class Given:
+class AssignmentCache:
     """What never changes of an assignment (whose, of which task, from which model); its state is as
     last seen, and only the store's word on that counts."""
 
