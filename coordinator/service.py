@@ -5,6 +5,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 from coordinator import credentials, crowds, gauges, leaving, taskfile, tidying
 from coordinator.assignment_cache import AssignmentCache
@@ -52,6 +53,13 @@ def _parsed(definition: str, source: str = "task file") -> TaskFile:
     return file
 
 
+class _LeftOut(NamedTuple):
+    """A task that is not served, and whether it is still to run."""
+
+    why: str
+    running: bool
+
+
 class Coordinator:
     """All of one process. Use `coordinator.start.open_coordinator`."""
 
@@ -60,12 +68,12 @@ class Coordinator:
         self.tasks: dict[str, Task] = {}
         self.devices = Devices(services)
         self._cache = AssignmentCache(services.store)
-        self.uploads = Uploads(services, self._cache, self._find)
+        self.uploads = Uploads(services, self._cache, self._serving)
         self.desk = Desk(services, self.devices, self._cache)
         self._admin = credentials.hashed(admin_token)
         self._nodes = Nodes(services.store, services.node)
         self._keepers: dict[str, Keeper] = {}
-        self._left_out: dict[str, str] = {}  # tasks that are not served, and why
+        self._left_out: dict[str, _LeftOut] = {}
         self._group: asyncio.TaskGroup | None = None
         self._owned: set[asyncio.Task[None]] = set()
         self._changing = asyncio.Lock()  # one at a time: tasks are found or made, a device leaves
@@ -204,18 +212,18 @@ class Coordinator:
             found, model = await self.services.store.read(standing_still, terms_of(file))
             await self.services.blobs.get(model.digest)
         except taskfile.TaskFileError as error:
-            self._leave_out(record.name, f"{error}: run the version that it was made with")
+            self._leave_out(record, f"{error}: run the version that it was made with")
         except (CoordinatorError, WireError) as error:
             why = f"{source} cannot be brought back: {error}: restore the blobs from a backup"
             if record.state == "running":  # its devices would be told that it does not exist
                 raise StoreError(why) from None
-            self._leave_out(record.name, why)
+            self._leave_out(record, why)
         else:
             self._add(Task(record, file, manifest, found, model))
 
-    def _leave_out(self, name: str, why: str) -> None:
+    def _leave_out(self, record: TaskRecord, why: str) -> None:
         """One that cannot be served stops no other."""
-        self._left_out[name] = why
+        self._left_out[record.name] = _LeftOut(why, record.state == "running")
         log.error("%s: it is left out, the others are served", why)
 
     def _add(self, task: Task) -> None:
@@ -258,12 +266,20 @@ class Coordinator:
                 await self._find_tasks()
         return self.tasks.get(name)
 
+    async def _serving(self, name: str) -> Task | None:
+        """A task by name, for a device at work on it. Raises `Unavailable` while one that runs is
+        left out: what the device has for it is not to be thrown away."""
+        found, left_out = await self._find(name), self._left_out.get(name)
+        if found is None and left_out is not None and left_out.running:
+            raise Unavailable("left_out", f"task {name} is not served until it is brought back")
+        return found
+
     async def task(self, name: str) -> Task:
         """A task by name. Raises `NotFound`."""
         found = await self._find(name)
         if found is None:
-            if why := self._left_out.get(name):
-                raise NotFound("unknown_task", why)
+            if left_out := self._left_out.get(name):
+                raise NotFound("unknown_task", left_out.why)
             known = ", ".join(self.tasks) or "none"
             raise NotFound("unknown_task", f"no task {name!r}; tasks here: {known}")
         return found

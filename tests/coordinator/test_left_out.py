@@ -88,3 +88,16 @@ async def test_a_task_file_that_is_none_any_more_stops_no_other(
         (device,) = await served.devices(1)
         await device.serve(constant(1.0))
         await served.round_ends(1, "beta")
+
+
+async def test_what_is_trained_for_a_task_that_is_left_out_waits_for_it(tmp_path: Path):
+    nova = "[aggregation]\nkind = 'fednova'\nmax_steps = 9"
+    async with serving(tmp_path) as served:
+        await plan(name="alpha", goal=1, sections=nova).create(served.admin)
+        (device,) = await served.devices(1)
+        assignment = await device.assigned()
+    await asyncio.to_thread(forget_steps, tmp_path)
+    async with serving(tmp_path) as served:
+        device.url = served.url
+        answer = await device.upload(assignment, constant(1.0))
+        assert (answer.status, answer.code) == (503, "left_out")

@@ -27,10 +27,18 @@ async def _run(trying: Trying, failures: list[Exception]) -> int:
 )
 async def test_a_loop_survives_any_error_and_says_it(error, caplog):
     trying = Trying("nothing is counted", limit=0.0)
-    assert await _run(trying, [error, error]) == 3
-    said = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert len(said) == 2
-    assert "nothing is counted" in said[0].getMessage()
+    with caplog.at_level(logging.INFO):
+        assert await _run(trying, [error, error]) == 3
+    failed, over = caplog.records  # the same is not said twice, and its end is
+    assert (failed.levelno, over.levelno) == (logging.ERROR, logging.INFO)
+    assert "nothing is counted" in failed.getMessage()
+    assert over.getMessage() == "nothing is counted: no more, after 2 tries"
+
+
+async def test_another_failure_is_said_at_once(caplog):
+    await _run(Trying("x", limit=0.0), [OSError("full"), OSError("gone"), OSError("gone")])
+    said = [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR]
+    assert [line.rpartition(": ")[2] for line in said] == ["full", "gone"]
 
 
 async def test_what_nobody_foresaw_has_a_traceback_what_passes_has_none(caplog):
