@@ -85,7 +85,8 @@ class Ears:
 
     def __init__(self, end: int, file: int) -> None:
         """From the files that the process was given."""
-        self._stream = socket.socket(fileno=end).makefile("rwb")
+        with socket.socket(fileno=end) as own:  # which closes it with the stream
+            self._stream = own.makefile("rwb")
         self._room = mmap.mmap(file, _ROOM)
         os.close(file)
 

@@ -1,4 +1,4 @@
-"""The line between two processes: here its other end is a thread, over the same socket and memory."""
+"""The line between two processes: here its other end is a thread, over such a socket and memory."""
 
 import asyncio
 import os
@@ -46,15 +46,11 @@ class AnyRing(RuleBasedStateMachine):
         after = self.taken[-1].stop if self.taken else 0
         if start is None:  # then there is no room where the ring looks for it
             assert not self.free(after, size)
-            assert not self.free(0, size) or self.come_round()
+            assert not self.free(0, size)
         else:
             assert start in (0, after)
             assert self.free(start, size)
             self.taken.append(range(start, start + size))
-
-    def come_round(self):
-        """Places at the start are taken by younger ones: before them nothing is free."""
-        return self.taken[-1].stop <= self.taken[0].start
 
     @rule(places=st.integers(0, 3))
     def give_back(self, places):
@@ -303,9 +299,7 @@ async def test_no_file_stays_open():
         assert await asyncio.to_thread(files) > before
     with Ends():  # nobody is there in the end
         pass
-    with pytest.raises(ZeroDivisionError), Ends() as ends:
-        here = await ends.here()
-        here.close()
-        raise ZeroDivisionError
+    with Ends() as ends:  # nobody could be started
+        (await ends.here()).close()
     await asyncio.sleep(0)  # transports close their sockets in the next turn
     assert await asyncio.to_thread(files) == before
