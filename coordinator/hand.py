@@ -19,7 +19,7 @@ import traceback
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar, cast
 
 from coordinator import memory
 from coordinator.bench import Bench
@@ -62,60 +62,106 @@ class Here:
         await asyncio.to_thread(self._thread.shutdown, cancel_futures=True)
 
 
+class _Other(NamedTuple):
+    """A process, and the line to it."""
+
+    line: Line
+    process: subprocess.Popen[bytes]
+
+
 class Apart:
     """Work is done in a process of its own, started when there is some."""
 
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
-        self._line: Line | None = None
+    def __init__(self, seconds: float = _ANSWER_SECONDS) -> None:
+        """A process that says nothing for so long is given up."""
+        self._seconds = seconds
+        self._other: asyncio.Task[_Other] | None = None
+        self._closed = False
         self._sending = asyncio.Lock()  # fair: what came first is sent first
 
     async def do(self, method: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         async with self._sending:
-            line = self._line or await self._start()
-            answer = line.ask((method.__name__, arguments))
+            other = self._started()
+            answer = (await self._line(other)).ask((method.__name__, arguments))
         try:
-            async with asyncio.timeout(_ANSWER_SECONDS):
+            async with asyncio.timeout(self._seconds):
                 good, found = await answer
-        except (OSError, EOFError, TimeoutError) as error:
-            await self._lost(line, error)
-            raise Unavailable("summing", "the process that sums updates has ended") from error
+        except (EOFError, TimeoutError) as error:
+            await self._lost(other, error)
+            raise _ended() from error
         if not good:
             raise RuntimeError(found)
         return found
 
-    async def _start(self) -> Line:
-        with Ends() as ends:
-            self._line = await ends.here()
-            self._process = await asyncio.to_thread(
+    def _started(self) -> asyncio.Task[_Other]:
+        if self._closed:
+            raise _ended()
+        if self._other is None:
+            self._other = asyncio.create_task(_start())
+        return self._other
+
+    async def _line(self, other: asyncio.Task[_Other]) -> Line:
+        try:
+            # It starts though whoever gave the first work does not wait: the next is there soon.
+            return (await asyncio.shield(other)).line
+        except Exception as error:
+            log.error("no process that sums updates can be started: %s", error)
+            if self._other is other:
+                self._other = None
+            raise _ended() from error
+
+    async def _lost(self, other: asyncio.Task[_Other], error: Exception) -> None:
+        async with self._sending:
+            if self._other is other:  # nobody else has seen to it
+                self._other = None
+                why = str(error) or f"no answer in {self._seconds:.0f} s"
+                log.error("the process that sums updates has ended (%s): another is started", why)
+                await _end(other, 0.0)
+
+    async def close(self) -> None:
+        self._closed = True
+        other, self._other = self._other, None
+        if other is not None:
+            await _end(other, _END_SECONDS)
+
+
+async def _start() -> _Other:
+    with Ends() as ends:
+        line = await ends.here()
+        try:
+            process = await asyncio.to_thread(
                 subprocess.Popen,
                 [sys.executable, "-m", "coordinator.hand", *map(str, ends.files)],
                 pass_fds=ends.files,
                 stdin=subprocess.DEVNULL,
             )
-        return self._line
-
-    async def _lost(self, line: Line, error: Exception) -> None:
-        async with self._sending:
-            if self._line is line:  # nobody else has seen to it
-                why = str(error) or f"no answer in {_ANSWER_SECONDS:.0f} s"
-                log.error("the process that sums updates has ended (%s): another is started", why)
-                await self.close()
-
-    async def close(self) -> None:
-        line, self._line = self._line, None
-        process, self._process = self._process, None
-        if line is not None:
-            await line.close()  # which is its sign to end
-        if process is not None:
-            await asyncio.to_thread(_end, process)
+        except BaseException:
+            line.close()
+            raise
+    return _Other(line, process)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+async def _end(other: asyncio.Task[_Other], seconds: float) -> None:
+    """End a process, which has so long to do so by itself."""
+    if not other.done():
+        await asyncio.wait([other])
+    # From here on nobody who is cancelled leaves it half done.
+    if other.cancelled() or other.exception() is not None:
+        return  # there is none
+    line, process = other.result()
+    line.close()  # which is its sign to end
+    await asyncio.to_thread(_reap, process, seconds)
+
+
+def _reap(process: subprocess.Popen[bytes], seconds: float) -> None:
     with suppress(subprocess.TimeoutExpired):
-        process.wait(_END_SECONDS)
+        process.wait(seconds)
     process.kill()
     process.wait()
+
+
+def _ended() -> Unavailable:
+    return Unavailable("summing", "the process that sums updates has ended")
 
 
 class Hand:

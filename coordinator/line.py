@@ -16,8 +16,7 @@ import socket
 import struct
 import tempfile
 from collections import deque
-from contextlib import suppress
-from typing import Any, NamedTuple, Self
+from typing import IO, Any, NamedTuple, Self
 
 _ROOM = 16 << 20  # bytes; only those ever used take memory
 _LARGE = 2 << 10
@@ -33,14 +32,16 @@ class Line:
         self._writer = writer
         self._room, self._ring = room, Ring(_ROOM)
         self._asked = deque[_Asked]()
+        self._why: str | None = None  # it has ended, once it has
         self._reading = asyncio.create_task(self._read(reader))
+        self._reading.add_done_callback(self._read_all)
 
     def ask(self, message: object) -> asyncio.Future[Any]:
         """Send a message; the future has what the other end says, or is `EOFError` once it is
-        gone. May be cancelled: then nobody hears the answer."""
+        gone. May be cancelled: then nobody hears the answer. Raises what pickling it raises."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        if self._reading.done():
-            future.set_exception(EOFError("the line has ended"))
+        if self._why is not None:
+            future.set_exception(EOFError(self._why))
             return future
         packed = _Packed(message, self._room, self._ring)
         self._asked.append(_Asked(future, packed.places))
@@ -48,33 +49,34 @@ class Line:
         self._writer.write(packed.data)
         return future
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """The other end hears that this is the end. Who waits for an answer hears it as well."""
+        self._end("the line was closed")
         self._reading.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._reading
-        self._writer.close()
-        with suppress(OSError):
-            await self._writer.wait_closed()
+        # What is not sent yet is not waited for: the other end may have stopped to read.
+        self._writer.transport.abort()
         self._room.close()
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
-        error: Exception = EOFError("the line was closed")
-        try:
-            while True:
-                (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
-                answer = pickle.loads(await reader.readexactly(length))  # noqa: S301 - our own
-                asked = self._asked.popleft()
-                self._ring.give_back(asked.places)
-                if not asked.future.done():
-                    asked.future.set_result(answer)
-        except (OSError, EOFError) as ended:  # `IncompleteReadError` is an `EOFError`
-            error = ended
-        finally:
-            for asked in self._asked:
-                if not asked.future.done():
-                    asked.future.set_exception(error)
-            self._asked.clear()
+        while True:
+            (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
+            answer = pickle.loads(await reader.readexactly(length))  # noqa: S301 - our own
+            asked = self._asked.popleft()
+            self._ring.give_back(asked.places)
+            if not asked.future.done():
+                asked.future.set_result(answer)
+
+    def _read_all(self, reading: asyncio.Task[None]) -> None:
+        """Whatever went wrong, no answer can be read any more."""
+        error = None if reading.cancelled() else reading.exception()
+        self._end(str(error) or type(error).__name__)
+
+    def _end(self, why: str) -> None:
+        self._why = self._why or why
+        while self._asked:
+            future = self._asked.popleft().future
+            if not future.done():
+                future.set_exception(EOFError(self._why))
 
 
 class Ears:
@@ -83,7 +85,8 @@ class Ears:
 
     def __init__(self, end: int, file: int) -> None:
         """From the files that the process was given."""
-        self._stream = socket.socket(fileno=end).makefile("rwb")
+        with socket.socket(fileno=end) as own:  # which closes it with the stream
+            self._stream = own.makefile("rwb")
         self._room = mmap.mmap(file, _ROOM)
         os.close(file)
 
@@ -111,22 +114,23 @@ class Ends:
     other end, inside; `here` is this end, once it is."""
 
     def __init__(self) -> None:
-        self._own, self._its = socket.socketpair()
         self._file = _memory()
-        self.files = self._its.fileno(), self._file
+        self._own, self._its = socket.socketpair()
+        self.files = self._its.fileno(), self._file.fileno()
 
     async def here(self) -> Line:
         """This end."""
-        room = mmap.mmap(self._file, _ROOM)
-        reader, writer = await asyncio.open_connection(sock=self._own)
+        room = mmap.mmap(self._file.fileno(), _ROOM)
+        # One of the line's own: what is made here is closed here, whatever goes wrong.
+        reader, writer = await asyncio.open_connection(sock=self._own.dup())
         return Line(reader, writer, room)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._its.close()
-        os.close(self._file)
+        for each in (self._own, self._its, self._file):
+            each.close()
 
 
 class Ring:
@@ -169,14 +173,14 @@ class _Asked(NamedTuple):
     places: int
 
 
-def _memory() -> int:
+def _memory() -> IO[bytes]:
     """A file that is in memory alone, where the system has such; else without a name."""
+    file: IO[bytes]
     if hasattr(os, "memfd_create"):
-        file = os.memfd_create("lamplighter")
+        file = os.fdopen(os.memfd_create("lamplighter"), "r+b", buffering=0)
     else:
-        with tempfile.TemporaryFile() as unnamed:
-            file = os.dup(unnamed.fileno())
-    os.truncate(file, _ROOM)
+        file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - `Ends` closes it
+    file.truncate(_ROOM)
     return file
 
 
