@@ -234,7 +234,7 @@ def _problems(task: TaskFile) -> list[str]:
     found += aggregation_problems(task.aggregation)
     if task.upload.codec in SAMPLED and not isinstance(task.aggregation, Streaming):
         found.append(
-            f"upload.codec = {task.upload.codec!r}: an update of it has most weights unchanged, and "
+            f"upload.codec = {task.upload.codec!r}: its updates have most weights unchanged, and "
             f"aggregation.kind = {kind_of(task.aggregation)!r} looks at single updates; expected "
             f"{', '.join(name for name in CODECS if name not in SAMPLED)}"
         )

@@ -10,6 +10,7 @@ import pytest
 from coordinator.client import ClientError
 from coordinator.store.opening import DATABASE_FILE
 from coordinator.store.sql import StoreError
+from edge_agent.errors import Rejected
 from tests.coordinator.plans import constant, plan, weights
 from tests.coordinator.serving import Serving, serving
 from wire.digest import hex_of
@@ -95,9 +96,11 @@ async def test_what_is_trained_for_a_task_that_is_left_out_waits_for_it(tmp_path
     async with serving(tmp_path) as served:
         await plan(name="alpha", goal=1, sections=nova).create(served.admin)
         (device,) = await served.devices(1)
-        assignment = await device.assigned()
+        assignment = await device.take()
     await asyncio.to_thread(forget_steps, tmp_path)
     async with serving(tmp_path) as served:
         device.url = served.url
-        answer = await device.upload(assignment, constant(1.0))
-        assert (answer.status, answer.code) == (503, "left_out")
+        with pytest.raises(Rejected) as caught:
+            await device.deliver(assignment, device.write(assignment, constant(1.0)))
+        refused = caught.value
+        assert (refused.status, refused.code, refused.transient) == (503, "left_out", True)

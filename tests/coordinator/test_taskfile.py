@@ -392,7 +392,7 @@ def test_the_error_names_the_file(tmp_path):
 def test_a_sampled_update_is_not_for_who_looks_at_single_ones(codec, kind):
     upload, robust = f"[upload]\ncodec = '{codec}'\n", f"[aggregation]\nkind = '{kind}'\n"
     assert refusal(GOOD.replace("goal = 5", "goal = 9\nminimum = 9") + upload + robust) == (
-        f"upload.codec = {codec!r}: an update of it has most weights unchanged, and "
+        f"upload.codec = {codec!r}: its updates have most weights unchanged, and "
         f"aggregation.kind = {kind!r} looks at single updates; expected float32, float16, int8"
     )
     parse(GOOD + upload)
