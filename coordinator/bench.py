@@ -101,8 +101,11 @@ class Bench:
 
     def add(self, work: Work, batch: int, number: int, counted: Sequence[Counted]) -> None:
         """Sum those of a batch that count in round `number`, and forget it. One that fails spoils
-        the sum: they count nevertheless, and at the close their bytes are summed instead."""
-        opened = self._batches.pop(batch)
+        the sum: they count nevertheless, and at the close their bytes are summed instead. So it is
+        where this is not the bench that opened it, which has ended: this sum lacks them."""
+        opened = self._batches.pop(batch, None)
+        if opened is None:
+            return
         updates = []
         for place, assignment, staleness in counted:
             found = opened[place]

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 _STOP_SECONDS = 10.0  # that a stop waits for a model that is being made
 _SOON = 2.0  # at the longest, after a failure: no deadline waits for a store that is back
 _ADOPTED = 16  # updates taken over at a time
+_LOST = Total(0, -1, b"")  # no sum has these tags
 
 
 class Keeper:
@@ -136,13 +137,16 @@ class Keeper:
 
     async def _hand_over(self) -> bool:
         """This process's sum, for the closer, which is the one to go on: False."""
-        task, number = self._task, self._task.round.number
+        task, store, node = self._task, self._services.store, self._services.node
+        number = task.round.number
         async with task.summing.still():
             found = await self._total(number)
+        if found is None and task.aggregator.streams:
+            portions = await store.read(sums.portions, task.name, number)
+            if any(portion.node == node for portion in portions):
+                found = _LOST  # the closer is not to wait for it
         if found is not None:
-            await self._services.store.run(
-                sums.put_partial, task.name, number, self._services.node, found.tags, found.data
-            )
+            await store.run(sums.put_partial, task.name, number, node, found.tags, found.data)
         self._own = self._own.handed_over(number)
         return False
 

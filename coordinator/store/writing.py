@@ -13,12 +13,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from coordinator.store.clearing import Clearing
 from coordinator.store.lane import Another, Answer, Asked
-from coordinator.store.opening import BUSY_SECONDS, trouble
+from coordinator.store.opening import trouble
 from coordinator.store.playing import Lost, answer_query, answer_recall, is_lost, play
-from coordinator.store.segments import Segments, segment_name
+from coordinator.store.segments import Owner, Segments, segment_name
 from coordinator.store.sql import Discard, Keep, Query, Recall, Step, StoreUnavailable, Tell, over
 
 log = logging.getLogger(__name__)
@@ -27,21 +28,10 @@ _MOST = 256  # transactions of a group
 _MOST_BYTES = 8 << 20  # of the updates that it keeps
 _MOST_SECONDS = 0.05  # that it takes before its sync: other processes wait
 _SAY_SECONDS = 30.0  # how often a disk that stays full is said
-_EMPTY_MS = 100  # that emptying the log waits for readers
 _CLOCK_SECONDS = 1.0  # how often the time that was reached is written down
 
 _PLACES = """INSERT INTO payloads (assignment, task, round, node, start, length, crc)
 SELECT column1, $1, $2, $3, column2, column3, column4 FROM {table}"""
-
-
-class _Segment(NamedTuple):
-    task: str
-    round: int
-    node: str
-
-    @property
-    def name(self) -> str:
-        return segment_name(*self)
 
 
 @dataclass
@@ -50,7 +40,7 @@ class _Effects:
 
     told: bool = False
     kept: int = 0  # bytes
-    gone: list[_Segment] = field(default_factory=list)
+    gone: list[Owner] = field(default_factory=list)
     wipe: bool = False
 
     def add(self, other: "_Effects") -> None:
@@ -78,12 +68,12 @@ class Writer:
         unlink: Callable[[Path], None],
     ) -> None:
         self._sql, self._segments, self._path, self._node = database, segments, path, node
-        self._turn, self._now, self._told, self._unlink = turn, now, told, unlink
+        self._turn, self._now, self._told = turn, now, told
+        self._clearing = Clearing(database, segments, turn=turn, now=now, unlink=unlink)
         self._effects = _Effects()  # of the group
         self._own = _Effects()  # of the transaction that runs
         self._kept: list[Keep] = []  # of that one: not written yet
         self._clock = float("-inf")  # when the time was last written down
-        self._log_to_empty = False
         self._failed, self._said = False, float("-inf")
 
     def serve(self, first: Asked, another: Another) -> list[Answer]:
@@ -100,14 +90,13 @@ class Writer:
         if not self._failed and self._said > float("-inf"):
             self._said = float("-inf")
             log.info("%s can be written again", self._path)
-        if self._effects.wipe or self._log_to_empty:
-            self._wipe()  # before the answer: who asks for it relies on it
+        if self._effects.wipe or self._clearing.unfinished:
+            self._clearing.wipe()  # before the answer: who asks for it relies on it
         return answers
 
     def after(self) -> None:
         """What follows from a group, once its callers have been answered."""
-        for segment in self._effects.gone:
-            self._remove(segment)
+        self._clearing.remove(self._effects.gone)
 
     def close(self) -> None:
         """Empty the log into the database and let go."""
@@ -219,11 +208,11 @@ class Writer:
         """What the transaction has kept so far: all at once, before anything asks for it."""
         kept, self._kept = self._kept, []
         for key, group in groupby(kept, key=lambda keep: (keep.task, keep.round)):
-            self._append(_Segment(*key, self._node), list(group))
+            self._append(Owner(*key, self._node), list(group))
 
-    def _append(self, segment: _Segment, keeps: list[Keep]) -> None:
+    def _append(self, segment: Owner, keeps: list[Keep]) -> None:
         try:
-            found = self._segments.append(segment.name, [keep.data for keep in keeps])
+            found = self._segments.append(segment_name(*segment), [keep.data for keep in keeps])
         except OSError as error:
             raise StoreUnavailable(self._say(error)) from error
         places = [(keep.assignment, *place) for keep, place in zip(keeps, found, strict=True)]
@@ -241,7 +230,7 @@ class Writer:
         self._sql.execute(
             "DELETE FROM payloads WHERE task = ?1 AND round = ?2", (step.task, step.round)
         )
-        self._own.gone += [_Segment(step.task, step.round, row["node"]) for row in found]
+        self._own.gone += [Owner(step.task, step.round, row["node"]) for row in found]
 
     def _discard_one(self, assignment: str) -> None:
         deleted = self._sql.execute(
@@ -254,41 +243,6 @@ class Writer:
                 "INSERT INTO wipes VALUES (?1, ?2, ?3)", (name, row["start"], row["length"])
             )
         self._own.wipe = True
-
-    # Afterwards
-
-    def _remove(self, segment: _Segment) -> None:
-        with self._turn():  # no process appends to it now
-            if self._sql.execute(
-                "SELECT 1 FROM payloads WHERE task = ?1 AND round = ?2 AND node = ?3", segment
-            ).fetchall():
-                return  # the round was used again
-            aside = self._segments.put_aside(segment.name)
-        if aside is not None:
-            self._unlink(aside)
-
-    def _wipe(self) -> None:
-        """Overwrite what was discarded by name: in the segments, and in the log, which holds the
-        pages as they were until it is emptied. Deleted rows were overwritten by SQLite."""
-        try:
-            with self._turn():
-                for segment, start, length in self._sql.execute("SELECT * FROM wipes").fetchall():
-                    self._segments.wipe(segment, start, length)
-                self._sql.execute("DELETE FROM wipes")
-            self._log_to_empty = not self._empty_log()
-        except (sqlite3.Error, OSError) as error:
-            # The deletion itself is durable. The rest is done with the next, or at the next start.
-            self._log_to_empty = True
-            log.warning("what was deleted is not overwritten yet: %s", error)
-
-    def _empty_log(self) -> bool:
-        """Whether it could be: not while somebody reads what is in it."""
-        try:
-            self._sql.execute(f"PRAGMA busy_timeout = {_EMPTY_MS}").fetchall()
-            row = self._sql.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            return not row["busy"]
-        finally:
-            self._sql.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}").fetchall()
 
 
 def _may_be_committed(error: BaseException) -> bool:

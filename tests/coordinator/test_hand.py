@@ -51,8 +51,9 @@ async def test_large_batches_go_there_and_back(hand: Hand):
 
 
 async def test_what_goes_wrong_at_the_bench_is_raised_and_it_goes_on(hand: Hand):
-    with pytest.raises((KeyError, RuntimeError), match="5"):
-        await hand.do(Bench.add, WORK, 5, 1, ())
+    await hand.do(Bench.open, WORK, 4, [upload("a")])
+    with pytest.raises((IndexError, RuntimeError), match="out of range"):
+        await hand.do(Bench.add, WORK, 4, 1, [Counted(9, "a", 0)])
     await hand.do(Bench.open, WORK, 5, [upload("a")])
     await hand.do(Bench.add, WORK, 5, 1, ())
 

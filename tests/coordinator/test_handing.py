@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from coordinator import closing
+from coordinator.bench import Bench
 from coordinator.round import Phase
 from coordinator.service import Coordinator
 from coordinator.start import StoreOptions, open_coordinator
@@ -79,6 +80,25 @@ async def test_another_process_closes_what_one_cannot(
         assert ended.closer == pair.other.services.node
         assert await pair.moved(before) == pytest.approx(1.0, rel=1e-5)
         assert tried
+
+
+async def test_a_process_that_has_lost_its_sum_says_so_and_nobody_waits_for_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    async with Pair(tmp_path, goal=UPDATES) as pair:
+        await pair.know_each_other()
+        before = await pair.model()
+        await pair.arrive(0, 1, value=1.0)
+        # What became of it when the process that sums has ended.
+        async with pair.task.summing.still():
+            await pair.coordinator.services.hand.do(Bench.over, pair.task.work, 1)
+        pair.coordinator, pair.other = pair.other, pair.coordinator
+        await pair.arrive(2, value=4.0)
+        async with asyncio.timeout(20.0):
+            while pair.task.round.number == 1:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert await pair.moved(before) == pytest.approx(2.0, rel=1e-5)
+    assert "has not handed over its sum" not in caplog.text
 
 
 async def test_who_asks_hears_why_a_round_does_not_close_until_it_has(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.store.opening import DATABASE_FILE
+from coordinator.store.opening import DATABASE_FILE, connect
 from coordinator.store.sql import StoreError
 from tests.coordinator.machine import Machine
 
@@ -137,3 +137,41 @@ async def test_an_update_torn_by_a_power_cut_does_not_count(machine: Machine):
     assert machine.task.round.arrived == 0
     await machine.accept(0)  # nobody was told that it counts
     assert (await machine.close_now(1)).arrived == 1
+
+
+async def gone(machine: Machine) -> None:
+    """The bytes of every update that is in a model are deleted."""
+    async with asyncio.timeout(10):
+        while await machine.files("spool"):
+            await machine.store.check()  # a group of its own, as each process writes now and then
+            await asyncio.sleep(0.01)
+
+
+async def test_once_its_updates_are_deleted_no_loss_of_the_log_opens_a_round_again(
+    machine: Machine,
+):
+    await machine.arrive(0, 1, 2)
+    ended = await machine.ends(1)
+    model = await machine.digest()
+    await gone(machine)
+    await machine.crash(lambda state: cut(state, 0))
+    assert await machine.digest() == model
+    found = await machine.ends(1)
+    assert (found.phase, found.arrived) == (ended.phase, 3)
+    assert machine.task.round.number == 2
+
+
+async def test_while_somebody_reads_the_log_the_updates_of_a_round_stay(machine: Machine):
+    await machine.arrive(0, 1)
+    await machine.assign(2)
+    reader = await asyncio.to_thread(connect, machine.folder / "state")
+    try:
+        await asyncio.to_thread(reader.executescript, "BEGIN; SELECT * FROM driver;")
+        await machine.accept(2)
+        await machine.ends(1)
+        await machine.store.check()
+        assert len(await machine.files("spool")) == 1
+    finally:
+        await asyncio.to_thread(reader.close)
+    machine.clock.leap(10.0)
+    await gone(machine)
