@@ -10,7 +10,7 @@ import socket
 import sqlite3
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ DEVICES = 12
 PARAMETERS = (Parameter(name="w", shape=(DEVICES,)),)
 _START_SECONDS = 30.0
 _ROUNDS_SECONDS = 60.0
+_MOMENTS_SECONDS = 5.0
 
 Acknowledged = set[tuple[int, str]]
 """(round, device) of each update that the coordinator said it has."""
@@ -65,7 +66,7 @@ async def test_killed_at_random_moments_it_counts_each_acknowledged_update_once(
             await asyncio.sleep(rng.uniform(0, 0.05))
         for kill in range(kills - 1):
             async with _serving(tmp_path, port):
-                await _moments(rng, kill)
+                await _moments(rng, kill, acknowledged)
         async with _serving(tmp_path, port) as admin:
             await _two_more_rounds(admin)
             stop.set()
@@ -135,10 +136,15 @@ async def _device(url: str, token: str, slow: bool) -> Device:
     return await Device.enroll(url, token)
 
 
-async def _moments(rng: random.Random, kill: int) -> None:
-    """A random while, from at once to a few rounds."""
-    for _ in range(rng.randrange(0, 2 + kill % 12)):
-        await asyncio.sleep(rng.uniform(0, 0.05))
+async def _moments(rng: random.Random, kill: int, acknowledged: Acknowledged) -> None:
+    """A random while, from at once to a round and more, as fast as rounds go on this machine; and
+    not on the very moment of an acknowledgement."""
+    wanted = len(acknowledged) + rng.randrange(0, 2 + kill % 12)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_MOMENTS_SECONDS):
+            while len(acknowledged) < wanted:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+    await asyncio.sleep(rng.uniform(0, 0.05))
 
 
 @asynccontextmanager
