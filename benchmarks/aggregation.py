@@ -52,7 +52,9 @@ def measure(
     section.notes = [
         f"Median [least .. most] of {runs} runs. Flower's figures are quoted, not of this run; its "
         "memory grows with the updates (6.7 GB at 1,000 of the CNN).",
-        "`check` is the other thing done for every update, before it counts: its rate is beside.",
+        "`check` is the other thing done for every update, before it counts: its rate is beside. "
+        "`a plain mean` is numpy's multiply and add in float32, whose result depends on the order: "
+        "what this machine's memory is worth at this hour.",
     ]
     return section
 
@@ -73,7 +75,7 @@ def _delta(parameters: tuple[Parameter, ...], rng: np.random.Generator) -> Weigh
 def _rates(model: str, strategy: Aggregator, updates: list[Contribution], runs: int) -> list[Row]:
     base = updates[0].delta
     rates: dict[int, list[float]] = {1: [], TOGETHER: []}
-    checks = []
+    checks, plain = [], []
     for _ in range(runs):
         for together, found in rates.items():
             started = time.perf_counter()
@@ -86,16 +88,31 @@ def _rates(model: str, strategy: Aggregator, updates: list[Contribution], runs: 
         for update in updates:
             strategy.check(update)
         checks.append(len(updates) / (time.perf_counter() - started))
+        started = time.perf_counter()
+        _plain_mean(updates)
+        plain.append(len(updates) / (time.perf_counter() - started))
     single, several = rates[1], rates[TOGETHER]
     return [
         Row(
             f"{model}, {TOGETHER} at a time",
             f"{spread(several, ',.0f')} updates/s",
-            f"one by one: {spread(single, ',.0f')}; check: {median(checks):,.0f}/s",
+            f"one by one: {spread(single, ',.0f')}; check: {median(checks):,.0f}; "
+            f"a plain mean: {median(plain):,.0f}",
             f">= {GOALS[model]:,.0f} (Flower 1.41: {FLOWER[model]:,})",
             median(several) >= GOALS[model],
         )
     ]
+
+
+def _plain_mean(updates: list[Contribution]) -> Weights:
+    """What a mean costs that is neither checked nor exact."""
+    examples = sum(update.examples for update in updates)
+    total = {name: np.zeros_like(values) for name, values in updates[0].delta.items()}
+    for update in updates:
+        share = np.float32(update.examples / examples)
+        for name, values in update.delta.items():
+            total[name] += values * share
+    return total
 
 
 def _memory(model: str, strategy: Aggregator, updates: list[Contribution]) -> Row:

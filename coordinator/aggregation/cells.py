@@ -49,11 +49,10 @@ class Cell:
         `values * scale` is rounded to float32 first: what is added depends on nothing else. With
         `-scale` it is taken away again, since rounding knows no sign.
         """
-        rounded, wide = scratch.rounded[: values.size], scratch.wide[: values.size]
+        rounded = scratch.rounded[: values.size]
         np.multiply(values, scale, out=rounded)
         np.rint(rounded, out=rounded)
-        np.copyto(wide, rounded)  # then to add in one type is faster than to add across types
-        self._take(wide, _reach(bound, scale))
+        self._take(rounded, _reach(bound, scale))
 
     def add_few(self, few: Few, scale: np.float32, bound: float) -> None:
         """Add what `add` would for a block of which few weights changed: to no change it adds 0."""
@@ -93,12 +92,12 @@ class Cell:
         self._settle()
         return self._far
 
-    def _take(self, numbers: Vector64, reach: float) -> None:
+    def _take(self, numbers: Vector32 | Vector64, reach: float) -> None:
         """Add whole numbers, none farther from zero than `reach`."""
         if self._fits(reach):
             np.add(self._near, numbers, out=self._near)
         else:
-            high, low = _split(numbers)
+            high, low = _split(numbers.astype(np.float64))
             self._carry(high, low.astype(np.uint64))
 
     def _fits(self, reach: float) -> bool:

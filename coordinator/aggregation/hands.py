@@ -25,7 +25,6 @@ class Scratch:
     def __init__(self, size: int) -> None:
         self.gathered = np.empty(size, np.float32)
         self.rounded = np.empty(size, np.float32)
-        self.wide = np.empty(size, np.float64)
 
 
 class _Own(threading.local):
@@ -34,7 +33,7 @@ class _Own(threading.local):
     scratch = Scratch(0)
 
     def of(self, size: int) -> Scratch:
-        if self.scratch.wide.size < size:
+        if self.scratch.rounded.size < size:
             self.scratch = Scratch(size)
         return self.scratch
 

@@ -187,7 +187,7 @@ def test_its_memory_does_not_grow_with_the_updates():
     held, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert held < 10_000
-    assert peak < 50_000
+    assert peak < 100_000  # numpy casts through a buffer of 64 kB
 
 
 def test_threads_may_sum_at_once_each_its_own():
