@@ -126,10 +126,11 @@ async def line(work: Work) -> AsyncIterator[Line]:
 
 
 def _work(work: Work, ears: Ears) -> None:
-    try:
-        work(ears)
-    finally:
-        ears._stream.close()
+    with suppress(OSError, EOFError):  # the other end is gone, as a process here would find
+        try:
+            work(ears)
+        finally:
+            ears._stream.close()
 
 
 def large(size: int, seed: int = 1) -> bytes:
