@@ -16,10 +16,10 @@ from typing import NamedTuple
 import numpy as np
 import zstandard
 
+from fleet.clients import header
 from wire import compression, update
 from wire.checkpoint import Weights
 from wire.messages import Assignment
-from wire.update import UpdateHeader
 
 _PLAIN_LIMIT = 1 << 30
 _MAGIC = bytes.fromhex("28b52ffd")
@@ -51,17 +51,9 @@ class Mould:
     model and codec as `assignment`."""
 
     def __init__(self, assignment: Assignment, delta: Weights, examples: int = 10) -> None:
-        header = UpdateHeader(
-            assignment=assignment.id,
-            plan=assignment.plan,
-            base=assignment.model,
-            codec=assignment.codec,
-            examples=examples,
-            steps=1,
-            loss=1.0,
-            seconds=1.0,
+        whole = update.write(
+            header(assignment, examples), delta, np.random.default_rng(assignment.seed)
         )
-        whole = update.write(header, delta, np.random.default_rng(assignment.seed))
         plain = compression.decompress(whole, _PLAIN_LIMIT)
         length = int.from_bytes(plain[:8], "little")
         self._before, mark, self._after = (

@@ -10,6 +10,7 @@ from wire.codecs.base import Codec, Delta, Few
 from wire.codecs.floats import Float16, Float32
 from wire.codecs.int8 import Int8
 from wire.codecs.mask8 import Mask8
+from wire.codecs.sampled import Sampled
 from wire.codecs.sparse8 import Sparse8
 from wire.errors import Rule, WireError
 
@@ -29,4 +30,4 @@ def codec_named(name: str) -> Codec:
     return CODECS[name]
 
 
-__all__ = ["CODECS", "SAMPLED", "Codec", "Delta", "Few", "codec_named"]
+__all__ = ["CODECS", "SAMPLED", "Codec", "Delta", "Few", "Sampled", "codec_named"]

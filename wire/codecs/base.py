@@ -24,7 +24,7 @@ class Few(NamedTuple):
 class Delta(Mapping[str, Vector32]):
     """A delta in its coded form: the change of each parameter, float32, is made when it is asked
     for, by two threads together if they like. Whoever takes it stretch by stretch needs no room for
-    all of it, but of those that are `sparse`."""
+    all of it, but of those that are `Sampled`."""
 
     def __init__(self, parameters: tuple[Parameter, ...]) -> None:
         self._parameters = {p.name: p for p in parameters}
@@ -41,17 +41,6 @@ class Delta(Mapping[str, Vector32]):
     def few(self, name: str, start: int, stop: int) -> Few | None:
         """The same stretch (its first weight has index 0), ascending, when most of it is zero."""
         return None
-
-    @property
-    def sparse(self) -> bool:
-        """Whether `few_of_all` is to be asked: most of all weights are zero, and that takes less
-        time than stretch by stretch."""
-        return False
-
-    def few_of_all(self) -> Few:
-        """All weights as one vector, the parameters in the order of their names; the indices in any
-        order. It is made when it is asked for, and not kept."""
-        raise NotImplementedError
 
     def __getitem__(self, name: str) -> Vector32:
         p = self._parameters[name]

@@ -10,13 +10,12 @@ import numpy.typing as npt
 from wire.checkpoint import Weights
 from wire.codecs.base import Delta, Few, Vector32
 from wire.codecs.int8 import Int8, scaled, scaled_bound
+from wire.codecs.sampled import Sampled, taken
 from wire.errors import Rule, WireError
 from wire.plan import Parameter
 from wire.tensors import Array, Spec
 
 _START = np.dtype("<i4")
-_ONE_IN = 8
-_FEWEST = 64  # are always sent: a small model is sent as it is
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _VALUES = Int8()
 
@@ -37,16 +36,15 @@ class Mask8:
     name = "mask8"
 
     def schema(self, parameters: tuple[Parameter, ...]) -> dict[str, Spec]:
-        taken = _taken(sum(p.size for p in parameters))
-        kept = Parameter(name="kept", shape=(taken,))
+        kept = Parameter(name="kept", shape=(taken(sum(p.size for p in parameters)),))
         return {"start": Spec(_START, ()), **_VALUES.schema((kept,))}
 
     def encode(self, delta: Weights, rng: np.random.Generator) -> dict[str, Array]:
         flat = np.concatenate([delta[name].reshape(-1) for name in sorted(delta)])
-        taken = _taken(flat.size)
+        count = taken(flat.size)
         start = int(rng.integers(max(flat.size, 1)))
         with np.errstate(over="ignore"):  # it is refused
-            kept = flat[_walk(flat.size, start, taken)] * np.float32(flat.size / max(taken, 1))
+            kept = flat[_walk(flat.size, start, count)] * np.float32(flat.size / max(count, 1))
         coded = _VALUES.encode({"kept": kept}, rng)
         return {"start": np.asarray(start, _START), **coded}
 
@@ -54,47 +52,31 @@ class Mask8:
         return _Masked(coded, parameters)
 
 
-class _Masked(Delta):
+class _Masked(Sampled):
     """The coded form, unpacked only when it is asked for."""
 
     def __init__(self, coded: Mapping[str, Array], parameters: tuple[Parameter, ...]) -> None:
         super().__init__(parameters)
         self._coded = coded
-        self._size = sum(p.size for p in parameters)
         self._start = int(coded["start"])
-        if not 0 <= self._start < max(self._size, 1):
-            raise WireError(Rule.BAD_FORMAT, f"starts at place {self._start} of {self._size}")
-        self._bound = scaled_bound(coded, "kept")
+        if not 0 <= self._start < max(self.size, 1):
+            raise WireError(Rule.BAD_FORMAT, f"starts at place {self._start} of {self.size}")
+        self.largest = scaled_bound(coded, "kept")
         self._whole: Vector32 | None = None
 
     def stretch(self, name: str, start: int, stop: int, room: Vector32) -> Vector32:
         if self._whole is None:
-            whole = np.zeros(self._size, np.float32)
+            whole = np.zeros(self.size, np.float32)
             few = self.few_of_all()
             whole[few.indices] = few.values
             self._whole = whole  # not before: two threads may ask together
-        begin = self._begin(name) + start
+        begin = self.starts[name] + start
         np.copyto(room, self._whole[begin : begin + stop - start])
         return room
 
-    def bound(self, name: str) -> float:
-        return self._bound  # of them all
-
-    @property
-    def sparse(self) -> bool:
-        return True
-
     def few_of_all(self) -> Few:
-        places = _order(self._size)[self._start : self._start + _taken(self._size)]
+        places = _order(self.size)[self._start : self._start + taken(self.size)]
         return Few(places, scaled(self._coded, "kept"))
-
-    def _begin(self, name: str) -> int:
-        return sum(p.size for before, p in self._parameters.items() if before < name)
-
-
-def _taken(size: int) -> int:
-    """How many of `size` weights are sent."""
-    return min(size, max(_FEWEST, -(-size // _ONE_IN)))
 
 
 def _walk(size: int, start: int, count: int) -> npt.NDArray[np.intp]:
@@ -113,6 +95,6 @@ def _order(size: int) -> npt.NDArray[np.intp]:
     """The weights in their order, and its beginning once more: those sent from any place on are a
     view of it. For the coordinator, which sums many; memory: 9 bytes a weight, and a task has one
     model."""
-    found = _walk(size, 0, size + _taken(size))
+    found = _walk(size, 0, size + taken(size))
     found.flags.writeable = False
     return found

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from wire.checkpoint import FLOAT32, Weights
 from wire.codecs.base import Delta, Few, Vector32
 from wire.codecs.int8 import step_of
+from wire.codecs.sampled import Sampled, taken
 from wire.errors import Rule, WireError
 from wire.plan import Parameter
 from wire.tensors import Array, Spec
@@ -16,8 +17,6 @@ from wire.tensors import Array, Spec
 Bytes = npt.NDArray[np.uint8]
 
 _BYTE, _COUNT = np.dtype("u1"), np.dtype("<i4")
-_ONE_IN = 8
-_FEWEST = 64  # are always sent: a small model is sent as it is
 _SKIP = 15  # the step that ends at no weight
 _LEVELS = 255
 _LARGEST = float(np.finfo(np.float32).max)
@@ -55,7 +54,7 @@ class Sparse8:
 
     def encode(self, delta: Weights, rng: np.random.Generator) -> dict[str, Array]:
         flat = np.concatenate([delta[name].reshape(-1) for name in sorted(delta)])
-        indices, sizes = _sample(flat, _taken(flat.size), rng)
+        indices, sizes = _sample(flat, taken(flat.size), rng)
         steps, ends = _stepwise(np.diff(indices, prepend=-1))
         levels, base, unit = _levels(sizes, rng)
         most = _most_steps(flat.size)
@@ -71,22 +70,17 @@ class Sparse8:
         }
 
     def decode(self, coded: Mapping[str, Array], parameters: tuple[Parameter, ...]) -> Delta:
-        return _Sampled(coded, parameters)
+        return _Steps(coded, parameters)
 
 
-class _Sampled(Delta):
+class _Steps(Sampled):
     """The coded form, looked through, but unpacked only when it is asked for: ten times as
     large."""
 
     def __init__(self, coded: Mapping[str, Array], parameters: tuple[Parameter, ...]) -> None:
         super().__init__(parameters)
-        self._starts: dict[str, int] = {}
-        size = 0
-        for p in sorted(parameters, key=lambda p: p.name):
-            self._starts[p.name] = size
-            size += p.size
-        self._coded = _checked(coded, size)
-        self._bound = self._coded.bound
+        self._coded = _checked(coded, self.size)
+        self.largest = self._coded.bound
         self._unpacked: Few | None = None
 
     def stretch(self, name: str, start: int, stop: int, room: Vector32) -> Vector32:
@@ -95,20 +89,13 @@ class _Sampled(Delta):
         room[few.indices] = few.values
         return room
 
-    def bound(self, name: str) -> float:
-        return self._bound  # of them all
-
     def few(self, name: str, start: int, stop: int) -> Few:
         if self._unpacked is None:
             self._unpacked = self._coded.few()
-        begin = self._starts[name] + start
+        begin = self.starts[name] + start
         first, last = self._unpacked.indices.searchsorted((begin, begin + stop - start))
         indices = self._unpacked.indices[first:last]
         return Few(indices - begin if begin else indices, self._unpacked.values[first:last])
-
-    @property
-    def sparse(self) -> bool:
-        return True
 
     def few_of_all(self) -> Few:
         return self._unpacked or self._coded.few()
@@ -183,14 +170,9 @@ def _bound(base: np.float32, unit: np.float32) -> float:
     return (float(base) + _LEVELS * float(unit)) * (1 + 2.0**-20)  # float32's rounding
 
 
-def _taken(size: int) -> int:
-    """How many of `size` weights are sent."""
-    return min(size, max(_FEWEST, -(-size // _ONE_IN)))
-
-
 def _most_steps(size: int) -> int:
     """Those to weights that are sent, and those that end at none, at most."""
-    return _taken(size) + size // _SKIP
+    return taken(size) + size // _SKIP
 
 
 def _kept(steps: Bytes) -> Bytes:

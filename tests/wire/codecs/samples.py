@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from wire.checkpoint import Weights
-from wire.codecs import Delta, codec_named
+from wire.codecs import Delta, Sampled, codec_named
 from wire.plan import Parameter
 from wire.tensors import Array, Spec
 
@@ -39,7 +39,7 @@ def is_sound(delta: Mapping[str, Array], parameters: tuple[Parameter, ...]) -> N
     """A sampled delta: finite, within its bound, in its place, and the same however it is asked
     for."""
     assert isinstance(delta, Delta)
-    assert delta.sparse
+    assert isinstance(delta, Sampled)
     few = delta.few_of_all()
     size = sum(p.size for p in parameters)
     assert few.values.dtype == np.float32
