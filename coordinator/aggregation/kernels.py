@@ -46,12 +46,26 @@ def in_passes(near: Vector64, values: Vector32, scale: np.float32, room: Vector3
 
 @functools.cache
 def in_one_pass() -> Kernel | None:
-    """A compiled `Kernel`; `None` without numba. Blocking: compiles at the first call."""
+    """A compiled `Kernel`; `None` without a numba that works. Blocking: compiles at the first
+    call."""
     try:
-        import numba
-        from numba import types
+        return _compiled()
     except ImportError as error:  # not installed, or not for this numpy
         log.debug("sums are added by numpy: %s", error)
+    except Exception as error:  # noqa: BLE001 - a library is missing, a setting is wrong, ...
+        # Without a sum no round would ever close, and numpy's is as good.
+        why = f"{type(error).__name__}: {error}"
+        log.warning("numba does not work here, sums are added by numpy: %s", why)
+    return None
+
+
+def _compiled() -> Kernel | None:
+    """`None` where numba is told not to compile. Raises what numba raises."""
+    import numba
+    from numba import types
+
+    if numba.config.DISABLE_JIT:
+        log.debug("sums are added by numpy: NUMBA_DISABLE_JIT is set")
         return None
 
     # Bytes from the network are read-only, and begin where they begin.
@@ -67,6 +81,7 @@ def in_one_pass() -> Kernel | None:
     def add(near: Vector64, values: Vector32, scale: np.float32, room: Vector32) -> None:
         # Unlike numpy it does not look at lengths: it would write past the end.
         assert near.size == values.size
-        fold(near, values, scale)
+        # Nor does it take strides or another byte order. This copies nothing where there are none.
+        fold(near, np.ascontiguousarray(values, np.float32), scale)
 
     return add

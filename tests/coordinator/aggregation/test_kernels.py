@@ -1,5 +1,6 @@
 """The compiled sum and numpy's: the same numbers, bit for bit."""
 
+import os
 import subprocess
 import sys
 
@@ -78,3 +79,52 @@ delta = codec.decode(codec.encode({"w": np.ones(200_000, np.float32)}, rng), par
 aggregator(FedAvg(), parameters).empty().add(Contribution(delta, 1, 1, 0))
 assert "numba" not in sys.modules
 """
+
+
+@needs_numba
+@pytest.mark.parametrize(
+    "of",
+    [lambda v: np.repeat(v, 2)[::2], lambda v: v[::-1].copy()[::-1], lambda v: v.astype(">f4")],
+)
+def test_values_may_lie_in_memory_as_they_please(of):
+    values = np.arange(999, dtype=np.float32)
+    there = of(values)
+    mine, theirs = (added(k, there, np.float32(2)) for k in (compiled, in_passes))
+    assert mine.tolist() == theirs.tolist() == [2.0 * n for n in range(999)]
+
+
+@pytest.mark.parametrize("broken", ["OSError('libllvmlite.so')", "ValueError('NUMBA_X')"])
+def test_a_numba_that_does_not_work_leaves_the_sum_to_numpy(broken):
+    """Else no update would be summed, at the close neither: no round would ever end."""
+    run = [sys.executable, "-c", BROKEN.replace("BROKEN", broken)]
+    done = subprocess.run(run, check=True, timeout=60, capture_output=True, text=True)
+    assert done.stderr.count("numba does not work here") == 1
+
+
+BROKEN = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class Broken(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == "numba":
+            raise BROKEN
+
+sys.meta_path.insert(0, Broken())
+import numpy as np
+from coordinator.aggregation import Contribution, FedAvg, aggregator
+from wire.plan import Parameter
+
+total = aggregator(FedAvg(), (Parameter(name="w", shape=(70_000,)),)).empty()
+for _ in range(2):
+    total.add(Contribution({"w": np.ones(70_000, np.float32)}, 1, 1, 0))
+assert total.mean().tolist() == [1.0] * 70_000
+"""
+
+
+@needs_numba
+def test_with_its_compiler_switched_off_numba_is_not_used():
+    """A loop in Python takes a hundred times as long."""
+    code = "from coordinator.aggregation import kernels; assert kernels.in_one_pass() is None"
+    environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=environment)
