@@ -64,7 +64,7 @@ def _compiled() -> Kernel | None:
     import numba
     from numba import types
 
-    if numba.config.DISABLE_JIT:
+    if vars(numba.config)["DISABLE_JIT"]:  # set as the module loads: mypy does not see it
         log.debug("sums are added by numpy: NUMBA_DISABLE_JIT is set")
         return None
 
