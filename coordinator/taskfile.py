@@ -21,6 +21,11 @@ from coordinator.aggregation.options import (
 )
 from coordinator.aggregation.options import problems as aggregation_problems
 from coordinator.codec_choice import AUTO, contradiction
+from coordinator.compiler.options.losses import CrossEntropy, Loss, MeanSquaredError
+from coordinator.compiler.options.model import Model
+from coordinator.compiler.options.optimizers import Optimizer, Sgd
+from coordinator.compiler.options.section import NotNegative, Section
+from coordinator.compiler.options.training import Training
 from coordinator.selection.options import Selection, Uniform
 from schedules.duration import Duration
 from schedules.schedule import READY_MADE, Schedule, ready_made
@@ -34,80 +39,9 @@ _MOST_DOTS = 1000  # of a line: `a.a.a...` costs the TOML parser the square of i
 _HOOKS = {Duration: Duration.parse, Size: Size.parse}
 _EXAMPLES = 500  # of a device: what an error message reckons with
 
-Positive = Annotated[float, Meta(gt=0)]
-NotNegative = Annotated[float, Meta(ge=0)]
-Fraction = Annotated[float, Meta(ge=0, lt=1)]
-
 
 class TaskFileError(ValueError):
     """A task file that cannot be used; the message names the file, the key and what is allowed."""
-
-
-class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A table of the task file."""
-
-
-class Model(Section, frozen=True, kw_only=True):
-    """The model to train: an ONNX file, relative to the task file.
-
-    `frozen` are names or patterns (`features.*`) of weights that stay as they are.
-    """
-
-    file: str
-    frozen: tuple[str, ...] = ()
-
-
-class CrossEntropy(Section, frozen=True, kw_only=True, tag_field="kind", tag="cross_entropy"):
-    """Mean of -log softmax(output)[label]; the output holds one logit a class.
-
-    `output` is the model's output (needed when it has several); `label` names the integer input
-    that the examples must bring.
-    """
-
-    output: str | None = None
-    label: str = "label"
-
-
-class MeanSquaredError(Section, frozen=True, kw_only=True, tag_field="kind", tag="mse"):
-    """Mean over the batch and the elements of (output - target)^2."""
-
-    output: str | None = None
-    label: str = "target"
-
-
-class Sgd(Section, frozen=True, kw_only=True, tag_field="kind", tag="sgd"):
-    """w <- w - rate * v, v <- momentum * v + gradient (no velocity when the momentum is 0)."""
-
-    learning_rate: Positive
-    momentum: Fraction = 0.0
-
-
-class AdamW(Section, frozen=True, kw_only=True, tag_field="kind", tag="adamw"):
-    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019, algorithm 2)."""
-
-    learning_rate: Positive = 1e-3
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.999
-    epsilon: Positive = 1e-8
-    weight_decay: NotNegative = 0.01
-
-
-Loss = CrossEntropy | MeanSquaredError
-Optimizer = Sgd | AdamW
-MetricName = Literal["loss", "accuracy", "rmse"]
-
-
-class Training(Section, frozen=True, kw_only=True):
-    """What one device does in one round: so many passes over its examples, in batches.
-
-    `proximal` is FedProx's mu (Li et al., 2020): the device minimises loss + mu / 2 |w - base|^2,
-    base being the model that the round started from. 0 is plain FedAvg.
-    """
-
-    epochs: Annotated[int, Meta(ge=1, le=10_000)] = 1
-    batch: Annotated[int, Meta(ge=1, le=65_536)] = 10
-    metrics: Annotated[tuple[MetricName, ...], Meta(min_length=1)] = ("loss",)
-    proximal: NotNegative = 0.0
 
 
 class Round(Section, frozen=True, kw_only=True):
@@ -161,7 +95,7 @@ class Keep(Section, frozen=True, kw_only=True):
 class Participants(Section, frozen=True, kw_only=True):
     """Who may take part: devices that carry all of these labels (given at enrolment)."""
 
-    labels: Labels = {}
+    labels: Labels = msgspec.field(default_factory=dict)
 
 
 class TaskFile(Section, frozen=True, kw_only=True):

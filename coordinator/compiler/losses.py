@@ -9,18 +9,19 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from coordinator import taskfile
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import Emitter, TensorType, describe
+from coordinator.compiler.options import losses as options
+from coordinator.compiler.options.section import Section
 from wire.plan import Input
 
-Section = TypeVar("Section", bound=taskfile.Section)
+Options = TypeVar("Options", bound=Section)
 
 
-class Loss(ABC, Generic[Section]):
+class Loss(ABC, Generic[Options]):
     """How a loss is computed from the model's output, [batch, ...] float32, and the label."""
 
-    def __init__(self, section: Section, output: TensorType, label: str) -> None:
+    def __init__(self, section: Options, output: TensorType, label: str) -> None:
         """`label` names the output in messages. Raises `CompileError` if it does not fit."""
         self.section = section
         self.shape = output.shape or ()
@@ -48,7 +49,7 @@ class Loss(ABC, Generic[Section]):
         return tuple(int(n) for n in self.shape[1:])
 
 
-class CrossEntropy(Loss[taskfile.CrossEntropy]):
+class CrossEntropy(Loss[options.CrossEntropy]):
     """Mean of -log softmax(output)[label], for logits [batch, classes] and int64 labels."""
 
     def check(self, label: str) -> None:
@@ -73,7 +74,7 @@ class CrossEntropy(Loss[taskfile.CrossEntropy]):
         return emit.op("Neg", emit.op("ReduceSum", chosen, keepdims=0))
 
 
-class MeanSquaredError(Loss[taskfile.MeanSquaredError]):
+class MeanSquaredError(Loss[options.MeanSquaredError]):
     """Mean over the batch and the elements of (output - target)^2, two tensors of one shape."""
 
     def check(self, label: str) -> None:
@@ -99,12 +100,12 @@ class MeanSquaredError(Loss[taskfile.MeanSquaredError]):
         return emit.op("Mul", error, error)
 
 
-LOSSES: dict[type[taskfile.Section], type[Loss[Any]]] = {
-    taskfile.CrossEntropy: CrossEntropy,
-    taskfile.MeanSquaredError: MeanSquaredError,
+LOSSES: dict[type[Section], type[Loss[Any]]] = {
+    options.CrossEntropy: CrossEntropy,
+    options.MeanSquaredError: MeanSquaredError,
 }
 
 
-def loss_of(section: taskfile.Loss, output: TensorType, label: str) -> Loss[Any]:
+def loss_of(section: options.Loss, output: TensorType, label: str) -> Loss[Any]:
     """The loss that a task file asks for. Raises `CompileError` if the output does not suit it."""
     return LOSSES[type(section)](section, output, label)

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from coordinator import taskfile
 from coordinator.compiler.graph import Emitter
+from coordinator.compiler.options import optimizers as options
+from coordinator.compiler.options.section import Section
 
-Section = TypeVar("Section", bound=taskfile.Section)
+Options = TypeVar("Options", bound=Section)
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,10 @@ class Step:
     state: list[State] = field(default_factory=list)
 
 
-class Optimizer(ABC, Generic[Section]):
+class Optimizer(ABC, Generic[Options]):
     """How weights follow their gradients. `rate` is the learning rate, a float32 scalar."""
 
-    def __init__(self, section: Section) -> None:
+    def __init__(self, section: Options) -> None:
         self.section = section
 
     def seed(self, emit: Emitter, rate: str) -> str | None:
@@ -53,7 +54,7 @@ class Optimizer(ABC, Generic[Section]):
         """Emit one step, given each weight's gradient (times the seed)."""
 
 
-class Sgd(Optimizer[taskfile.Sgd]):
+class Sgd(Optimizer[options.Sgd]):
     """w <- w - rate * v, v <- momentum * v + gradient (Sutskever et al., 2013; as in PyTorch).
 
     Without momentum the seed is the rate, and a step is one subtraction, which `fuse.py` then puts
@@ -77,7 +78,7 @@ class Sgd(Optimizer[taskfile.Sgd]):
         return step
 
 
-class AdamW(Optimizer[taskfile.AdamW]):
+class AdamW(Optimizer[options.AdamW]):
     """Adam with decoupled weight decay (Loshchilov and Hutter, 2019, algorithm 2).
 
     The state holds m / (1 - beta1) and v / (1 - beta2), which saves two passes over the weights:
@@ -119,12 +120,12 @@ class AdamW(Optimizer[taskfile.AdamW]):
         return step
 
 
-OPTIMIZERS: dict[type[taskfile.Section], type[Optimizer[Any]]] = {
-    taskfile.Sgd: Sgd,
-    taskfile.AdamW: AdamW,
+OPTIMIZERS: dict[type[Section], type[Optimizer[Any]]] = {
+    options.Sgd: Sgd,
+    options.AdamW: AdamW,
 }
 
 
-def optimizer_of(section: taskfile.Optimizer) -> Optimizer[Any]:
+def optimizer_of(section: options.Optimizer) -> Optimizer[Any]:
     """The optimiser that a task file asks for."""
     return OPTIMIZERS[type(section)](section)

@@ -5,13 +5,13 @@ from typing import Any, cast
 
 import numpy as np
 
-from coordinator import taskfile
 from coordinator.compiler import losses, lower, shapes, simplify, trained
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import BATCH, Emitter, Graph, TensorType, describe
 from coordinator.compiler.losses import Loss
 from coordinator.compiler.model import Model
 from coordinator.compiler.naming import Names
+from coordinator.compiler.options import losses as options
 from coordinator.taskfile import TaskFile
 from wire.plan import BASE, Input, InputType
 
@@ -66,13 +66,13 @@ def _output_name(model: Model, wanted: str | None) -> str:
     return wanted
 
 
-def _logits(graph: Graph, output: str, loss: taskfile.Loss) -> str:
+def _logits(graph: Graph, output: str, loss: options.Loss) -> str:
     """Where cross-entropy starts: before the model's own last softmax, if it has one.
 
     The loss of the probabilities is the loss of the logits, and the latter is computed well.
     """
     made = graph.producers().get(output)
-    if isinstance(loss, taskfile.CrossEntropy) and made is not None and made.op == "Softmax":
+    if isinstance(loss, options.CrossEntropy) and made is not None and made.op == "Softmax":
         last = len(graph.shape(output)) - 1
         if made.attributes.get("axis", -1) in (-1, last):
             return made.inputs[0]

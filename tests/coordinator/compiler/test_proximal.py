@@ -10,7 +10,8 @@ import pytest
 from coordinator.compiler.compile import compile_task
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.folder import read_plan_dir
-from coordinator.taskfile import Training, parse
+from coordinator.compiler.options.training import Training
+from coordinator.taskfile import parse
 from edge_agent.examples import Examples
 from edge_agent.session import Trainer
 from fleet.digits import PLAN, TASK

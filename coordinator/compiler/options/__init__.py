@@ -1,0 +1,1 @@
+"""The tables of a task file that the compiler reads: one module each."""
