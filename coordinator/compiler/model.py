@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import checker, inliner, version_converter
 
-from coordinator.compiler import convert, shapes, simplify
+from coordinator.compiler import classical, convert, shapes, simplify
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import (
     BATCH,
@@ -47,7 +47,7 @@ class Model:
 
 def load(path: Path) -> Model:
     """Read and check a model. Raises `CompileError`."""
-    proto = _parse(path)
+    proto = classical.standard(_parse(path))
     _check_operators(proto)
     _refuse_large(proto)
     proto = _working_opset(proto)
