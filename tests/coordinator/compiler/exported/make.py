@@ -90,6 +90,7 @@ def estimators() -> dict[str, onnx.ModelProto]:
     _, two = make_classification(200, 6, random_state=2)
     _, amount = make_regression(200, 6, random_state=3)
     x = x.astype(np.float32)
+    small = {"hidden_layer_sizes": (8,), "max_iter": 20, "random_state": 1}
     fitted = {
         "linear_regression": LinearRegression().fit(x, amount),
         "logistic_regression": LogisticRegression().fit(x, labels),
@@ -98,10 +99,10 @@ def estimators() -> dict[str, onnx.ModelProto]:
         "linear_svc": LinearSVC(random_state=1).fit(x, labels),
         "linear_svc_of_two": LinearSVC(random_state=1).fit(x, two),
         "sgd_hinge": SGDClassifier(random_state=1).fit(x, labels),
-        "mlp_classifier": MLPClassifier(hidden_layer_sizes=(8,), max_iter=20, random_state=1).fit(
+        "mlp_classifier": MLPClassifier(**small).fit(
             x, labels
         ),
-        "mlp_regressor": MLPRegressor(hidden_layer_sizes=(8,), max_iter=20, random_state=1).fit(
+        "mlp_regressor": MLPRegressor(**small).fit(
             x, amount
         ),
     }
