@@ -1,13 +1,20 @@
-"""The benchmarks' plans: 2NN and CNN, cross-entropy, plain SGD, compiled once a run."""
+"""The benchmarks' plans: cross-entropy, plain SGD, compiled once a run."""
 
 from pathlib import Path
 
-from benchmarks.models import cnn, save, two_nn
+from benchmarks import models
 from coordinator import taskfile
 from coordinator.compiler.compile import compile_task
 from coordinator.compiler.folder import write_plan_dir
 
-MODELS = {"2nn": two_nn, "cnn": cnn}
+MODELS = {
+    "2nn": models.two_nn,
+    "cnn": models.cnn,
+    "keywords": models.keywords,
+    "mobile": models.mobile,
+    "lstm": models.lstm,
+    "transformer": models.transformer,
+}
 LEARNING_RATE = 0.05
 
 _TASK = """\
@@ -26,7 +33,7 @@ def write_model(name: str, folder: Path) -> Path:
     """The model's file in `folder`, written if it is not there."""
     path = folder / f"{name}.onnx"
     if not path.exists():
-        save(MODELS[name](), path)
+        models.save(MODELS[name](), path)
     return path
 
 

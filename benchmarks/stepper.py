@@ -1,8 +1,9 @@
 """A process that takes training steps when told: `python -m benchmarks.stepper KIND FOLDER BATCH`.
 
-KIND is `plan` (the agent's own `Trainer`, on whatever ONNX Runtime this interpreter has) or `api`
-(onnxruntime-training's Module/Optimizer). It prints its first losses, then reads a number of steps
-a line and prints the seconds they took: by the clock on the wall, and of the processor.
+KIND is `plan` (the agent's own `Trainer`, on whatever ONNX Runtime this interpreter has), `api`
+(onnxruntime-training's Module/Optimizer) or `torch`. It prints its first losses, then reads a
+number of steps a line and prints the seconds they took: by the clock on the wall, and of the
+processor.
 """
 
 import json
@@ -17,6 +18,7 @@ import numpy as np
 from edge_agent.examples import Examples
 from edge_agent.session import Trainer
 from wire import checkpoint
+from wire.checkpoint import Weights
 from wire.plan import Manifest, parse_manifest
 
 FIRST_LOSSES = 20
@@ -40,12 +42,11 @@ def start(kind: str, folder: Path, size: int) -> Callable[[], float]:
     """What takes one step at each call, over a few batches of `size` in turn, and gives its loss.
 
     Blocking: opens the sessions."""
-    return _plan(folder, size) if kind == "plan" else _api(folder, size)
+    return {"plan": _plan, "api": _api, "torch": _torch}[kind](folder, size)
 
 
 def _plan(folder: Path, size: int) -> Callable[[], float]:
-    manifest = parse_manifest((folder / "manifest.json").read_bytes())
-    weights = checkpoint.read((folder / "checkpoint.safetensors").read_bytes(), manifest.parameters)
+    manifest, weights = _read(folder)
     trainer = Trainer(manifest, folder, weights, threads=1)
     batches = cycle(list(_batches(manifest, size)))
     return lambda: trainer.step(next(batches))
@@ -60,6 +61,21 @@ def _api(folder: Path, size: int) -> Callable[[], float]:
     trainer = ApiTrainer(folder)
     batches = cycle([batch.arrays for batch in _batches(manifest, size)])
     return lambda: trainer.step(next(batches))
+
+
+def _torch(folder: Path, size: int) -> Callable[[], float]:
+    from benchmarks.torch_models import TorchTrainer
+
+    manifest, weights = _read(folder)
+    trainer = TorchTrainer(folder.name.removeprefix("plan-"), weights)
+    batches = cycle([batch.arrays for batch in _batches(manifest, size)])
+    return lambda: trainer.step(next(batches))
+
+
+def _read(folder: Path) -> tuple[Manifest, Weights]:
+    manifest = parse_manifest((folder / "manifest.json").read_bytes())
+    data = (folder / "checkpoint.safetensors").read_bytes()
+    return manifest, checkpoint.read(data, manifest.parameters)
 
 
 def _batches(manifest: Manifest, size: int) -> Iterator[Examples]:
