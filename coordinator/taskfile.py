@@ -140,11 +140,15 @@ class TaskFile(AnyTask, frozen=True, kw_only=True):
 
 class StatisticsFile(AnyTask, frozen=True, kw_only=True):
     """The whole file of a task that gathers statistics of the devices' examples: every device
-    counts alike in a round, and each of its examples once (see `coordinator.exact`)."""
+    counts alike in a round, and each of its examples once (see `coordinator.exact`).
+
+    A device takes each new model: what is so of the fleet need not be so of its own examples.
+    """
 
     statistics: Statistics
     training: Training = Training(batch=256)
     aggregation: Aggregation = FedAvg(by="uniform")
+    keep: Keep = Keep(tolerance=1e30)
 
 
 _TRAINING = ("model", "loss", "optimizer")

@@ -82,10 +82,10 @@ class Gathering:
         """A device's examples."""
         return Examples({self.manifest.inputs[0].name: share})
 
-    def measured(self, share: Array) -> float:
-        """The newest model's loss, as a device finds it."""
+    def measured(self, share: Array, weights: Weights | None = None) -> float:
+        """The newest model's loss, or that of these weights, as a device finds it."""
         found = session.evaluate(
-            self.manifest, self.folder, self.weights, self.examples(share), threads=1
+            self.manifest, self.folder, weights or self.weights, self.examples(share), threads=1
         )
         return found["loss"]
 

@@ -67,15 +67,17 @@ def test_features_of_any_size_are_right_after_two(tmp_path: Path) -> None:
 
 
 def test_each_round_is_of_its_own_examples_alone(tmp_path: Path) -> None:
-    """Nothing of the rounds before is left, however large it was."""
+    """Nothing of the rounds before is left, however large it was: but for the origin, which takes
+    one round to come near, and another to be there."""
     fleet = moments(tmp_path, [2])
     huge = drawn(90, [1e8, -1e7], [1e7, 1.0])
     small = drawn(60, [0.5, 2.0], [0.25, 0.125], seed=1)
-    for shares in (shares_of(huge, 30), shares_of(small, 1, 20), shares_of(small, 1, 20)):
-        fleet.round(shares)
+    fleet.round(shares_of(huge, 30))
+    for _ in range(3):
+        fleet.round(shares_of(small, 1, 20))
     mean, variance = pooled(small)
     found = fleet.said(small)
-    np.testing.assert_allclose(found["mean"], mean, rtol=2 * LAST)
+    np.testing.assert_allclose(found["mean"], mean, rtol=LAST)
     np.testing.assert_allclose(found["variance"], variance, rtol=2e-6)
 
 
