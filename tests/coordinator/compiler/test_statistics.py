@@ -1,5 +1,7 @@
 """Plans of statistics: what they are made of, and what can be done with their models."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -7,7 +9,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import compose, version_converter
 
 from coordinator.compiler.compile import compile_beside, compile_task
 from coordinator.compiler.errors import CompileError
@@ -20,9 +21,11 @@ from edge_agent.shelf import Shelf
 from tests.coordinator.compiler.building import dense, run, session
 from tests.coordinator.compiler.building import task as training
 from tests.coordinator.compiler.gathering import Array, Gathering, shares_of, task
+from tests.coordinator.processes import run as command
 from wire import checkpoint
 from wire.digest import digest_of
 
+DOCUMENT = Path(__file__).parents[3] / "docs" / "task-file.md"
 KMEANS = 'kind = "kmeans"\nshape = [4]\nclusters = 3'
 MOMENTS = 'kind = "moments"\nshape = [4]'
 EACH = pytest.mark.parametrize("kind", [KMEANS, MOMENTS], ids=["kmeans", "moments"])
@@ -43,6 +46,23 @@ def test_they_are_compiled_where_the_training_build_is_missing(
         compile_task(training(), tmp_path / "model.onnx")
     plan = compile_beside(task(kind), tmp_path)
     assert plan.files.keys() == {"train.onnx", "evaluate.onnx", "model.onnx"}
+
+
+def test_the_command_compiles_them_and_says_what_updates_cost(tmp_path: Path) -> None:
+    np.save(tmp_path / "first.npy", examples()[:3])
+    path = tmp_path / "known.toml"
+    path.write_text(
+        f'name = "known"\n[statistics]\n{KMEANS}\ncentres = "first.npy"\n[round]\ngoal = 3'
+    )
+    done = command("compile", path, "-o", tmp_path / "plan")
+    assert done.returncode == 0, done.stderr
+    assert "54 weights" in done.stdout
+    assert "updates are coded as float32" in done.stdout
+    assert read_plan_dir(tmp_path / "plan").manifest.task == "known"
+    (tmp_path / "first.npy").unlink()
+    failed = command("compile", path, "-o", tmp_path / "plan")
+    assert (failed.returncode, "first.npy: cannot be read" in failed.stderr) == (2, True)
+    assert "Traceback" not in failed.stderr
 
 
 @EACH
@@ -119,16 +139,20 @@ def test_a_plan_that_is_not_the_tasks_is_told(tmp_path: Path) -> None:
     ]
 
 
-def standardised(moments: bytes, own: onnx.ModelProto) -> onnx.ModelProto:
-    """The recipe of docs/task-file.md: a model that standardises its input by itself."""
-    front = compose.add_prefix(
-        onnx.load_model_from_string(moments), "standard/", rename_inputs=False
+def standardised(moments: bytes, own: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+    """What the recipe of docs/task-file.md makes: a model that standardises its input by itself."""
+    recipe = DOCUMENT.read_text().partition("```python\n")[2].partition("```")[0]
+    (folder / "features.onnx").write_bytes(moments)
+    onnx.save(own, folder / "model.onnx")
+    done = subprocess.run(
+        [sys.executable, "-c", recipe.replace("logits", "out")],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
-    back = version_converter.convert_version(own, front.opset_import[0].version)
-    back.ir_version = front.ir_version
-    return compose.merge_models(
-        *(front, back), io_map=[("standard/standardised", "x")], outputs=["out"]
-    )
+    assert done.returncode == 0, done.stderr
+    return onnx.load(folder / "standardised.onnx")
 
 
 def test_moments_go_in_front_of_a_model(tmp_path: Path) -> None:
@@ -136,7 +160,7 @@ def test_moments_go_in_front_of_a_model(tmp_path: Path) -> None:
     for _ in range(2):
         fleet.round(shares_of(x, 20))
     own = dense()
-    merged = standardised(fleet.exported(), own)
+    merged = standardised(fleet.exported(), own, tmp_path)
     onnx.checker.check_model(merged, full_check=True)
     found = run(onnxruntime.InferenceSession(merged.SerializeToString()), {"x": x})
     z = ((x - x.mean(0)) / x.std(0)).astype(np.float32)
@@ -152,7 +176,7 @@ def test_a_model_behind_moments_trains(tmp_path: Path) -> None:
     fleet, x = Gathering(task(MOMENTS), tmp_path), examples()
     for _ in range(2):
         fleet.round(shares_of(x, 20))
-    onnx.save(standardised(fleet.exported(), dense()), tmp_path / "model.onnx")
+    onnx.save(standardised(fleet.exported(), dense(), tmp_path), tmp_path / "model.onnx")
     spec = training(frozen=["standard/*"])
     plan = compile_beside(spec, tmp_path)
     assert [p.name for p in plan.manifest.parameters] == ["w1", "b1", "w2", "b2"]
