@@ -2,9 +2,10 @@
 
 import asyncio
 
+from coordinator import exact
 from coordinator.codec_choice import TooSmall, choose
 from coordinator.store.blobs import Blobs
-from coordinator.taskfile import TaskFile
+from coordinator.taskfile import AnyTask, StatisticsFile, TaskFile
 from wire import checkpoint
 from wire.errors import Rule, WireError
 from wire.plan import Manifest, parse_manifest
@@ -22,9 +23,9 @@ async def check_plan(blobs: Blobs, plan: str, model: str) -> Manifest:
     return manifest
 
 
-def contradictions(task: TaskFile, manifest: Manifest) -> list[str]:
+def contradictions(task: AnyTask, manifest: Manifest) -> list[str]:
     """Where a plan says otherwise than the task file that comes with it."""
-    said = {
+    said: dict[str, tuple[object, object]] = {
         "name": (task.name, manifest.task),
         "training.epochs": (task.training.epochs, manifest.epochs),
         "training.batch": (task.training.batch, manifest.batch),
@@ -32,8 +33,14 @@ def contradictions(task: TaskFile, manifest: Manifest) -> list[str]:
         "training.proximal": (task.training.proximal, manifest.mu),
         "keep.tolerance": (task.keep.tolerance, manifest.may_be_worse_by),
         "upload.lazy": (task.upload.lazy, manifest.laziness),
-        "optimizer.learning_rate": (task.optimizer.learning_rate, manifest.learning_rate),
     }
+    if isinstance(task, TaskFile):
+        rates = task.optimizer.learning_rate, manifest.learning_rate
+        said["optimizer.learning_rate"] = rates
+    if isinstance(task, StatisticsFile):
+        own, (first, *_) = task.statistics, manifest.inputs
+        said["statistics.input"] = (own.input, first.name)
+        said["statistics.shape"] = (own.shape, first.shape)
     found = [f"{key} is {a} in the task, {b} in the plan" for key, (a, b) in said.items() if a != b]
     try:
         codec_of(task, manifest)
@@ -42,7 +49,9 @@ def contradictions(task: TaskFile, manifest: Manifest) -> list[str]:
     return found
 
 
-def codec_of(task: TaskFile, manifest: Manifest) -> str:
+def codec_of(task: AnyTask, manifest: Manifest) -> str:
     """The codec of the task's updates. Raises `TooSmall`."""
+    if isinstance(task, StatisticsFile):
+        return exact.CODEC
     upload = task.upload
     return choose(upload.codec, upload.budget, task.looks_at_each, manifest.parameters)

@@ -32,7 +32,7 @@ from coordinator.store import tasks as stored
 from coordinator.store.records import DeviceRecord, TaskRecord, Withdrawn
 from coordinator.store.sql import StoreError, StoreUnavailable
 from coordinator.task import Task, standing_still, terms_of
-from coordinator.taskfile import TaskFile
+from coordinator.taskfile import AnyTask
 from coordinator.trying import Trying
 from coordinator.uploads import Uploads
 from wire.errors import WireError
@@ -48,7 +48,7 @@ _CLOSING_SECONDS = 10.0  # that a device which leaves waits for the model made w
 _LOOK_AGAIN = 0.05
 
 
-def _parsed(definition: str, source: str = "task file") -> TaskFile:
+def _parsed(definition: str, source: str = "task file") -> AnyTask:
     """Blocking: a task file with its schedule, which is a file, too, where it is ready-made."""
     file = taskfile.parse(definition, source)
     _ = file.timing
@@ -251,7 +251,7 @@ class Coordinator:
             return await self._create(definition, file, manifest, plan, model)
 
     async def _create(
-        self, definition: str, file: TaskFile, manifest: Manifest, plan: str, model: str
+        self, definition: str, file: AnyTask, manifest: Manifest, plan: str, model: str
     ) -> Task:
         terms, now = terms_of(file), self.services.store.now()
         record = TaskRecord(

@@ -15,7 +15,7 @@ from coordinator.store.records import AssignmentRecord, ModelRecord, TaskRecord
 from coordinator.store.rounds import Terms
 from coordinator.store.sql import Steps, Store
 from coordinator.summing import Summing
-from coordinator.taskfile import TaskFile
+from coordinator.taskfile import AnyTask
 from wire.messages import Assignment, Published
 from wire.plan import Manifest
 from wire.update import size_limit
@@ -30,7 +30,7 @@ class Task:
     def __init__(
         self,
         record: TaskRecord,
-        file: TaskFile,
+        file: AnyTask,
         manifest: Manifest,
         found: Round,
         model: ModelRecord,
@@ -132,7 +132,7 @@ class Task:
         )
 
 
-def terms_of(file: TaskFile) -> Terms:
+def terms_of(file: AnyTask) -> Terms:
     """What the rounds need of a task file."""
     late = Late(file.round.late)
     return Terms(

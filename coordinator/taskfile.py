@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from coordinator import exact
 from coordinator.aggregation.options import (
     Aggregation,
     FedAvg,
@@ -25,11 +26,12 @@ from coordinator.compiler.options.losses import CrossEntropy, Loss, MeanSquaredE
 from coordinator.compiler.options.model import Model
 from coordinator.compiler.options.optimizers import Optimizer, Sgd
 from coordinator.compiler.options.section import NotNegative, Section
+from coordinator.compiler.options.statistics import Statistics
 from coordinator.compiler.options.training import Training
 from coordinator.selection.options import Selection, Uniform
 from schedules.duration import Duration
 from schedules.schedule import READY_MADE, Schedule, ready_made
-from wire.errors import WireError
+from wire.errors import Rule, WireError
 from wire.messages import Identifier, Labels
 from wire.sizes import Size
 from wire.strict import decode_toml
@@ -98,13 +100,10 @@ class Participants(Section, frozen=True, kw_only=True):
     labels: Labels = msgspec.field(default_factory=dict)
 
 
-class TaskFile(Section, frozen=True, kw_only=True):
-    """The whole file."""
+class AnyTask(Section, frozen=True, kw_only=True):
+    """What the files of all tasks have in common."""
 
     name: Identifier
-    model: Model
-    loss: Loss
-    optimizer: Optimizer
     training: Training = Training()
     round: Round
     aggregation: Aggregation = FedAvg()
@@ -131,22 +130,48 @@ class TaskFile(Section, frozen=True, kw_only=True):
         return float(self.timing.round_deadline if own is None else own)
 
 
-def parse(text: str, source: str = "task file") -> TaskFile:
+class TaskFile(AnyTask, frozen=True, kw_only=True):
+    """The whole file of a task that trains a model."""
+
+    model: Model
+    loss: Loss
+    optimizer: Optimizer
+
+
+class StatisticsFile(AnyTask, frozen=True, kw_only=True):
+    """The whole file of a task that gathers statistics of the devices' examples: every device
+    counts alike in a round, and each of its examples once (see `coordinator.exact`).
+
+    A device takes each new model: what is so of the fleet need not be so of its own examples.
+    """
+
+    statistics: Statistics
+    training: Training = Training(batch=256)
+    aggregation: Aggregation = FedAvg(by="uniform")
+    keep: Keep = Keep(tolerance=1e30)
+
+
+_TRAINING = ("model", "loss", "optimizer")
+"""The tables that only a task which trains a model has."""
+
+
+def parse(text: str, source: str = "task file") -> TaskFile | StatisticsFile:
     """Read a task file's text. Raises `TaskFileError`."""
     if len(text) > TASK_FILE_LIMIT:
         raise TaskFileError(f"{source}: over {TASK_FILE_LIMIT} characters")
     if any(line.count(".") > _MOST_DOTS for line in text.splitlines()):
         raise TaskFileError(f"{source}: not TOML: a line with over {_MOST_DOTS} dots")
     try:
-        task = decode_toml(text, TaskFile, _HOOKS)
+        task = decode_toml(text, _kind_of(text), _HOOKS)
     except WireError as error:
         raise TaskFileError(f"{source}: {error.detail}") from None
-    for problem in _problems(task):
+    found = _of_statistics(task) if isinstance(task, StatisticsFile) else _problems(task)
+    for problem in found:
         raise TaskFileError(f"{source}: {problem}")
     return task
 
 
-def load(path: Path) -> TaskFile:
+def load(path: Path) -> TaskFile | StatisticsFile:
     """Read a task file from disk. Raises `TaskFileError`."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -155,8 +180,25 @@ def load(path: Path) -> TaskFile:
     return parse(text, str(path))
 
 
-def _problems(task: TaskFile) -> list[str]:
-    """What no single key shows: values that contradict each other."""
+def _kind_of(text: str) -> type[TaskFile] | type[StatisticsFile]:
+    """Which of the two a text is, well written or not. Raises `WireError` where nobody can tell."""
+    try:
+        tables = msgspec.toml.decode(text)
+    except (ValueError, RecursionError):
+        return TaskFile  # it is decoded once more, and then told what is wrong
+    model = [f"[{name}]" for name in _TRAINING if name in tables]
+    either = "[model], [loss] and [optimizer] say what to train, [statistics] what to gather"
+    if model and "statistics" in tables:
+        raise WireError(
+            Rule.BAD_MESSAGE, f"[statistics] and {', '.join(model)}: {either}; a task does one"
+        )
+    if "name" in tables and not model and "statistics" not in tables:
+        raise WireError(Rule.BAD_MESSAGE, f"nothing to do: {either}; one of them is needed")
+    return StatisticsFile if "statistics" in tables else TaskFile
+
+
+def _of_rounds(task: AnyTask) -> list[str]:
+    """What is wrong with when rounds are, and when they close."""
     found = []
     if isinstance(task.schedule, str) and task.schedule not in READY_MADE:
         found.append(
@@ -175,6 +217,12 @@ def _problems(task: TaskFile) -> list[str]:
         )
     if not 1 <= task.deadline <= 30 * 86400:
         found.append(f"round.deadline = {Duration(task.deadline)}: from 1 s to 30 days")
+    return found
+
+
+def _problems(task: TaskFile) -> list[str]:
+    """What no single key shows: values that contradict each other."""
+    found = _of_rounds(task)
     if "accuracy" in task.training.metrics and not isinstance(task.loss, CrossEntropy):
         found.append("training.metrics: 'accuracy' needs the loss 'cross_entropy'")
     if "rmse" in task.training.metrics and not isinstance(task.loss, MeanSquaredError):
@@ -185,10 +233,7 @@ def _problems(task: TaskFile) -> list[str]:
         found += _normalised(task, task.aggregation)
     if len(set(task.training.metrics)) != len(task.training.metrics):
         found.append("training.metrics: a metric is named twice")
-    for name in ("optimizer", "training", "upload", "keep", "round"):
-        for key, value in _floats(name, getattr(task, name)):
-            if not math.isfinite(value):
-                found.append(f"{key} = {value}: must be finite")
+    found += _infinite(task, "optimizer", "training", "upload", "keep", "round")
     return found or _overshooting(task)
 
 
@@ -235,6 +280,22 @@ def _overshooting(task: TaskFile) -> list[str]:
     return [
         f"training.proximal = {task.training.proximal}: below {most:g} at this "
         "optimizer.learning_rate, or each step overshoots by more than the one before it"
+    ]
+
+
+def _of_statistics(task: StatisticsFile) -> list[str]:
+    """What contradicts that statistics are exact, or itself."""
+    infinite = _infinite(task, "statistics", "training", "upload", "keep", "round")
+    return _of_rounds(task) + infinite + exact.contradictions(task)
+
+
+def _infinite(task: AnyTask, *names: str) -> list[str]:
+    """Numbers of these tables that are none."""
+    return [
+        f"{key} = {value}: must be finite"
+        for name in names
+        for key, value in _floats(name, getattr(task, name))
+        if not math.isfinite(value)
     ]
 
 

@@ -24,7 +24,7 @@ from coordinator.client import AdminClient
 from coordinator.codec_choice import TooSmall, expected
 from coordinator.compiler.plan import CompiledPlan
 from coordinator.plans import codec_of
-from coordinator.taskfile import TaskFile, TaskFileError
+from coordinator.taskfile import AnyTask, StatisticsFile, TaskFile, TaskFileError
 from coordinator.views import MetricView, TaskDetail, TaskView
 from schedules.duration import human
 from wire.plan import Manifest, parse_manifest
@@ -59,14 +59,14 @@ def compile_command(
     guard(work)
 
 
-def _compiled(task: TaskFile, file: Path) -> CompiledPlan:
-    """The plan of a task, whose model's path is seen from the task file."""
-    from coordinator.compiler.compile import compile_task  # slow to import
+def _compiled(task: TaskFile | StatisticsFile, file: Path) -> CompiledPlan:
+    """The plan of a task, whose own files' paths are seen from the task file."""
+    from coordinator.compiler.compile import compile_beside  # slow to import
 
-    return compile_task(task, file.parent / task.model.file)
+    return compile_beside(task, file.parent)
 
 
-def _upload(task: TaskFile, manifest: Manifest) -> str:
+def _upload(task: AnyTask, manifest: Manifest) -> str:
     """How updates are coded, and what that costs: bytes, and the error to expect of one update."""
     try:
         codec = codec_of(task, manifest)

@@ -24,7 +24,8 @@ from coordinator.compiler.metrics import METRICS
 from coordinator.compiler.optimizers import Optimizer, Step, optimizer_of
 from coordinator.compiler.plan import CompiledPlan
 from coordinator.compiler.problem import Problem, pose
-from coordinator.taskfile import TaskFile
+from coordinator.compiler.statistics.plan import compile_statistics
+from coordinator.taskfile import StatisticsFile, TaskFile
 from wire import checkpoint, tensors
 from wire.digest import digest_of
 from wire.plan import (
@@ -42,8 +43,16 @@ _FLOAT32 = np.dtype(np.float32)
 _SCALAR = TensorType(_FLOAT32, ())
 
 
+def compile_beside(task: TaskFile | StatisticsFile, folder: Path) -> CompiledPlan:
+    """Compile a task of any kind. The files that it names, its model or its first centres, are
+    looked for in `folder`, where the task file is. Raises `CompileError` as `compile_task` does."""
+    if isinstance(task, StatisticsFile):
+        return compile_statistics(task, folder)
+    return compile_task(task, folder / task.model.file)
+
+
 def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
-    """Compile a task. `model_path` is where `task.model.file` is.
+    """Compile a task that trains a model. `model_path` is where `task.model.file` is.
 
     The same task and model give the same bytes. Raises `CompileError` for anything the person who
     wrote the task or exported the model can put right.

@@ -23,8 +23,8 @@ Shape = tuple[int | str, ...]
 BATCH = "batch"
 OPSET = 21
 """The one operator set that the compiler works in: the newest the training build reads."""
-FLOAT, BOOL = 1, 9
-"""ONNX's numbers for float32 and bool, as `Cast` wants them."""
+FLOAT, INT64, BOOL = 1, 7, 9
+"""ONNX's numbers for float32, int64 and bool, as `Cast` wants them."""
 IR_VERSION = 10
 """The newest file format that the training build, and stock ONNX Runtime 1.20, read."""
 

@@ -5,7 +5,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from coordinator import taskfile
-from coordinator.compiler.compile import compile_task
+from coordinator.compiler.compile import compile_beside
 from coordinator.compiler.folder import write_plan_dir
 from fleet.digits import FOLDER, PLAN, TASK
 
@@ -44,7 +44,7 @@ def main() -> None:
     """Write the files."""
     onnx.save(model(), FOLDER / "digits.onnx")
     task = taskfile.load(TASK)
-    write_plan_dir(compile_task(task, FOLDER / task.model.file), PLAN)
+    write_plan_dir(compile_beside(task, FOLDER), PLAN)
 
 
 if __name__ == "__main__":

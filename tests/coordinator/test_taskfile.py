@@ -326,7 +326,11 @@ def test_krum_takes_as_few_updates_as_it_can_combine(kind):
             "schedule = 'weekly': expected one of nightly, hourly, continuous, "
             "or a [schedule] table",
         ),
-        ("[round]", "[rounds]", "line 14: unknown key 'rounds'; allowed here: name, model, loss"),
+        (
+            "[round]",
+            "[rounds]",
+            "line 14: unknown key 'rounds'; allowed here: name, training, round",
+        ),
         ("[model]", "[model", "not TOML: Expected ']' at the end of a table declaration"),
     ],
 )

@@ -89,9 +89,9 @@ def test_the_shipped_plan_is_what_the_task_compiles_to() -> None:
     if not hasattr(_pybind_state, "GradientGraphBuilder"):
         pytest.skip("needs the training build (Python 3.11 or 3.12, not on Linux ARM)")
     from coordinator import taskfile
-    from coordinator.compiler.compile import compile_task
+    from coordinator.compiler.compile import compile_beside
     from coordinator.compiler.folder import read_plan_dir
 
     task = taskfile.load(TASK)
-    compiled = compile_task(task, FOLDER / task.model.file)
+    compiled = compile_beside(task, FOLDER)
     assert read_plan_dir(PLAN).manifest == compiled.manifest, "run: python -m fleet.digits.make"
