@@ -2,6 +2,7 @@
 
 import asyncio
 
+from coordinator.aggregation.options import Scaffold, kind_of
 from coordinator.codec_choice import TooSmall, choose
 from coordinator.store.blobs import Blobs
 from coordinator.taskfile import TaskFile
@@ -18,7 +19,7 @@ async def check_plan(blobs: Blobs, plan: str, model: str) -> Manifest:
         if len(await blobs.get(file.digest)) != file.bytes:
             raise WireError(Rule.BAD_DIGEST, f"{name} is not of the size stated")
     first = await blobs.get(model)
-    await asyncio.to_thread(checkpoint.read, first, manifest.parameters)
+    await asyncio.to_thread(checkpoint.read, first, manifest.checkpoint)
     return manifest
 
 
@@ -35,6 +36,9 @@ def contradictions(task: TaskFile, manifest: Manifest) -> list[str]:
         "optimizer.learning_rate": (task.optimizer.learning_rate, manifest.learning_rate),
     }
     found = [f"{key} is {a} in the task, {b} in the plan" for key, (a, b) in said.items() if a != b]
+    if isinstance(task.aggregation, Scaffold) != bool(manifest.given):
+        corrected = "corrects gradients" if manifest.given else "corrects no gradients"
+        found.append(f"aggregation.kind is {kind_of(task.aggregation)}, and the plan {corrected}")
     try:
         codec_of(task, manifest)
     except TooSmall as error:
@@ -45,4 +49,4 @@ def contradictions(task: TaskFile, manifest: Manifest) -> list[str]:
 def codec_of(task: TaskFile, manifest: Manifest) -> str:
     """The codec of the task's updates. Raises `TooSmall`."""
     upload = task.upload
-    return choose(upload.codec, upload.budget, task.looks_at_each, manifest.parameters)
+    return choose(upload.codec, upload.budget, task.wants_every_weight, manifest.parameters)
