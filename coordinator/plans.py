@@ -48,5 +48,5 @@ def contradictions(task: TaskFile, manifest: Manifest) -> list[str]:
 
 def codec_of(task: TaskFile, manifest: Manifest) -> str:
     """The codec of the task's updates. Raises `TooSmall`."""
-    upload = task.upload
-    return choose(upload.codec, upload.budget, task.wants_every_weight, manifest.parameters)
+    upload, parameters = task.upload, manifest.parameters
+    return choose(upload.codec, upload.budget, task.looks_at_each, parameters, task.adds_up)

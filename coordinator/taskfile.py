@@ -21,7 +21,7 @@ from coordinator.aggregation.options import (
     kind_of,
 )
 from coordinator.aggregation.options import problems as aggregation_problems
-from coordinator.codec_choice import AUTO, contradiction, leaves_out
+from coordinator.codec_choice import AUTO, EXACT, contradiction
 from coordinator.compiler.options.losses import CrossEntropy, Loss, MeanSquaredError
 from coordinator.compiler.options.model import Model
 from coordinator.compiler.options.optimizers import Optimizer, Sgd
@@ -121,9 +121,9 @@ class TaskFile(Section, frozen=True, kw_only=True):
         return not isinstance(self.aggregation, Streaming)
 
     @property
-    def wants_every_weight(self) -> bool:
-        """Whether its strategy needs updates that tell of every weight."""
-        return self.looks_at_each or isinstance(self.aggregation, Scaffold)
+    def adds_up(self) -> bool:
+        """Whether its strategy adds up what all updates ever said."""
+        return isinstance(self.aggregation, Scaffold)
 
     @property
     def timing(self) -> Schedule:
@@ -264,10 +264,10 @@ def _corrected(task: TaskFile, options: Scaffold) -> list[str]:
             f"upload.lazy = {task.upload.lazy}: expected 0, since {kind} takes no change for a "
             "gradient of its own"
         )
-    if task.upload.codec != AUTO and not _upload_problems(task) and leaves_out(task.upload.codec):
+    if task.upload.codec not in (AUTO, *EXACT):
         found.append(
-            f"upload.codec = {task.upload.codec!r}: it leaves out a part of a change, and {kind} "
-            "adds all changes up; expected float32, float16, uniform:B or rotate+eden:B"
+            f"upload.codec = {task.upload.codec!r}: expected {AUTO}, {', '.join(EXACT[:-1])} or "
+            f"{EXACT[-1]}, since {kind} adds up what updates say, and their errors with it"
         )
     return found
 

@@ -229,8 +229,8 @@ def test_krum_takes_as_few_updates_as_it_can_combine(kind):
             "goal = 5",
             "goal = 5\n[aggregation]\nkind = 'mean'",
             "line 17: aggregation.kind = 'mean': expected one of 'fedavg', 'fedavgm', "
-            "'fedadagrad', 'fedadam', 'fedyogi', 'fednova', 'scaffold', 'median', 'trimmed_mean', 'krum', "
-            "'multi_krum'",
+            "'fedadagrad', 'fedadam', 'fedyogi', 'fednova', 'scaffold', 'median', 'trimmed_mean', "
+            "'krum', 'multi_krum'",
         ),
         (
             "goal = 5",
