@@ -34,7 +34,9 @@ class Device:
     def work(self, number: int, **changes: object) -> Assignment:
         return assignment(f"a-{number}", seed=number, **changes)
 
-    def train(self, number: int, batches: int = 10**6, graphs: Path = SCAFFOLD, **changes) -> Report:
+    def train(
+        self, number: int, batches: int = 10**6, graphs: Path = SCAFFOLD, **changes
+    ) -> Report:
         """A sitting of so many batches at most."""
         work = self.work(number, **changes)
         job = msgspec.structs.replace(

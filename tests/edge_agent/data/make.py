@@ -3,8 +3,8 @@
 Needs the training build. `flowers` is a perceptron with one hidden layer, trained by SGD with
 momentum on cross-entropy; `line` is a linear model, trained by plain SGD on the mean squared error;
 `adamw` is `flowers` with AdamW, whose updates are coded with random draws. `proximal` and
-`proximal_adamw` are `flowers` and `adamw` with a proximal term. `scaffold` is `flowers` with control
-variates, by plain SGD.
+`proximal_adamw` are `flowers` and `adamw` with a proximal term. `scaffold` is
+`flowers` by plain SGD, with control variates.
 """
 
 import tempfile
