@@ -129,8 +129,8 @@ class Closer:
             log.error("task %s: the new model may be gone: %s", self._task.name, error)
 
     async def _base(self) -> tuple[checkpoint.Weights, bytes | None]:
-        blobs, parameters = self._services.blobs, self._task.manifest.parameters
-        base = checkpoint.read(await blobs.get(self._model.digest), parameters)
+        blobs, tensors = self._services.blobs, self._task.manifest.checkpoint
+        base = checkpoint.read(await blobs.get(self._model.digest), tensors)
         return base, None if self._model.state is None else await blobs.get(self._model.state)
 
     async def _aggregate(self, base: checkpoint.Weights, state: bytes | None) -> Next:

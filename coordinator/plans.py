@@ -3,6 +3,7 @@
 import asyncio
 
 from coordinator import exact
+from coordinator.aggregation.options import Scaffold, kind_of
 from coordinator.codec_choice import TooSmall, choose
 from coordinator.store.blobs import Blobs
 from coordinator.taskfile import AnyTask, StatisticsFile, TaskFile
@@ -19,7 +20,7 @@ async def check_plan(blobs: Blobs, plan: str, model: str) -> Manifest:
         if len(await blobs.get(file.digest)) != file.bytes:
             raise WireError(Rule.BAD_DIGEST, f"{name} is not of the size stated")
     first = await blobs.get(model)
-    await asyncio.to_thread(checkpoint.read, first, manifest.parameters)
+    await asyncio.to_thread(checkpoint.read, first, manifest.checkpoint)
     return manifest
 
 
@@ -42,6 +43,9 @@ def contradictions(task: AnyTask, manifest: Manifest) -> list[str]:
         said["statistics.input"] = (own.input, first.name)
         said["statistics.shape"] = (own.shape, first.shape)
     found = [f"{key} is {a} in the task, {b} in the plan" for key, (a, b) in said.items() if a != b]
+    if isinstance(task.aggregation, Scaffold) != bool(manifest.given):
+        corrected = "corrects gradients" if manifest.given else "corrects no gradients"
+        found.append(f"aggregation.kind is {kind_of(task.aggregation)}, and the plan {corrected}")
     try:
         codec_of(task, manifest)
     except TooSmall as error:
@@ -53,5 +57,5 @@ def codec_of(task: AnyTask, manifest: Manifest) -> str:
     """The codec of the task's updates. Raises `TooSmall`."""
     if isinstance(task, StatisticsFile):
         return exact.CODEC
-    upload = task.upload
-    return choose(upload.codec, upload.budget, task.looks_at_each, manifest.parameters)
+    upload, parameters = task.upload, manifest.parameters
+    return choose(upload.codec, upload.budget, task.looks_at_each, parameters, task.adds_up)

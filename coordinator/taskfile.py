@@ -16,12 +16,13 @@ from coordinator.aggregation.options import (
     Aggregation,
     FedAvg,
     FedNova,
+    Scaffold,
     Streaming,
     fewest,
     kind_of,
 )
 from coordinator.aggregation.options import problems as aggregation_problems
-from coordinator.codec_choice import AUTO, contradiction
+from coordinator.codec_choice import AUTO, EXACT, contradiction
 from coordinator.compiler.options.losses import CrossEntropy, Loss, MeanSquaredError
 from coordinator.compiler.options.model import Model
 from coordinator.compiler.options.optimizers import Optimizer, Sgd
@@ -117,6 +118,11 @@ class AnyTask(Section, frozen=True, kw_only=True):
     def looks_at_each(self) -> bool:
         """Whether its strategy looks at single updates, rather than at their sum."""
         return not isinstance(self.aggregation, Streaming)
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether its strategy adds up what all updates ever said."""
+        return isinstance(self.aggregation, Scaffold)
 
     @property
     def timing(self) -> Schedule:
@@ -231,6 +237,8 @@ def _problems(task: TaskFile) -> list[str]:
     found += _upload_problems(task)
     if isinstance(task.aggregation, FedNova):
         found += _normalised(task, task.aggregation)
+    if isinstance(task.aggregation, Scaffold):
+        found += _corrected(task, task.aggregation)
     if len(set(task.training.metrics)) != len(task.training.metrics):
         found.append("training.metrics: a metric is named twice")
     found += _infinite(task, "optimizer", "training", "upload", "keep", "round")
@@ -255,13 +263,56 @@ def _normalised(task: TaskFile, options: FedNova) -> list[str]:
     if isinstance(task.optimizer, Sgd) and task.optimizer.momentum != options.momentum:
         own, its = task.optimizer.momentum, options.momentum
         found.append(f"aggregation.momentum = {its}: must be optimizer.momentum ({own})")
-    if options.max_steps is None:
-        # How many examples a device has, only it knows.
-        steps = task.training.epochs * math.ceil(_EXAMPLES / task.training.batch)
+    return found + _boasts(task, options)
+
+
+def _boasts(task: TaskFile, options: FedNova | Scaffold) -> list[str]:
+    """How many steps a device can claim must be said."""
+    if options.max_steps is not None:
+        return []
+    # How many examples a device has, only it knows.
+    steps = task.training.epochs * math.ceil(_EXAMPLES / task.training.batch)
+    return [
+        f"aggregation.max_steps: {kind_of(options)!r} needs it, since a device that claims more "
+        "steps than it did lengthens the step of all: write training.epochs x the examples of a "
+        f"device / training.batch; with {_EXAMPLES} examples, max_steps = {steps}"
+    ]
+
+
+def _corrected(task: TaskFile, options: Scaffold) -> list[str]:
+    """What SCAFFOLD's control variates need: each is the mean of the plain gradients of a device,
+    and the server's the mean of all of them, so that what a device tells must be what counts."""
+    found = _boasts(task, options)
+    kind = "aggregation.kind = 'scaffold'"
+    if task.optimizer != Sgd(learning_rate=task.optimizer.learning_rate):
         found.append(
-            "aggregation.max_steps: 'fednova' needs it, since a device that claims more steps than "
-            "it did lengthens the step of all: write training.epochs x the examples of a device / "
-            f"training.batch; with {_EXAMPLES} examples, max_steps = {steps}"
+            f"optimizer: {kind} corrects the gradients of plain SGD alone; expected kind = 'sgd' "
+            "and a learning_rate, and nothing else"
+        )
+    if task.training.proximal:
+        found.append(
+            f"training.proximal = {task.training.proximal}: expected 0, since {kind} holds devices "
+            "together by itself"
+        )
+    if options.devices < task.round.goal:
+        found.append(
+            f"aggregation.devices = {options.devices}: at least round.goal ({task.round.goal}); it "
+            "is how many devices the whole fleet has"
+        )
+    if task.round.late != "refuse":
+        found.append(
+            f"round.late = {task.round.late!r}: expected 'refuse', since {kind} cannot use what is "
+            "of an older model"
+        )
+    if task.upload.lazy:
+        found.append(
+            f"upload.lazy = {task.upload.lazy}: expected 0, since {kind} takes no change for a "
+            "gradient of its own"
+        )
+    if task.upload.codec not in (AUTO, *EXACT):
+        found.append(
+            f"upload.codec = {task.upload.codec!r}: expected {AUTO}, {', '.join(EXACT[:-1])} or "
+            f"{EXACT[-1]}, since {kind} adds up what updates say, and their errors with it"
         )
     return found
 

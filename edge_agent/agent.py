@@ -340,8 +340,9 @@ class Agent:
             outcome, detail = error.code, error.detail
         # The coordinator has answered for good: only now is the update forgotten.
         late = self._ledger.task_of(assignment) if outcome == "late" else ""
+        accepted = outcome == "accepted"
         try:
-            await asyncio.to_thread(self._state.forget_update, assignment, late)
+            await asyncio.to_thread(self._state.forget_update, assignment, late, accepted)
         except StateError as error:  # the disk has become read-only, say
             log.error("%s", error)
             self._life.not_uploaded(error, self._now(), self._random.random())

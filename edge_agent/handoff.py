@@ -3,7 +3,7 @@
 Runs in the training child only, which has numpy and ONNX Runtime loaded.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import onnxruntime as ort
@@ -59,11 +59,12 @@ def hand_off(
     return decision
 
 
-def weights_of(model: bytes, graph: bytes, like: bytes) -> bytes:
+def weights_of(model: bytes, graph: bytes, like: bytes, beside: Collection[str] = ()) -> bytes:
     """The checkpoint inside a complete model that was made of the plan's `graph`; `like` is any
-    checkpoint of the plan. Raises `BadModel`."""
+    checkpoint of the plan, and its tensors `beside` the model's weights are taken over. Raises
+    `BadModel`."""
     inside, taken = raw_weights(model), bytearray(like)
-    lacking = set(tensors.offsets(like).values())
+    lacking = {place for n, place in tensors.offsets(like).items() if n not in beside}
     for name, place in places(graph).items():
         if place.location != CHECKPOINT_NAME:
             continue
@@ -82,9 +83,10 @@ def _kept(
 ) -> float | None:
     """The deciding metric of the model that local programs have, over the same examples; `None`
     when its file is damaged."""
+    beside = {p.name for p in manifest.checkpoint} - {p.name for p in manifest.parameters}
     try:
-        data = weights_of(shelf.path.read_bytes(), (plan / "model.onnx").read_bytes(), like)
-        weights = checkpoint.read(data, manifest.parameters)
+        model, graph = shelf.path.read_bytes(), (plan / "model.onnx").read_bytes()
+        weights = checkpoint.read(weights_of(model, graph, like, beside), manifest.checkpoint)
     except (OSError, BadModel, WireError):
         return None
     return measure(weights)[manifest.metrics[0].name]

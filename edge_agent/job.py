@@ -19,7 +19,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     training, so that a power cut loses no more; 0 means only when stopped. Each time costs the
     disk the size of the weights and of the optimiser's state.
 
-    `residuals` is the folder where what was learnt and not sent is kept for the next update.
+    `residuals` is the folder where what was learnt and not sent is kept for the next update, and
+    what a plan carries from one round to the next.
 
     `memory_limit` is in bytes of the child's own memory. `retention` limits the examples that are
     kept; `offer` is the model as local programs may get it.
@@ -67,7 +68,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     limits that the system would not let the child set itself.
 
     `nothing_new`: the change did not matter, and the update says so; `lost` is why what was not
-    sent before could not be added to this one.
+    sent before could not be added to this one. `forgot` is why what the last round left could not
+    be used, of plans that carry something.
     """
 
     outcome: Outcome
@@ -87,3 +89,4 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     decision: Decision | None = None
     nothing_new: bool = False
     lost: str = ""
+    forgot: str = ""

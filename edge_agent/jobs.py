@@ -160,6 +160,8 @@ class Jobs:
             log.info("a training that was kept cannot be gone on with: %s", report.restarted)
         if report.lost:
             log.info("what was not sent before is dropped: %s", report.lost)
+        if report.forgot:
+            log.info("what the last round left is dropped: %s", report.forgot)
         if report.nothing_new:
             log.info("the change does not matter yet: the update says that there is nothing new")
         if report.refused:

@@ -86,8 +86,9 @@ def _explained(graph: str, error: Exception) -> Exception:
 class Trainer:
     """The plan's training graph with its weights and state; `step` runs one batch.
 
-    `weights` are the model's: the base of a proximal term, and of the delta. A training that goes
-    on brings its own, with its state, in `kept`, and the `steps` that it has made.
+    `weights` are the model's, with what is given beside them: the base of a proximal term, and of
+    the delta. A training that goes on brings its own, with its state, in `kept`, and the `steps`
+    that it has made; one that begins takes the state in `carried` rather than its fill.
     """
 
     def __init__(
@@ -98,13 +99,19 @@ class Trainer:
         threads: int,
         kept: Mapping[str, Array] | None = None,
         steps: int = 0,
+        carried: Mapping[str, Array] | None = None,
     ) -> None:
         self._manifest = manifest
         self._session = open_session(folder / "train.onnx", threads)
         self._base = weights
         start = kept or (
-            dict(weights) | {s.name: np.full(s.shape, s.fill, FLOAT32) for s in manifest.state}
+            {p.name: weights[p.name] for p in manifest.parameters}
+            | {s.name: np.full(s.shape, s.fill, FLOAT32) for s in manifest.state}
+            | dict(carried or {})
         )
+        made = {o.name for o in self._session.get_outputs()}
+        fixed = {n: start[n] for n in manifest.carries if f"next/{n}" not in made}
+        start = {n: start[n] for n in start if n not in fixed}
         # The two sets swap roles at each step. An OrtValue shares its array's memory and holds the
         # array, so each gets one of its own and `weights` stay as they are.
         now = {n: ort.OrtValue.ortvalue_from_numpy(np.array(a)) for n, a in start.items()}
@@ -113,11 +120,11 @@ class Trainer:
         self._loss = ort.OrtValue.ortvalue_from_numpy(np.zeros((), FLOAT32))
         rate = np.asarray(manifest.learning_rate, FLOAT32)
         self._rate = ort.OrtValue.ortvalue_from_numpy(rate)
-        # No step writes to these: they share the memory of `weights`.
-        self._bases = {
-            name: ort.OrtValue.ortvalue_from_numpy(weights[parameter])
-            for parameter, name in manifest.bases.items()
-        }
+        # No step writes to these. The latter share the memory of `weights`.
+        self._fixed = {n: ort.OrtValue.ortvalue_from_numpy(np.array(a)) for n, a in fixed.items()}
+        bases = {name: weights[parameter] for parameter, name in manifest.bases.items()}
+        bases |= {p.name: weights[p.name] for p in manifest.checkpoint if p.name not in start}
+        self._bases = {n: ort.OrtValue.ortvalue_from_numpy(a) for n, a in bases.items()}
         first, second = self._sets
         self._bindings = (self._bind(first, second), self._bind(second, first))
         self.steps = steps
@@ -125,7 +132,7 @@ class Trainer:
     def _bind(self, read: dict[str, Any], write: dict[str, Any]) -> ort.IOBinding:
         binding = self._session.io_binding()
         taken = {i.name for i in self._session.get_inputs()}
-        for name, value in (read | self._bases).items():
+        for name, value in (read | self._fixed | self._bases).items():
             if name in taken:
                 binding.bind_ortvalue_input(name, value)
         if "learning_rate" in taken:
@@ -150,12 +157,13 @@ class Trainer:
     def state(self) -> dict[str, Array]:
         """The weights and the optimiser's state now: the runtime's own memory, so until the next
         step."""
-        return {name: value.numpy() for name, value in self._sets[self.steps % 2].items()}
+        now = self._sets[self.steps % 2] | self._fixed
+        return {name: value.numpy() for name, value in now.items()}
 
     def weights(self) -> Weights:
         """The weights now, as copies: what `numpy()` shows is the runtime's own memory."""
-        current = self._sets[self.steps % 2]
-        return {p.name: current[p.name].numpy().copy() for p in self._manifest.parameters}
+        current = self.state()
+        return {p.name: current[p.name].copy() for p in self._manifest.parameters}
 
     def delta(self) -> Weights:
         """The change of each weight since the start. Raises `Diverged` when one is not finite."""

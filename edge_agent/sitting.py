@@ -15,6 +15,7 @@ import numpy as np
 
 from edge_agent import examples as examples_module
 from edge_agent import limits, resume, session
+from edge_agent.carried import Carried
 from edge_agent.course import Course, Stop
 from edge_agent.examples import Examples
 from edge_agent.examples.trimming import enforce
@@ -27,6 +28,7 @@ from wire.checkpoint import Weights
 from wire.errors import WireError
 from wire.messages import Assignment
 from wire.plan import Manifest, parse_manifest
+from wire.tensors import Array
 
 
 class _NoExamples(Exception):
@@ -87,7 +89,7 @@ class _Sitting:
         try:
             manifest = parse_manifest((folder / "manifest.json").read_bytes())
             published = Path(job.model).read_bytes()
-            weights = checkpoint.read(published, manifest.parameters)
+            weights = checkpoint.read(published, manifest.checkpoint)
         except (OSError, WireError) as error:
             raise session.BadPlan(str(error)) from None
         training, held_out = self._examples(manifest)
@@ -145,6 +147,7 @@ class _Sitting:
         """Train, or go on with it, and write the update to `path`."""
         job = self._job
         reporting = _reporting(assignment, manifest, path, job.residuals)
+        carried = Carried(assignment, manifest, path.parent, job.residuals)
         kept = self._kept(assignment, manifest, training)
         if kept:
             training = kept.examples
@@ -156,7 +159,9 @@ class _Sitting:
             job.threads,
             kept.tensors if kept else None,
             kept.standing.steps if kept else 0,
+            _begun(carried) if not kept else None,
         )
+        self.tell(forgot=carried.lost)
         course = Course(job, assignment, trainer, training, kept, self._now)
         del kept  # the trainer has copies
         rng = np.random.default_rng(assignment.seed)
@@ -178,7 +183,9 @@ class _Sitting:
             seconds=course.seconds(),
             skipped=self.report.skipped,
         )
-        reported = _write(reporting, header, weights, trained.delta, rng)
+        _end(carried, trainer)
+        own = {p.name: weights[p.name] for p in manifest.parameters}
+        reported = _write(reporting, header, own, trained.delta, rng)
         course.drop()
         self.tell(steps=header.steps, loss=header.loss, seconds=header.seconds)
         self.tell(nothing_new=reported.nothing, lost=reported.lost)
@@ -207,6 +214,22 @@ def _reporting(
         return Reporting(assignment, manifest, path, residuals)
     except WireError as error:
         raise _Unwritable(f"the update cannot be written: {error.detail}") from None
+
+
+def _begun(carried: Carried) -> dict[str, Array]:
+    """What the last round left. Raises `_Unwritable`, before it trains in vain."""
+    try:
+        return carried.begin()
+    except OSError as error:
+        raise _Unwritable(f"what was carried cannot be removed: {error.strerror}") from None
+
+
+def _end(carried: Carried, trainer: session.Trainer) -> None:
+    """What this round leaves. Raises `_Unwritable`."""
+    try:
+        carried.end(trainer.state())
+    except OSError as error:
+        raise _Unwritable(f"what is carried cannot be kept: {error.strerror}") from None
 
 
 def _write(

@@ -4,7 +4,8 @@ identity.json   who it is, and to whom it reports
 history.json    its last rounds and the bytes they cost
 outbox/         updates that were not acknowledged yet
 checkpoints/    trainings that were stopped, to go on with
-residuals/      what was learnt and not sent yet, by task: the next update brings it
+residuals/      what was learnt and not sent yet, by task: the next update brings it; and what a
+                plan carries from one round to the next
 cache/          plans that it fetched, by digest
 models/         the models of local programs, by task: their group may read these
 agent.lock      held while an agent runs
@@ -25,6 +26,7 @@ from pathlib import Path
 import msgspec
 
 from edge_agent.budget import Spent
+from edge_agent.carried_files import CarriedFiles
 from edge_agent.errors import NotEnrolled, StateError
 from edge_agent.residual_files import ResidualFiles
 from edge_agent.shelf import FOLDER_MODE, make_folder, mend
@@ -229,13 +231,14 @@ class StateFolder:
         except OSError as error:
             raise StateError(f"an update in the outbox cannot be read: {error}") from None
 
-    def forget_update(self, assignment: str, late: str = "") -> None:
-        """An update waits no more. It came too late for the task `late`, if that is said: what it
-        says may be sent once more. Raises `StateError`."""
+    def forget_update(self, assignment: str, late: str = "", accepted: bool = True) -> None:
+        """An update waits no more: it was `accepted` or not. It came too late for the task `late`,
+        if that is said: what it says may be sent once more. Raises `StateError`."""
         files = ResidualFiles(self.residuals, self.outbox)
         try:
             # Only now: until then, that it waits shows that its residual is true.
             files.written(assignment)
+            CarriedFiles(self.residuals).settle(assignment, accepted and not late)
             if late:
                 files.came_late(late, assignment)
             self.update_path(assignment).unlink(missing_ok=True)

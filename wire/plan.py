@@ -15,7 +15,8 @@ that of the manifest's bytes. Its files:
 Names of graph inputs and outputs are part of the format:
 
 * example inputs have the names in `Manifest.inputs`, each with a leading batch axis of any size;
-* weights and optimiser state go in under their own names and come out as `next/<name>`;
+* weights and optimiser state go in under their own names and come out as `next/<name>`; what does
+  not come out stays as it is for the whole of a round's training;
 * with a proximal term (`Manifest.proximal`), `train.onnx` also takes the weights that the round
   started from, as `base/<name>`: the same at every step;
 * `learning_rate` is a float32 scalar input of `train.onnx`; `loss` is its float32 scalar output;
@@ -76,11 +77,17 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Slot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One tensor of optimiser state, float32, filled with `fill` when a round's training starts."""
+    """One tensor of optimiser state, float32, filled with `fill` when a round's training starts.
+
+    `carried` names the slot, of the same shape, whose last value in this device's last round that
+    counted takes the place of `fill`: a device's own memory, which never leaves it.
+    """
 
     name: Name
     shape: Shape
     fill: float = 0.0
+    carried: Name | UnsetType = UNSET
+    """As `Manifest.tolerance`: older agents refuse only the plans that have one."""
 
 
 class Metric(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -123,6 +130,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """As `tolerance`: older agents refuse only the plans that they could not train."""
     lazy: Annotated[float, Meta(gt=0)] | UnsetType = UNSET
     """As `tolerance`: older agents refuse only the plans of lazy tasks."""
+    given: Annotated[tuple[Parameter, ...], Meta(min_length=1, max_length=10_000)] | UnsetType = (
+        UNSET
+    )
+    """Tensors that the coordinator sends with each model's weights, for `train.onnx` to take. They
+    only travel down: no device changes them, so updates do not have them. As `tolerance`."""
 
     @property
     def may_be_worse_by(self) -> float:
@@ -149,6 +161,17 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return {p.name: BASE + p.name for p in self.parameters} if self.mu else {}
 
     @property
+    def checkpoint(self) -> tuple[Parameter, ...]:
+        """What a checkpoint of this plan holds: the trained weights, and what is given."""
+        return self.parameters + (() if self.given is UNSET else self.given)
+
+    @property
+    def carries(self) -> dict[str, str]:
+        """What a device keeps for its next round: the slot that takes it, and the slot whose last
+        value it is. Empty for most plans."""
+        return {s.name: s.carried for s in self.state if s.carried is not UNSET}
+
+    @property
     def weights(self) -> int:
         """Number of trained weights."""
         return sum(p.size for p in self.parameters)
@@ -156,8 +179,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def checkpoint_limit(self) -> int:
         """Bytes that a checkpoint of this plan may have, at most; costs no import of numpy."""
-        header = sum(1024 + 6 * len(p.name) for p in self.parameters)
-        return 1024 + header + 4 * self.weights
+        header = sum(1024 + 6 * len(p.name) for p in self.checkpoint)
+        return 1024 + header + 4 * sum(p.size for p in self.checkpoint)
 
     def to_bytes(self) -> bytes:
         """Canonical JSON: the same manifest always has the same bytes, hence the same digest."""
@@ -175,13 +198,19 @@ def parse_manifest(data: bytes) -> Manifest:
         if required not in manifest.files:
             raise WireError(Rule.BAD_MESSAGE, f"the manifest names no {required}")
     names = [i.name for i in manifest.inputs]
-    names += [p.name for p in manifest.parameters]
+    names += [p.name for p in manifest.checkpoint]
     names += [s.name for s in manifest.state]
     names += manifest.bases.values()
     if len(set(names)) != len(names):
         raise WireError(Rule.BAD_MESSAGE, "two tensors of the manifest have one name")
     if METADATA in names:
         raise WireError(Rule.BAD_MESSAGE, f"no tensor can be named {METADATA}")
+    shapes = {s.name: s.shape for s in manifest.state}
+    for slot, source in manifest.carries.items():
+        if shapes.get(source) != shapes[slot]:
+            raise WireError(
+                Rule.BAD_MESSAGE, f"slot {slot!r} carries {source!r}, which is no slot of its shape"
+            )
     if len({m.name for m in manifest.metrics}) != len(manifest.metrics):
         raise WireError(Rule.BAD_MESSAGE, "two metrics of the manifest have one name")
     if manifest.to_bytes() != data:

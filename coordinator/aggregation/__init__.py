@@ -19,6 +19,7 @@ from coordinator.aggregation.options import (
     Krum,
     Median,
     MultiKrum,
+    Scaffold,
     Streaming,
     TrimmedMean,
     counted,
@@ -27,6 +28,7 @@ from coordinator.aggregation.options import (
 )
 from coordinator.aggregation.recipe import Contribution
 from coordinator.aggregation.robust import RobustAggregator
+from coordinator.aggregation.scaffold import ScaffoldAggregator
 from coordinator.aggregation.streaming import StreamingAggregator
 from coordinator.aggregation.sums import Sum
 from wire.plan import Parameter
@@ -45,6 +47,7 @@ __all__ = [
     "Median",
     "MultiKrum",
     "Next",
+    "Scaffold",
     "Sum",
     "TrimmedMean",
     "aggregator",
@@ -60,6 +63,8 @@ def aggregator(
     """The strategy of a task. A change that is s versions late is scaled by
     (1 + s)^-`staleness_exponent`."""
     layout = Layout(parameters)
+    if isinstance(options, Scaffold):
+        return ScaffoldAggregator(options, layout, staleness_exponent)
     if isinstance(options, Streaming):
         return StreamingAggregator(options, layout, staleness_exponent)
     return RobustAggregator(options, layout, staleness_exponent)

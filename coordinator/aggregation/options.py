@@ -15,6 +15,9 @@ Fraction = Annotated[float, Meta(ge=0, lt=1)]
 Minority = Annotated[float, Meta(ge=0, lt=0.5)]
 
 
+CONTROL = "control/"
+"""What SCAFFOLD puts before a weight's name for the server's control variate of it."""
+
 _MOST_UPDATES = 1_000_000
 """The largest `round.goal`."""
 
@@ -85,6 +88,19 @@ class FedNova(Streaming, frozen=True, kw_only=True, tag="fednova"):
     max_steps: Annotated[int, Meta(ge=1, le=1 << 31)] | None = None
 
 
+class Scaffold(Streaming, frozen=True, kw_only=True, tag="scaffold"):
+    """Control variates against the drift of devices that are unlike (Karimireddy et al., 2020).
+
+    `devices` is how many there are in the fleet: a round hears of some of them, and the server's
+    control variate is to be the mean over all. `learning_rate` is the server's. `max_steps` is
+    as FedNova's.
+    """
+
+    devices: Annotated[int, Meta(ge=1, le=1 << 31)]
+    learning_rate: Positive = 1.0
+    max_steps: Annotated[int, Meta(ge=1, le=1 << 31)] | None = None
+
+
 class Median(Kind, frozen=True, kw_only=True, tag="median"):
     """The median of each weight's changes (Yin et al., 2018). Every update counts alike."""
 
@@ -125,6 +141,7 @@ Aggregation = (
     | FedAdam
     | FedYogi
     | FedNova
+    | Scaffold
     | Median
     | TrimmedMean
     | Krum

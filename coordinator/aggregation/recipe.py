@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from coordinator.aggregation.layout import Layout, Vector32
-from coordinator.aggregation.options import FedNova, Streaming
+from coordinator.aggregation.options import FedNova, Scaffold, Streaming
 from wire.codecs import Whole
 
 EFFECT = 1 << 8
@@ -65,14 +65,20 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
             max_norm=options.max_norm,
             staleness_exponent=staleness_exponent,
         )
-        if not isinstance(options, FedNova):
+        if not isinstance(options, FedNova | Scaffold):
             return found
         return msgspec.structs.replace(
             found,
             normalised=True,
-            momentum=options.momentum,
+            momentum=options.momentum if isinstance(options, FedNova) else 0.0,
             max_steps=options.max_steps or _ANY_STEPS,
         )
+
+    @staticmethod
+    def steps_of(work: int, weight: int) -> float:
+        """The mean local effect, of sums of `Share.work` and `Share.weight`: of plain SGD, the mean
+        of the steps."""
+        return work / (EFFECT * weight)
 
     def weight(self, examples: int) -> int:
         """The weight of an update that claims so many examples."""

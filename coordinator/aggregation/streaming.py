@@ -10,7 +10,7 @@ from pathlib import Path
 from coordinator.aggregation.contract import Next
 from coordinator.aggregation.layout import Layout
 from coordinator.aggregation.options import Streaming
-from coordinator.aggregation.recipe import EFFECT, Contribution, Recipe
+from coordinator.aggregation.recipe import Contribution, Recipe
 from coordinator.aggregation.server import ServerOptimizer
 from coordinator.aggregation.sums import Sum
 from coordinator.aggregation.verdict import check
@@ -39,7 +39,7 @@ class StreamingAggregator:
     def close(self, base: Weights, state: bytes | None, total: Sum) -> Next:
         mean = total.mean()
         if self._recipe.normalised:
-            mean *= total.work / (EFFECT * total.weight)
+            mean *= self._recipe.steps_of(total.work, total.weight)
         weights, after = self._optimizer.step(base, self._layout.views(mean), state)
         return Next(weights, after, total.updates, total.examples)
 

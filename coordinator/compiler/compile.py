@@ -3,9 +3,9 @@
 The steps, in order: read the model (`model.py`); choose the output, the weights to train and the
 names (`problem.py`, `trained.py`); write operators as the gradient builder wants them
 (`lower.expand`); add the loss (`losses.py`); differentiate (`gradient.py`); lower what only the
-training build knows (`lower.lower`, `operators/`); add the proximal term (`proximal.py`) and the
-optimiser's step (`optimizers.py`); simplify and fuse (`simplify.py`, `fuse.py`); give public names
-and write the files (`assemble.py`).
+training build knows (`lower.lower`, `operators/`); add the proximal term (`proximal.py`) or
+SCAFFOLD's corrections (`scaffold.py`), and the optimiser's step (`optimizers.py`); simplify and
+fuse (`simplify.py`, `fuse.py`); give public names and write the files (`assemble.py`).
 """
 
 from collections.abc import Mapping
@@ -15,13 +15,14 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from coordinator.compiler import fuse, gradient, lower, model, proximal, shapes, simplify
+from coordinator.aggregation.options import CONTROL, Scaffold
+from coordinator.compiler import fuse, gradient, lower, model, proximal, scaffold, shapes, simplify
 from coordinator.compiler.assemble import FrozenFile, Interface, write
 from coordinator.compiler.convert import External
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import OPSET, Array, Emitter, Graph, TensorType
 from coordinator.compiler.metrics import METRICS
-from coordinator.compiler.optimizers import Optimizer, Step, optimizer_of
+from coordinator.compiler.optimizers import Optimizer, State, Step, optimizer_of
 from coordinator.compiler.plan import CompiledPlan
 from coordinator.compiler.problem import Problem, pose
 from coordinator.compiler.statistics.plan import compile_statistics
@@ -62,7 +63,9 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
     problem = pose(task, loaded)
     frozen = FrozenFile()
     values = {w: loaded.values[w] for w in problem.weights}
-    initial = checkpoint.write({problem.weights[w]: v for w, v in values.items()})
+    given = _given(task, problem, values)
+    zeros = {p.name: np.zeros(p.shape, _FLOAT32) for p in given}
+    initial = checkpoint.write({problem.weights[w]: v for w, v in values.items()} | zeros)
     train, slots = _train(task, problem, values, frozen)
     files: dict[FileName, bytes] = {
         "train.onnx": train,
@@ -87,8 +90,18 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
         tolerance=task.keep.tolerance or msgspec.UNSET,
         proximal=task.training.proximal or msgspec.UNSET,
         lazy=task.upload.lazy or msgspec.UNSET,
+        given=given or msgspec.UNSET,
     )
     return CompiledPlan(parse_manifest(manifest.to_bytes()), files, initial)
+
+
+def _given(task: TaskFile, problem: Problem, values: Mapping[str, Array]) -> tuple[Parameter, ...]:
+    """What the coordinator sends with the model's weights."""
+    if not isinstance(task.aggregation, Scaffold):
+        return ()
+    return tuple(
+        Parameter(name=CONTROL + name, shape=values[w].shape) for w, name in problem.weights.items()
+    )
 
 
 def differentiated(problem: Problem, values: Mapping[str, Array]) -> tuple[Graph, str]:
@@ -124,11 +137,18 @@ def _train(
     if mu := task.training.proximal:
         emit = Emitter(graph, "proximal")
         gradients, bases = proximal.pulled(emit, mu, seed, gradients)
+    controls: dict[str, str] = {}
+    variates: list[State] = []
+    if isinstance(task.aggregation, Scaffold):
+        assert seed == rate, "the task file wants plain SGD"
+        gradients, controls, variates = scaffold.corrected(Emitter(graph, "scaffold"), gradients)
     step = optimizer.step(Emitter(graph, "optimizer"), rate, gradients)
+    step.state += variates
 
     inputs = {tensor: entry.name for tensor, entry in problem.inputs.items()}
     inputs |= problem.weights
     inputs |= {base: BASE + problem.weights[w] for w, base in bases.items()}
+    inputs |= {control: CONTROL + problem.weights[w] for w, control in controls.items()}
     slots, state_outputs = _state(graph, problem, step, inputs)
     inputs[rate] = "learning_rate"
     wanted = {"loss": loss}
@@ -166,17 +186,20 @@ def _state(
 ) -> tuple[list[Slot], dict[str, str]]:
     """Name the optimiser's state: its slots, and the outputs that carry it on."""
     slots, outputs = [], {}
+    named: dict[tuple[str | None, str | None], str] = {}
     for state in step.state:
         shape: tuple[int, ...] = ()
         wanted = state.kind
         if state.weight is not None:
             shape = tuple(int(n) for n in graph.shape(state.weight))
             wanted = f"{state.kind}/{problem.weights[state.weight]}"
-        name = problem.names.take(wanted)
+        name = named[state.kind, state.weight] = problem.names.take(wanted)
         graph.types[state.now] = TensorType(_FLOAT32, shape)
         inputs[state.now] = name
-        outputs[f"next/{name}"] = state.next
-        slots.append(Slot(name=name, shape=shape, fill=state.fill))
+        if state.next is not None:
+            outputs[f"next/{name}"] = state.next
+        carried = named[state.carried, state.weight] if state.carried else msgspec.UNSET
+        slots.append(Slot(name=name, shape=shape, fill=state.fill, carried=carried))
     return slots, outputs
 
 

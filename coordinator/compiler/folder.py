@@ -33,7 +33,7 @@ def read_plan_dir(directory: Path) -> CompiledPlan:
             files[name] = (directory / name).read_bytes()
             digest.verify(files[name], entry.digest)
         initial = (directory / CHECKPOINT_NAME).read_bytes()
-        checkpoint.read(initial, manifest.parameters)
+        checkpoint.read(initial, manifest.checkpoint)
     except OSError as error:
         raise CompileError(f"{directory}: not a compiled plan: {error}") from None
     except WireError as error:

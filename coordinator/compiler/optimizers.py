@@ -19,13 +19,18 @@ Options = TypeVar("Options", bound=Section)
 
 @dataclass(frozen=True)
 class State:
-    """One tensor of state: like a weight, or a scalar when `weight` is None."""
+    """One tensor of state: like a weight, or a scalar when `weight` is None.
+
+    Without a `next` it stays as it is for a round. `carried` is the kind whose last value, for the
+    same weight, it starts the next round with.
+    """
 
     kind: str
     weight: str | None
     now: str
-    next: str
+    next: str | None
     fill: float = 0.0
+    carried: str | None = None
 
 
 @dataclass

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from coordinator.aggregation.options import CONTROL, Scaffold
 from coordinator.compiler import losses, lower, shapes, simplify, trained
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import BATCH, Emitter, Graph, TensorType, describe
@@ -49,9 +50,15 @@ def pose(task: TaskFile, model: Model) -> Problem:
     inputs = _inputs(graph, model)
     target = _target(graph, model, loss.target(task.loss.label), inputs)
     # Reserved only where it is used, so that the names of all other plans stay as they were.
-    names = Names(list(inputs.values()), (BASE,) if task.training.proximal else ())
+    names = Names(list(inputs.values()), _prefixes(task))
     public = {w: names.take(model.weights[w]) for w in weights}
     return Problem(graph, loss, output, target, inputs, public, names)
+
+
+def _prefixes(task: TaskFile) -> tuple[str, ...]:
+    """What this plan itself puts before the names of weights."""
+    found = (BASE,) if task.training.proximal else ()
+    return (*found, CONTROL) if isinstance(task.aggregation, Scaffold) else found
 
 
 def _output_name(model: Model, wanted: str | None) -> str:

@@ -104,7 +104,7 @@ class Device:
         async with self._connect() as transport:
             manifest = parse_manifest(await transport.blob(assignment.plan, MANIFEST_LIMIT))
             data = await transport.blob(assignment.model, manifest.checkpoint_limit)
-        return manifest, checkpoint.read(data, manifest.parameters)
+        return manifest, checkpoint.read(data, manifest.checkpoint)
 
     def write(
         self, assignment: Assignment, delta: Weights, examples: int = 10, **changes: Any

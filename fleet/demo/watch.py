@@ -54,7 +54,7 @@ class Watch:
 
     def _evaluate(self, model: bytes) -> float:
         manifest = parse_manifest((self._plan / "manifest.json").read_bytes())
-        weights = checkpoint.read(model, manifest.parameters)
+        weights = checkpoint.read(model, manifest.checkpoint)
         found = session.evaluate(manifest, self._plan, weights, self._held_out, threads=1)
         return found["accuracy"]
 

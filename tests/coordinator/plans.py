@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
+from msgspec import UNSET
 
 from coordinator.client import AdminClient
 from wire import checkpoint
@@ -54,11 +55,13 @@ def plan(
     parameters: tuple[Parameter, ...] = PARAMETERS,
     files: dict[str, bytes] | None = None,
     initial: Weights | None = None,
+    given: tuple[Parameter, ...] = (),
     **round_keys: object,
 ) -> Plan:
-    """A task `name` over `parameters`; the graphs are three small files of arbitrary bytes."""
+    """A task `name` over `parameters`; the graphs are three small files of arbitrary bytes. What is
+    `given` with its first model is zero, unless it is in `initial`."""
     files = files or {f"{n}.onnx": f"{n} of {name}".encode() * 40 for n in GRAPHS}
-    first = checkpoint.write(initial or weights(parameters))
+    first = checkpoint.write(constant(0.0, given) | (initial or weights(parameters)))
     manifest = Manifest(
         task=name,
         inputs=(Input(name="x", dtype="float32", shape=(4,)),),
@@ -70,6 +73,7 @@ def plan(
         learning_rate=0.1,
         opset=17,
         files={n: PlanFile(digest=digest_of(d), bytes=len(d)) for n, d in files.items()},  # type: ignore[misc]
+        given=given or UNSET,
     )
     return Plan(task_file(name, sections, **round_keys), manifest, list(files.values()), first)
 

@@ -110,7 +110,7 @@ class Serving:
         else:
             found = await task.model_of(version, services.store)
         data = await services.blobs.get(found.digest)
-        return checkpoint.read(data, task.manifest.parameters)
+        return checkpoint.read(data, task.manifest.checkpoint)
 
     async def states(self, number: int = 1, name: str = "digits") -> dict[str, str]:
         """What became of each device's assignment in a round, by device."""

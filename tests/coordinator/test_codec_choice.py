@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from coordinator.codec_choice import AUTO, TooSmall, choose, expected, most_bytes
+from coordinator.codec_choice import AUTO, EXACT, TooSmall, choose, expected, most_bytes
 from tests.wire.samples import header
 from wire import update
 from wire.codecs import DEFAULT
@@ -52,6 +52,16 @@ def test_without_a_budget_it_is_the_default_or_one_that_tells_of_every_weight():
     assert choose(AUTO, None, False, MODEL) == DEFAULT
     assert choose(AUTO, None, True, MODEL) == "uniform:8"
     assert choose("top:1/9", None, False, MODEL) == "top:1/9"
+
+
+def test_what_adds_up_is_told_nearly_exactly():
+    assert choose(AUTO, None, False, MODEL, adds_up=True) == "rotate+eden:8"
+    assert choose(AUTO, None, False, SMALL, adds_up=True) == "float16"  # a block has 4096 values
+    for budget, codec in ((10_000_000, "float32"), (500_000, "float16"), (210_000, EXACT[-1])):
+        assert choose(AUTO, budget, False, MODEL, adds_up=True) == codec
+    with pytest.raises(TooSmall, match=r"'rotate\+eden:8' takes"):
+        choose(AUTO, 100_000, False, MODEL, adds_up=True)
+    assert max(expected(codec, MODEL).error for codec in EXACT) < 2e-4
 
 
 def test_a_budget_that_nothing_keeps_names_what_comes_nearest():

@@ -120,6 +120,58 @@ def test_fednova_must_be_told_how_many_steps_a_device_does():
     assert parse(text + "max_steps = 189").aggregation.max_steps == 189
 
 
+SCAFFOLD = """
+name = "digits"
+[model]
+file = "digits.onnx"
+[loss]
+kind = "cross_entropy"
+[optimizer]
+kind = "sgd"
+learning_rate = 0.1
+[training]
+epochs = 3
+[round]
+goal = 5
+[upload]
+codec = "float16"
+[aggregation]
+kind = "scaffold"
+devices = 100
+max_steps = 30
+"""
+
+
+def test_scaffold_has_its_keys_and_its_codec():
+    task = parse(SCAFFOLD)
+    assert (task.aggregation.devices, task.aggregation.learning_rate) == (100, 1.0)
+    assert (task.adds_up, task.looks_at_each) == (True, False)
+    assert parse(SCAFFOLD.replace("float16", "auto")).upload.codec == "auto"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error"),
+    [
+        ("devices = 100\n", "", "line 16: missing key 'aggregation.devices'"),
+        ("devices = 100", "devices = 4", "aggregation.devices = 4: at least round.goal (5)"),
+        ("devices = 100", "devices = 0", "line 18: aggregation.devices = 0: expected `int` >= 1"),
+        ("max_steps = 30", "", "aggregation.max_steps: 'scaffold' needs it, since a device"),
+        ("0.1", "0.1\nmomentum = 0.9", "optimizer: aggregation.kind = 'scaffold' corrects the"),
+        ("sgd", "adamw", "optimizer: aggregation.kind = 'scaffold' corrects the gradients of pl"),
+        ("epochs = 3", "proximal = 0.1", "training.proximal = 0.1: expected 0, since aggregation"),
+        ("goal = 5", "goal = 5\nlate = 'fold'", "round.late = 'fold': expected 'refuse', since"),
+        ("goal = 5", "goal = 5\nlate = 'buffer'", "round.late = 'buffer': expected 'refuse', si"),
+        ("[upload]", "[upload]\nlazy = 1.0", "upload.lazy = 1.0: expected 0, since aggregation."),
+        ("float16", "uniform:8", "upload.codec = 'uniform:8': expected auto, float32, float16 or"),
+        ("float16", "top:1/9", "upload.codec = 'top:1/9': expected auto, float32, float16 or rot"),
+        ("float16", "lowrank:4", "upload.codec = 'lowrank:4': expected auto, float32, float16 or"),
+    ],
+)
+def test_what_scaffold_cannot_work_with_is_one_clear_error(old, new, error):
+    assert SCAFFOLD.count(old) == 1
+    assert refusal(SCAFFOLD.replace(old, new)).startswith(error)
+
+
 @pytest.mark.parametrize("kind", ["krum", "multi_krum"])
 def test_krum_takes_as_few_updates_as_it_can_combine(kind):
     text = GOOD + f"minimum = 3\n[aggregation]\nkind = '{kind}'"
@@ -229,8 +281,8 @@ def test_krum_takes_as_few_updates_as_it_can_combine(kind):
             "goal = 5",
             "goal = 5\n[aggregation]\nkind = 'mean'",
             "line 17: aggregation.kind = 'mean': expected one of 'fedavg', 'fedavgm', "
-            "'fedadagrad', 'fedadam', 'fedyogi', 'fednova', 'median', 'trimmed_mean', 'krum', "
-            "'multi_krum'",
+            "'fedadagrad', 'fedadam', 'fedyogi', 'fednova', 'scaffold', 'median', 'trimmed_mean', "
+            "'krum', 'multi_krum'",
         ),
         (
             "goal = 5",

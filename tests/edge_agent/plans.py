@@ -9,13 +9,13 @@ import numpy as np
 
 from edge_agent.examples import Examples
 from edge_agent.job import Job
-from tests.edge_agent.data import ADAMW, FLOWERS, LINE, PROXIMAL, PROXIMAL_ADAMW
+from tests.edge_agent.data import ADAMW, FLOWERS, LINE, PROXIMAL, PROXIMAL_ADAMW, SCAFFOLD
 from tests.edge_agent.samples import assignment
 from wire import checkpoint
 from wire.checkpoint import Weights
 from wire.plan import CHECKPOINT_NAME, Manifest, parse_manifest
 
-__all__ = ["ADAMW", "FLOWERS", "LINE", "PROXIMAL", "PROXIMAL_ADAMW"]
+__all__ = ["ADAMW", "FLOWERS", "LINE", "PROXIMAL", "PROXIMAL_ADAMW", "SCAFFOLD"]
 
 
 def manifest_of(plan: Path, **changes: Any) -> Manifest:
@@ -27,7 +27,7 @@ def manifest_of(plan: Path, **changes: Any) -> Manifest:
 def weights_of(plan: Path) -> Weights:
     """A plan's first weights."""
     data = (plan / CHECKPOINT_NAME).read_bytes()
-    return checkpoint.read(data, manifest_of(plan).parameters)
+    return checkpoint.read(data, manifest_of(plan).checkpoint)
 
 
 def flowers(count: int = 100, seed: int = 3) -> Examples:

@@ -13,7 +13,7 @@ from edge_agent.models import Tensor, open_model
 from edge_agent.onnx_file import BadModel
 from edge_agent.shelf import Shelf
 from tests.edge_agent import plans
-from tests.edge_agent.plans import FLOWERS, LINE, copied, flowers, manifest_of
+from tests.edge_agent.plans import FLOWERS, LINE, SCAFFOLD, copied, flowers, manifest_of
 from wire import checkpoint
 from wire.checkpoint import Weights
 from wire.digest import digest_of
@@ -225,6 +225,20 @@ def test_frozen_weights_are_inside_too(tmp_path):
     w = trained(5)
     plain = np.maximum(w["b1"], 0) @ w["w2"] + w["b2"]
     np.testing.assert_allclose(zeros[0], plain + np.float32([5, 6, 7]), rtol=1e-5)
+
+
+def test_what_is_given_beside_the_weights_stands_in_nobodys_way(tmp_path):
+    """Programs get the model alone; and the one they have can still be measured."""
+    device = Device(tmp_path, SCAFFOLD)
+    weights = plans.weights_of(SCAFFOLD)
+    assert device.offered(1, weights).keep
+    path = device.shelf.path
+    assert b"control/" not in path.read_bytes()
+    measured = device.measured
+    assert (
+        device.offered(2, weights | {"b2": weights["b2"] + np.float32(1e-3)}).why is not Why.FAILED
+    )
+    assert device.measured == measured + 2, "it was not compared with the model they have"
 
 
 def test_the_weights_are_read_back_from_a_complete_model(device):

@@ -73,6 +73,32 @@ def test_laziness_is_told_only_where_there_is_some():
     assert parse_manifest(without.to_bytes()).laziness == 0
 
 
+def test_what_is_given_is_told_only_where_there_is_some():
+    given = (Parameter(name="control/w", shape=(2, 3)),)
+    without, with_some = manifest(), manifest(given=given)
+    assert b"given" not in without.to_bytes()
+    assert without.checkpoint == without.parameters
+    found = parse_manifest(with_some.to_bytes())
+    assert found.checkpoint == without.parameters + given
+    assert found.weights == without.weights
+    assert found.checkpoint_limit >= without.checkpoint_limit + 4 * 6
+
+
+def test_what_a_slot_carries_is_told_only_where_there_is_some():
+    slots = (Slot(name="mean", shape=(2,)), Slot(name="own", shape=(2,), carried="mean"))
+    made = manifest(state=slots)
+    assert made.to_bytes().count(b"carried") == 1
+    assert parse_manifest(made.to_bytes()).carries == {"own": "mean"}
+    assert manifest().carries == {}
+
+
+@pytest.mark.parametrize("carried", ["w", "none", "other"])
+def test_a_slot_carries_a_slot_of_its_shape(carried):
+    slots = (Slot(name="other", shape=(3,)), Slot(name="own", shape=(2,), carried=carried))
+    expected = f"slot 'own' carries {carried!r}, which is no slot of its shape"
+    assert refusal(manifest(state=slots).to_bytes()) == expected
+
+
 def test_a_tensor_with_the_name_of_a_base_is_refused_only_where_there_are_bases():
     names = (Parameter(name="w", shape=()), Parameter(name="base/w", shape=()))
     made = manifest(parameters=names)
@@ -134,6 +160,7 @@ def test_bytes_that_are_not_canonical_are_refused():
         (changed(tolerance=math.nan), "tolerance = None: expected `float`, got `null`"),
         (changed(proximal=0), "proximal = 0: expected `float` > 0.0"),
         (changed(proximal=math.inf), "proximal = None: expected `float`, got `null`"),
+        (changed(given=[]), "given: expected `array` of length >= 1"),
         (changed(opset=12), "opset = 12: expected `int` >= 13"),
         (changed(files={}), "the manifest names no train.onnx"),
         (
@@ -172,6 +199,8 @@ def test_a_plan_without_one_of_its_graphs_is_refused(missing):
         {"parameters": (Parameter(name="image", shape=()),), "state": ()},
         {"state": (Slot(name="w", shape=()),)},
         {"state": (Slot(name="image", shape=()),)},
+        {"given": (Parameter(name="w", shape=()),)},
+        {"given": (Parameter(name="w/velocity", shape=()),)},
     ],
 )
 def test_two_tensors_of_one_name_are_refused(changes):

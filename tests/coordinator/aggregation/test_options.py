@@ -33,6 +33,14 @@ def test_every_kind_has_its_name_and_works_as_it_is(name):
     assert strategy.streams == (strategy.needs(10) is None)
 
 
+def test_scaffold_must_be_told_how_many_devices_there_are():
+    with pytest.raises(msgspec.ValidationError, match="devices"):
+        msgspec.convert({"kind": "scaffold"}, Aggregation)
+    options = msgspec.convert({"kind": "scaffold", "devices": 9}, Aggregation)
+    assert problems(options) == []
+    assert aggregator(options, PARAMETERS).streams
+
+
 @pytest.mark.parametrize(
     ("table", "key"),
     [

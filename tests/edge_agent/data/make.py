@@ -3,7 +3,8 @@
 Needs the training build. `flowers` is a perceptron with one hidden layer, trained by SGD with
 momentum on cross-entropy; `line` is a linear model, trained by plain SGD on the mean squared error;
 `adamw` is `flowers` with AdamW, whose updates are coded with random draws. `proximal` and
-`proximal_adamw` are `flowers` and `adamw` with a proximal term.
+`proximal_adamw` are `flowers` and `adamw` with a proximal term. `scaffold` is
+`flowers` by plain SGD, with control variates.
 """
 
 import tempfile
@@ -81,6 +82,16 @@ PROXIMAL_ADAMW_TASK = ADAMW_TASK.replace("adamw", "proximal-adamw", 1).replace(
     "[training]", "[training]\nproximal = 0.5"
 )
 
+SCAFFOLD_TASK = (
+    FLOWERS_TASK.replace("flowers", "scaffold").replace("momentum = 0.5\n", "")
+    + """
+[aggregation]
+kind = "scaffold"
+devices = 10
+max_steps = 30
+"""
+)
+
 
 def _model(layers: list[tuple[int, int]]) -> onnx.ModelProto:
     """Dense layers (inputs, outputs), a Relu between them; weights w1, b1, w2, b2, ..."""
@@ -115,6 +126,7 @@ def main() -> None:
         "adamw": (ADAMW_TASK, [(4, 8), (8, 3)]),
         "proximal": (PROXIMAL_TASK, [(4, 8), (8, 3)]),
         "proximal_adamw": (PROXIMAL_ADAMW_TASK, [(4, 8), (8, 3)]),
+        "scaffold": (SCAFFOLD_TASK, [(4, 8), (8, 3)]),
     }
     for name, (definition, layers) in plans.items():
         with tempfile.TemporaryDirectory() as folder:
