@@ -3,27 +3,37 @@
 The steps, in order: read the model (`model.py`); choose the output, the weights to train and the
 names (`problem.py`, `trained.py`); write operators as the gradient builder wants them
 (`lower.expand`); add the loss (`losses.py`); differentiate (`gradient.py`); lower what only the
-training build knows (`lower.lower`, `operators/`); add the proximal term (`proximal.py`) and the
-optimiser's step (`optimizers.py`); simplify and fuse (`simplify.py`, `fuse.py`); give public names
+training build knows (`lower.lower`, `operators/`); add the proximal term (`proximal.py`), clip the
+gradients (`clipping.py`) and add the optimiser's step (`optimizers.py`); simplify and fuse (`simplify.py`, `fuse.py`); give public names
 and write the files (`assemble.py`).
 """
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 
-from coordinator.compiler import fuse, gradient, lower, model, proximal, shapes, simplify
+from coordinator.compiler import (
+    clipping,
+    fuse,
+    gradient,
+    lower,
+    model,
+    proximal,
+    shapes,
+    simplify,
+)
 from coordinator.compiler.assemble import FrozenFile, Interface, write
 from coordinator.compiler.convert import External
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import OPSET, Array, Emitter, Graph, TensorType
 from coordinator.compiler.metrics import METRICS
-from coordinator.compiler.optimizers import Optimizer, Step, optimizer_of
+from coordinator.compiler.optimizers import optimizer_of
 from coordinator.compiler.plan import CompiledPlan
 from coordinator.compiler.problem import Problem, pose
+from coordinator.compiler.rates import schedule_of
+from coordinator.compiler.state import Step
 from coordinator.taskfile import TaskFile
 from wire import checkpoint, tensors
 from wire.digest import digest_of
@@ -78,6 +88,7 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
         tolerance=task.keep.tolerance or msgspec.UNSET,
         proximal=task.training.proximal or msgspec.UNSET,
         lazy=task.upload.lazy or msgspec.UNSET,
+        schedule=schedule_of(task) or msgspec.UNSET,
     )
     return CompiledPlan(parse_manifest(manifest.to_bytes()), files, initial)
 
@@ -109,12 +120,18 @@ def _train(
     optimizer = optimizer_of(task.optimizer)
     rate = Emitter(graph).name()
     graph.types[rate] = _SCALAR
-    seed = _seeded(graph, loss, optimizer, rate)
+    seed, clip = optimizer.seed(rate), task.optimizer.clip_norm
     gradients = {w: w + gradient.SUFFIX for w in problem.weights}
+    # What the gradients are multiplied by until they are clipped: their norm is then without it.
+    factor = None if clip else seed
+    if factor is not None:
+        _put_seed(graph, loss, factor)
     bases: dict[str, str] = {}
     if mu := task.training.proximal:
         emit = Emitter(graph, "proximal")
-        gradients, bases = proximal.pulled(emit, mu, seed, gradients)
+        gradients, bases = proximal.pulled(emit, mu, factor, gradients)
+    if clip:
+        gradients = clipping.clipped(Emitter(graph, "clipping"), clip, seed, gradients)
     step = optimizer.step(Emitter(graph, "optimizer"), rate, gradients)
 
     inputs = {tensor: entry.name for tensor, entry in problem.inputs.items()}
@@ -139,17 +156,11 @@ def _finish(
     return write(graph, interface, lambda _, value: frozen.place(value))
 
 
-def _seeded(graph: Graph, loss: str, optimizer: Optimizer[Any], rate: str) -> str | None:
-    """Put the optimiser's seed in the place of the loss's gradient by itself; returns the seed."""
-    start = len(graph.nodes)
-    seed = optimizer.seed(Emitter(graph, "loss"), rate)
-    if seed is None:
-        return None
-    first, rest = graph.nodes[start:], graph.nodes[:start]
+def _put_seed(graph: Graph, loss: str, seed: str) -> None:
+    """Put the seed, an input of the graph, in the place of the loss's gradient by itself, 1."""
     own = loss + gradient.SUFFIX
-    graph.nodes = [*first, *(node.renamed({own: seed}) for node in rest)]
+    graph.nodes = [node.renamed({own: seed}) for node in graph.nodes]
     del graph.constants[own]
-    return seed
 
 
 def _state(
@@ -158,16 +169,14 @@ def _state(
     """Name the optimiser's state: its slots, and the outputs that carry it on."""
     slots, outputs = [], {}
     for state in step.state:
-        shape: tuple[int, ...] = ()
         wanted = state.kind
         if state.weight is not None:
-            shape = tuple(int(n) for n in graph.shape(state.weight))
-            wanted = f"{state.kind}/{problem.weights[state.weight]}"
+            wanted = f"{state.kind}/{problem.weights.get(state.weight, 'small')}"
         name = problem.names.take(wanted)
-        graph.types[state.now] = TensorType(_FLOAT32, shape)
+        graph.types[state.now] = TensorType(_FLOAT32, state.shape)
         inputs[state.now] = name
         outputs[f"next/{name}"] = state.next
-        slots.append(Slot(name=name, shape=shape, fill=state.fill))
+        slots.append(Slot(name=name, shape=state.shape, fill=state.fill))
     return slots, outputs
 
 
