@@ -41,7 +41,9 @@ def write_artifacts(folder: Path, model: str, optimizer: str = "sgd") -> Path:
     """The API's training artifacts of a model: cross-entropy, every weight trained. It has no
     momentum: it takes plain SGD's steps where the plan takes those."""
     _, artifacts = _package()
-    made = folder / (f"artifacts-{model}" if optimizer == "sgd" else f"artifacts-{model}-{optimizer}")
+    made = folder / (
+        f"artifacts-{model}" if optimizer == "sgd" else f"artifacts-{model}-{optimizer}"
+    )
     made.mkdir(exist_ok=True)
     graph = MODELS[model]()
     with _quiet():

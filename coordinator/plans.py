@@ -3,6 +3,7 @@
 import asyncio
 
 from coordinator.codec_choice import TooSmall, choose
+from coordinator.compiler.rates import schedule_of
 from coordinator.store.blobs import Blobs
 from coordinator.taskfile import TaskFile
 from wire import checkpoint
@@ -32,6 +33,7 @@ def contradictions(task: TaskFile, manifest: Manifest) -> list[str]:
         "training.proximal": (task.training.proximal, manifest.mu),
         "keep.tolerance": (task.keep.tolerance, manifest.may_be_worse_by),
         "upload.lazy": (task.upload.lazy, manifest.laziness),
+        "optimizer.schedule": (schedule_of(task), manifest.schedule or None),
         "optimizer.learning_rate": (task.optimizer.learning_rate, manifest.learning_rate),
     }
     found = [f"{key} is {a} in the task, {b} in the plan" for key, (a, b) in said.items() if a != b]

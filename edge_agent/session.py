@@ -1,7 +1,8 @@
 """A plan at work: its graphs in stock ONNX Runtime sessions. Runs in the training child only.
 
 Weights live in two sets of buffers: a step reads one and writes the other, so nothing is copied. The
-optimiser's state has one, as plans promise to read it before they write it. Threads are counted and never spin: the device has other work.
+optimiser's state has one, as plans promise to read it before they write it. Threads are counted and
+never spin: the device has other work.
 """
 
 import math
@@ -184,7 +185,8 @@ def train(
     """All epochs of one round, shuffled anew each time; asks `stop` after every batch.
 
     `progress` says where to go on, with a trainer and an `rng` of the same kind as before, and is
-    kept up to date. `version` is that of the model that the round started from. Raises `Preempted`, or `Diverged` at the first loss that is not finite.
+    kept up to date. `version` is that of the model that the round started from. Raises `Preempted`,
+    or `Diverged` at the first loss that is not finite.
     """
     progress = progress or Progress()
     pace = _pace(trainer, manifest, version, len(examples))

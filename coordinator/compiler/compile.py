@@ -1,11 +1,12 @@
 """The plan compiler: from a task file and a model to a plan that stock ONNX Runtime trains.
 
-The steps, in order: read the model (`model.py`); choose the output, the weights to train and the
-names (`problem.py`, `trained.py`); write operators as the gradient builder wants them
-(`lower.expand`); add the loss (`losses.py`); differentiate (`gradient.py`); lower what only the
-training build knows (`lower.lower`, `operators/`); add the proximal term (`proximal.py`), clip the
-gradients (`clipping.py`) and add the optimiser's step (`optimizers.py`); simplify and fuse (`simplify.py`, `fuse.py`); give public names
-and write the files (`assemble.py`).
+The steps, in order: read the model (`model.py`); put adapters beside matrices (`lora.py`); choose
+the output, the weights to train and the names (`problem.py`, `trained.py`); write operators as the
+gradient builder wants them (`lower.expand`); add the loss (`losses.py`); differentiate
+(`gradient.py`); lower what only the training build knows (`lower.lower`, `operators/`); add the
+proximal term (`proximal.py`), clip the gradients (`clipping.py`) and add the optimiser's step
+(`optimizers.py`); simplify and fuse (`simplify.py`, `fuse.py`); give public names and write the
+files (`assemble.py`).
 """
 
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from coordinator.compiler import (
     clipping,
     fuse,
     gradient,
+    lora,
     lower,
     model,
     proximal,
@@ -59,7 +61,7 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
     wrote the task or exported the model can put right.
     """
     gradient.training_build()
-    loaded = model.load(model_path)
+    loaded = lora.adapted(model.load(model_path), task.model.lora)
     problem = pose(task, loaded)
     frozen = FrozenFile()
     values = {w: loaded.values[w] for w in problem.weights}

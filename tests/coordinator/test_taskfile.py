@@ -160,7 +160,8 @@ def test_krum_takes_as_few_updates_as_it_can_combine(kind):
         (
             'kind = "sgd"',
             'kind = "sgd"\nbeta1 = 0.9',
-            "line 12: unknown key 'optimizer.beta1'; allowed here: kind, learning_rate, momentum",
+            "line 12: unknown key 'optimizer.beta1'; allowed here: kind, clip_norm, schedule, "
+            "learning_rate, momentum, nesterov, weight_decay",
         ),
         ("0.1", "0", "line 12: optimizer.learning_rate = 0: expected `float` > 0.0"),
         ("0.1", "nan", "line 12: optimizer.learning_rate = nan: expected `float` > 0.0"),
