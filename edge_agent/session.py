@@ -1,8 +1,8 @@
 """A plan at work: its graphs in stock ONNX Runtime sessions. Runs in the training child only.
 
-Weights live in two sets of buffers: a step reads one and writes the other, so nothing is copied. The
-optimiser's state has one, as plans promise to read it before they write it. Threads are counted and
-never spin: the device has other work.
+Weights live in two sets of buffers: a step reads one and writes the other, so nothing is copied.
+The optimiser's state has one, as plans promise to read it before they write it. Threads are counted
+and never spin: the device has other work.
 """
 
 import math
@@ -110,7 +110,10 @@ class Trainer:
         # The two sets swap roles at each step; the state is in both. An OrtValue shares its array's
         # memory and holds the array, so each gets one of its own and `weights` stay as they are.
         now = {n: ort.OrtValue.ortvalue_from_numpy(np.array(a)) for n, a in start.items()}
-        then = now | {n: ort.OrtValue.ortvalue_from_numpy(np.empty_like(start[n])) for n in weights}
+        then = now | {
+            p.name: ort.OrtValue.ortvalue_from_numpy(np.empty_like(start[p.name]))
+            for p in manifest.parameters
+        }
         self._sets = (now, then) if steps % 2 == 0 else (then, now)
         self._loss = ort.OrtValue.ortvalue_from_numpy(np.zeros((), FLOAT32))
         rate = np.asarray(manifest.learning_rate, FLOAT32)

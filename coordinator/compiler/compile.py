@@ -9,7 +9,7 @@ proximal term (`proximal.py`), clip the gradients (`clipping.py`) and add the op
 files (`assemble.py`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import msgspec
@@ -35,7 +35,7 @@ from coordinator.compiler.optimizers import optimizer_of
 from coordinator.compiler.plan import CompiledPlan
 from coordinator.compiler.problem import Problem, pose
 from coordinator.compiler.rates import schedule_of
-from coordinator.compiler.state import Step
+from coordinator.compiler.state import Step, check_in_place
 from coordinator.taskfile import TaskFile
 from wire import checkpoint, tensors
 from wire.digest import digest_of
@@ -144,16 +144,23 @@ def _train(
     wanted = {"loss": loss}
     wanted |= {f"next/{problem.weights[w]}": made for w, made in step.weights.items()}
     wanted |= state_outputs
-    return _finish(graph, inputs, wanted, frozen), slots
+    return _finish(graph, inputs, wanted, frozen, {s.now for s in step.state}), slots
 
 
 def _finish(
-    graph: Graph, inputs: Mapping[str, str], outputs: Mapping[str, str], frozen: FrozenFile
+    graph: Graph,
+    inputs: Mapping[str, str],
+    outputs: Mapping[str, str],
+    frozen: FrozenFile,
+    state: Collection[str] = (),
 ) -> bytes:
     shapes.update(graph, inputs)
     now = simplify.simplify(graph, outputs.values())
     shapes.update(graph, inputs)
     fuse.accumulate(graph)
+    simplify.prune(graph, now.values())
+    slots = {tensor: f"next/{name}" for tensor, name in inputs.items() if tensor in state}
+    check_in_place(graph, {tensor: now[outputs[public]] for tensor, public in slots.items()})
     interface = Interface(inputs, {public: now[tensor] for public, tensor in outputs.items()})
     return write(graph, interface, lambda _, value: frozen.place(value))
 

@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA, Hu et al., 2022): a matrix stays as it is, two thin ones beside it learn.
+"""Low-rank adapters (LoRA, Hu et al., 2022): a matrix stays, two thin ones beside it learn.
 
     x W  becomes  x W + (alpha / rank) (x A) B
 

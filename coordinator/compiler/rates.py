@@ -10,7 +10,7 @@ def schedule_of(task: TaskFile) -> RateSchedule | None:
     """The schedule, its length written out where the task says it elsewhere; None when the rate
     stays as it is."""
     schedule = task.optimizer.schedule
-    if isinstance(schedule, Cosine | Linear) and schedule.length is None:
-        if schedule.over == "rounds":
-            return msgspec.structs.replace(schedule, length=task.round.rounds)
-    return schedule
+    if not isinstance(schedule, Cosine | Linear) or schedule.over == "steps":
+        return schedule
+    length = task.round.rounds if schedule.length is None else schedule.length
+    return msgspec.structs.replace(schedule, length=length)

@@ -1,17 +1,19 @@
 """What an optimiser's step computes: new weights, and the state that it keeps between steps."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
-from coordinator.compiler.graph import Emitter
+from coordinator.compiler.errors import CompileError
+from coordinator.compiler.graph import Emitter, Graph
 
 
 @dataclass(frozen=True)
 class State:
     """One tensor of state, of `shape`, for the weight `weight`, or for none or several of them.
 
-    `now` is the tensor that holds it, `next` the one that holds its next value. Nothing but what
-    makes `next` may read `now`: a device writes the one to the memory of the other.
+    `now` is the tensor that holds it, `next` the one that holds its next value. What reads `now`
+    must run before what makes `next`: a device writes the one to the memory of the other.
     """
 
     kind: str
@@ -35,3 +37,25 @@ class Step:
 
     weights: dict[str, str] = field(default_factory=dict)
     state: list[State] = field(default_factory=list)
+
+
+def check_in_place(graph: Graph, following: Mapping[str, str]) -> None:
+    """Raise `CompileError` unless each tensor of state may be overwritten by its next value:
+    whatever else reads it must run before what makes that. It is a mistake in the compiler if not.
+
+    `following` maps the one to the other. A value that is passed on as it is harms nobody.
+    """
+    made = graph.producers()
+    for now, after in following.items():
+        last = made.get(after)
+        if last is None:
+            continue
+        before, stack = set[int](), [last]
+        while stack:
+            node = stack.pop()
+            if id(node) not in before:
+                before.add(id(node))
+                stack += [made[name] for name in node.inputs if name in made]
+        late = [node.op for node in graph.nodes if now in node.inputs and id(node) not in before]
+        if late:
+            raise CompileError(f"the compiler let {late} read state that is overwritten: a bug")
