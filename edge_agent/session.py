@@ -68,7 +68,7 @@ def open_session(path: Path, threads: int) -> ort.InferenceSession:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Its plan of one block for all tensors of a step is larger than what they need in turn: 24 MB of
+    # One block planned for all tensors of a step is larger than what they need in turn: by 24 MB of
     # 147 MB for the benchmarks' CNN with AdamW, and steps take as long.
     options.enable_mem_pattern = False
     options.log_severity_level = 3
