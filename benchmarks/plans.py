@@ -1,4 +1,4 @@
-"""The benchmarks' plans: cross-entropy, plain SGD, compiled once a run."""
+"""The benchmarks' plans: cross-entropy, compiled once a run."""
 
 from pathlib import Path
 
@@ -16,12 +16,16 @@ MODELS = {
     "transformer": models.transformer,
 }
 LEARNING_RATE = 0.05
+OPTIMIZERS = {
+    "sgd": 'kind = "sgd", learning_rate = {rate}',
+    "adamw": 'kind = "adamw", learning_rate = 0.001',
+}
 
 _TASK = """\
 name = "{name}"
 model = {{ file = "{model}.onnx" }}
 loss = {{ kind = "cross_entropy" }}
-optimizer = {{ kind = "sgd", learning_rate = {rate} }}
+optimizer = {{ {optimizer} }}
 upload = {{ codec = "{codec}" }}
 training = {{ epochs = {epochs}, metrics = ["loss", "accuracy"] }}
 round = {{ goal = {goal}, over_selection = 1, rounds = {rounds}, deadline = "{deadline}" }}
@@ -47,6 +51,7 @@ def write_task(
     epochs: int = 1,
     rate: float = LEARNING_RATE,
     deadline: str = "2m",
+    optimizer: str = "sgd",
 ) -> Path:
     """A task file beside its model; check-ins are paced as fast as a schedule allows."""
     write_model(model, folder)
@@ -55,7 +60,7 @@ def write_task(
         _TASK.format(
             name=model,
             model=model,
-            rate=rate,
+            optimizer=OPTIMIZERS[optimizer].format(rate=rate),
             codec=codec,
             goal=goal,
             rounds=rounds,
@@ -66,11 +71,20 @@ def write_task(
     return path
 
 
-def compile_plan(folder: Path, model: str, epochs: int = 1, rate: float = LEARNING_RATE) -> Path:
-    """The folder of a model's plan, one for each rate. Raises `CompileError` where there is no
-    training build."""
-    plan = folder / (f"plan-{model}" if rate == LEARNING_RATE else f"plan-{model}-{rate:g}")
+def compile_plan(
+    folder: Path,
+    model: str,
+    epochs: int = 1,
+    rate: float = LEARNING_RATE,
+    optimizer: str = "sgd",
+) -> Path:
+    """The folder of a model's plan, one for each rate and optimiser. Raises `CompileError` where
+    there is no training build."""
+    name = f"plan-{model}" if optimizer == "sgd" else f"plan-{model}-{optimizer}"
+    plan = folder / (name if rate == LEARNING_RATE else f"{name}-{rate:g}")
     if not (plan / "manifest.json").exists():
-        task = taskfile.load(write_task(folder, model, epochs=epochs, rate=rate))
+        task = taskfile.load(
+            write_task(folder, model, epochs=epochs, rate=rate, optimizer=optimizer)
+        )
         write_plan_dir(compile_task(task, write_model(model, folder)), plan)
     return plan

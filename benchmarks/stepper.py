@@ -58,7 +58,7 @@ def _api(folder: Path, size: int) -> Callable[[], float]:
     # The same batches as the plan's: its manifest lies beside the artifacts.
     plan = folder.with_name(folder.name.replace("artifacts-", "plan-"))
     manifest = parse_manifest((plan / "manifest.json").read_bytes())
-    trainer = ApiTrainer(folder)
+    trainer = ApiTrainer(folder, manifest.learning_rate)
     batches = cycle([batch.arrays for batch in _batches(manifest, size)])
     return lambda: trainer.step(next(batches))
 

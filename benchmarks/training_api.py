@@ -17,7 +17,7 @@ import onnx
 import onnxruntime as ort
 
 from benchmarks.models import save
-from benchmarks.plans import LEARNING_RATE, MODELS
+from benchmarks.plans import MODELS
 
 _PACKAGE = "onnxruntime.training"
 
@@ -37,10 +37,12 @@ def _package() -> tuple[Any, Any]:
     )
 
 
-def write_artifacts(folder: Path, model: str) -> Path:
-    """The API's training artifacts of a model: cross-entropy and SGD, every weight trained."""
+def write_artifacts(folder: Path, model: str, optimizer: str = "sgd") -> Path:
+    """The API's training artifacts of a model: cross-entropy, every weight trained."""
     _, artifacts = _package()
-    made = folder / f"artifacts-{model}"
+    made = folder / (
+        f"artifacts-{model}" if optimizer == "sgd" else f"artifacts-{model}-{optimizer}"
+    )
     made.mkdir(exist_ok=True)
     graph = MODELS[model]()
     with _quiet():
@@ -48,7 +50,7 @@ def write_artifacts(folder: Path, model: str) -> Path:
             graph,
             requires_grad=[weight.name for weight in graph.graph.initializer],
             loss=artifacts.LossType.CrossEntropyLoss,
-            optimizer=artifacts.OptimType.SGD,
+            optimizer=_block(optimizer),
             artifact_directory=str(made),
         )
     optimizer = made / "optimizer_model.onnx"
@@ -56,6 +58,12 @@ def write_artifacts(folder: Path, model: str) -> Path:
     written.ir_version = min(written.ir_version, 10)  # the newest that this build reads
     save(written, optimizer)
     return made
+
+
+def _block(optimizer: str) -> Any:
+    blocks = importlib.import_module(f"{_PACKAGE}.onnxblock.optim")
+    # What a task file's AdamW has unless it says otherwise.
+    return blocks.AdamW(eps=1e-8, weight_decay=0.01) if optimizer == "adamw" else blocks.SGD()
 
 
 @contextmanager
@@ -76,7 +84,7 @@ def _quiet() -> Iterator[None]:
 class ApiTrainer:
     """A model under the API; `step` is one batch, forward, backward and update, as documented."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, rate: float) -> None:
         api, _ = _package()
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -87,7 +95,7 @@ class ApiTrainer:
             str(folder / "training_model.onnx"), state, device="cpu", session_options=options
         )
         self._optimizer = api.Optimizer(str(folder / "optimizer_model.onnx"), self._module)
-        self._optimizer.set_learning_rate(LEARNING_RATE)
+        self._optimizer.set_learning_rate(rate)
         self._module.train()
 
     def step(self, batch: dict[str, Any]) -> float:

@@ -5,6 +5,7 @@ import asyncio
 from coordinator import exact
 from coordinator.aggregation.options import Scaffold, kind_of
 from coordinator.codec_choice import TooSmall, choose
+from coordinator.compiler.rates import schedule_of
 from coordinator.store.blobs import Blobs
 from coordinator.taskfile import AnyTask, StatisticsFile, TaskFile
 from wire import checkpoint
@@ -38,6 +39,7 @@ def contradictions(task: AnyTask, manifest: Manifest) -> list[str]:
     if isinstance(task, TaskFile):
         rates = task.optimizer.learning_rate, manifest.learning_rate
         said["optimizer.learning_rate"] = rates
+        said["optimizer.schedule"] = schedule_of(task), manifest.schedule or None
     if isinstance(task, StatisticsFile):
         own, (first, *_) = task.statistics, manifest.inputs
         said["statistics.input"] = (own.input, first.name)

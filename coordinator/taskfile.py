@@ -23,9 +23,10 @@ from coordinator.aggregation.options import (
 )
 from coordinator.aggregation.options import problems as aggregation_problems
 from coordinator.codec_choice import AUTO, EXACT, contradiction
+from coordinator.compiler.options import checks
 from coordinator.compiler.options.losses import CrossEntropy, Loss, MeanSquaredError
 from coordinator.compiler.options.model import Model
-from coordinator.compiler.options.optimizers import Optimizer, Sgd
+from coordinator.compiler.options.optimizers import AdamW, Optimizer, Sgd
 from coordinator.compiler.options.section import NotNegative, Section
 from coordinator.compiler.options.statistics import Statistics
 from coordinator.compiler.options.training import Training
@@ -241,7 +242,11 @@ def _problems(task: TaskFile) -> list[str]:
         found += _corrected(task, task.aggregation)
     if len(set(task.training.metrics)) != len(task.training.metrics):
         found.append("training.metrics: a metric is named twice")
-    found += _infinite(task, "optimizer", "training", "upload", "keep", "round")
+    found += checks.problems(task.optimizer, task.round.rounds)
+    found += checks.numbers("training", task.training)
+    if task.model.lora is not None:
+        found += checks.numbers("model.lora", task.model.lora)
+    found += _infinite(task, "upload", "keep", "round")
     return found or _overshooting(task)
 
 
@@ -263,6 +268,13 @@ def _normalised(task: TaskFile, options: FedNova) -> list[str]:
     if isinstance(task.optimizer, Sgd) and task.optimizer.momentum != options.momentum:
         own, its = task.optimizer.momentum, options.momentum
         found.append(f"aggregation.momentum = {its}: must be optimizer.momentum ({own})")
+    if isinstance(task.optimizer, Sgd) and task.optimizer.nesterov:
+        found.append("optimizer.nesterov: 'fednova' reckons with plain momentum, not Nesterov's")
+    schedule = task.optimizer.schedule
+    if schedule is not None and schedule.over == "steps":
+        found.append(
+            "optimizer.schedule.over: 'fednova' reckons with steps of one length: 'rounds'"
+        )
     return found + _boasts(task, options)
 
 
@@ -318,19 +330,28 @@ def _corrected(task: TaskFile, options: Scaffold) -> list[str]:
 
 
 def _overshooting(task: TaskFile) -> list[str]:
-    """A proximal term by which SGD diverges on any data.
+    """A pull, to the base or to zero, by which steps diverge on any data.
 
-    A step leaves 1 - rate mu of the distance to the base, which grows when that is below -1 (with
-    momentum m, below -1 - 2 m). AdamW's steps are of one size, whatever the gradient's.
+    A step of SGD leaves 1 - rate mu of the distance to the base, which grows when that is below -1
+    (with momentum m, below -1 - 2 m; with Nesterov's, below -1 / (1 + 2 m)). Decay pulls as well,
+    AdamW's without momentum. What is clipped has no force to diverge by, but decay is not clipped.
+    The rate is what a schedule makes of it, at most. An adaptive optimiser's steps are of about one
+    size, whatever the gradient's.
     """
-    if not isinstance(task.optimizer, Sgd):
-        return []
-    most = 2 * (1 + task.optimizer.momentum) / task.optimizer.learning_rate
-    if task.training.proximal < most:
-        return []
+    own = task.optimizer
+    found = []
+    most = math.inf
+    if isinstance(own, Sgd | AdamW):
+        most = _most_pull(own) - own.weight_decay
+        if most <= 0:
+            limit = most + own.weight_decay
+            found.append(f"optimizer.weight_decay = {own.weight_decay}: below {limit:g}")
+    if isinstance(own, Sgd) and own.clip_norm is None and task.training.proximal >= most > 0:
+        found.append(f"training.proximal = {task.training.proximal}: below {most:g}")
     return [
-        f"training.proximal = {task.training.proximal}: below {most:g} at this "
-        "optimizer.learning_rate, or each step overshoots by more than the one before it"
+        f"{pull} at this optimizer.learning_rate, or each step overshoots by more than the one "
+        "before it"
+        for pull in found
     ]
 
 
@@ -348,6 +369,14 @@ def _infinite(task: AnyTask, *names: str) -> list[str]:
         for key, value in _floats(name, getattr(task, name))
         if not math.isfinite(value)
     ]
+
+
+def _most_pull(optimizer: Sgd | AdamW) -> float:
+    """The pull from which on an optimiser overshoots."""
+    if isinstance(optimizer, AdamW):
+        return 2 / optimizer.learning_rate
+    most = 2 * (1 + optimizer.momentum) / optimizer.learning_rate
+    return most / (1 + 2 * optimizer.momentum) if optimizer.nesterov else most
 
 
 def _floats(name: str, section: Section) -> list[tuple[str, float]]:

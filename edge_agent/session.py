@@ -1,7 +1,8 @@
 """A plan at work: its graphs in stock ONNX Runtime sessions. Runs in the training child only.
 
-Weights and optimiser state live in two sets of buffers: a step reads one and writes the other, so
-nothing is copied. Threads are counted and never spin: the device has other work.
+Weights live in two sets of buffers: a step reads one and writes the other, so nothing is copied.
+The optimiser's state has one, as plans promise to read it before they write it. Threads are counted
+and never spin: the device has other work.
 """
 
 import math
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from msgspec import UNSET
 
 from edge_agent.examples import Examples
 from edge_agent.limits import OutOfMemory, require_room_for
@@ -66,6 +68,9 @@ def open_session(path: Path, threads: int) -> ort.InferenceSession:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # One block planned for all tensors of a step is larger than what they need in turn: by 24 MB of
+    # 147 MB for the benchmarks' CNN with AdamW, and steps take as long.
+    options.enable_mem_pattern = False
     options.log_severity_level = 3
     if threads > 1:
         require_room_for(threads)
@@ -112,10 +117,13 @@ class Trainer:
         made = {o.name for o in self._session.get_outputs()}
         fixed = {n: start[n] for n in manifest.carries if f"next/{n}" not in made}
         start = {n: start[n] for n in start if n not in fixed}
-        # The two sets swap roles at each step. An OrtValue shares its array's memory and holds the
-        # array, so each gets one of its own and `weights` stay as they are.
+        # The two sets swap roles at each step; the state is in both. An OrtValue shares its array's
+        # memory and holds the array, so each gets one of its own and `weights` stay as they are.
         now = {n: ort.OrtValue.ortvalue_from_numpy(np.array(a)) for n, a in start.items()}
-        then = {n: ort.OrtValue.ortvalue_from_numpy(np.empty_like(a)) for n, a in start.items()}
+        then = now | {
+            p.name: ort.OrtValue.ortvalue_from_numpy(np.empty_like(start[p.name]))
+            for p in manifest.parameters
+        }
         self._sets = (now, then) if steps % 2 == 0 else (then, now)
         self._loss = ort.OrtValue.ortvalue_from_numpy(np.zeros((), FLOAT32))
         rate = np.asarray(manifest.learning_rate, FLOAT32)
@@ -141,6 +149,10 @@ class Trainer:
             binding.bind_ortvalue_output(f"next/{name}", value)
         binding.bind_ortvalue_output("loss", self._loss)
         return binding
+
+    def set_rate(self, rate: float) -> None:
+        """The learning rate of the steps to come; until it is called, the plan's own."""
+        self._rate.update_inplace(np.asarray(rate, FLOAT32))
 
     def step(self, batch: Examples) -> float:
         """One optimiser step; returns the batch's mean loss. Raises `BadPlan`, `OutOfMemory`."""
@@ -182,13 +194,16 @@ def train(
     rng: np.random.Generator,
     stop: Callable[[], bool],
     progress: Progress | None = None,
+    version: int = 0,
 ) -> Trained:
     """All epochs of one round, shuffled anew each time; asks `stop` after every batch.
 
     `progress` says where to go on, with a trainer and an `rng` of the same kind as before, and is
-    kept up to date. Raises `Preempted`, or `Diverged` at the first loss that is not finite.
+    kept up to date. `version` is that of the model that the round started from. Raises `Preempted`,
+    or `Diverged` at the first loss that is not finite.
     """
     progress = progress or Progress()
+    pace = _pace(trainer, manifest, version, len(examples))
     mean = 0.0
     if progress.shuffle:
         rng.bit_generator.state = progress.shuffle
@@ -196,6 +211,8 @@ def train(
         progress.shuffle = rng.bit_generator.state
         order = rng.permutation(len(examples))
         for chosen in _batches(order[progress.position :], manifest.batch):
+            if pace is not None:
+                pace()
             found = trainer.step(examples.where(chosen))
             if not math.isfinite(found):
                 raise Diverged(f"the loss is {found} after {trainer.steps} steps")
@@ -206,6 +223,21 @@ def train(
         mean = progress.loss / len(examples)
         progress.epoch, progress.position, progress.loss = progress.epoch + 1, 0, 0.0
     return Trained(trainer.delta(), len(examples), trainer.steps, mean)
+
+
+def _pace(
+    trainer: Trainer, manifest: Manifest, version: int, examples: int
+) -> Callable[[], None] | None:
+    """Set the learning rate; what is to be called before each step, if it changes between them."""
+    steps = manifest.epochs * math.ceil(examples / manifest.batch)
+
+    def pace() -> None:
+        trainer.set_rate(manifest.rate(version, trainer.steps, steps))
+
+    if manifest.schedule is UNSET:
+        return None
+    pace()
+    return pace if manifest.schedule.over == "steps" else None
 
 
 def evaluate(

@@ -167,7 +167,9 @@ class _Sitting:
         rng = np.random.default_rng(assignment.seed)
         stop = course.watched(listen())
         try:
-            trained = session.train(trainer, manifest, training, rng, stop, course.progress)
+            trained = session.train(
+                trainer, manifest, training, rng, stop, course.progress, assignment.version
+            )
         except session.Preempted:
             self.tell(steps=trainer.steps, seconds=course.seconds())
             course.keep()

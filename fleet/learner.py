@@ -48,7 +48,7 @@ class Learner:
         manifest, weights = await self.device.fetch(assignment)
         seed = np.random.SeedSequence([*self._seed, assignment.round]).generate_state(1)[0]
         assignment = msgspec.structs.replace(assignment, seed=int(seed))
-        trained = await asyncio.to_thread(self._train, manifest, weights, assignment.seed)
+        trained = await asyncio.to_thread(self._train, manifest, weights, assignment)
         data = self.device.write(
             *(assignment, trained.delta, trained.examples),
             steps=trained.steps,
@@ -57,8 +57,12 @@ class Learner:
         await self.device.deliver(assignment, data)
         return assignment
 
-    def _train(self, manifest: Manifest, weights: Weights, seed: int) -> Trained:
+    def _train(self, manifest: Manifest, weights: Weights, assignment: Assignment) -> Trained:
         """Blocking."""
         trainer = session.Trainer(manifest, self._plan, weights, threads=1)
-        rng = np.random.default_rng(seed)
-        return session.train(trainer, manifest, self._examples, rng, stop=lambda: False)
+        rng = np.random.default_rng(assignment.seed)
+        return session.train(
+            *(trainer, manifest, self._examples, rng),
+            stop=lambda: False,
+            version=assignment.version,
+        )

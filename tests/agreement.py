@@ -34,6 +34,13 @@ _TASKS = {
     "mlp-sgd-proximal": ('{ kind = "sgd", learning_rate = 0.1 }', 1.0),
     "mlp-adamw": ('{ kind = "adamw", learning_rate = 0.001 }', 0.0),
     "mlp-adamw-proximal": ('{ kind = "adamw", learning_rate = 0.001 }', 0.1),
+    "mlp-nesterov-clip": (
+        '{ kind = "sgd", learning_rate = 0.05, momentum = 0.9, nesterov = true, clip_norm = 1.0, '
+        "weight_decay = 0.01 }",
+        0.0,
+    ),
+    "mlp-rmsprop": ('{ kind = "rmsprop", learning_rate = 0.0005, momentum = 0.5 }', 0.0),
+    "mlp-adagrad": ('{ kind = "adagrad", learning_rate = 0.005 }', 0.0),
     "cnn-momentum": ('{ kind = "sgd", learning_rate = 0.02, momentum = 0.9 }', 0.0),
     "cnn-momentum-proximal": ('{ kind = "sgd", learning_rate = 0.02, momentum = 0.9 }', 1.0),
 }

@@ -17,9 +17,12 @@ Names of graph inputs and outputs are part of the format:
 * example inputs have the names in `Manifest.inputs`, each with a leading batch axis of any size;
 * weights and optimiser state go in under their own names and come out as `next/<name>`; what does
   not come out stays as it is for the whole of a round's training;
+* a slot's next value may be written to the memory of its present one: whatever else of `train.onnx`
+  reads the present one runs before;
 * with a proximal term (`Manifest.proximal`), `train.onnx` also takes the weights that the round
   started from, as `base/<name>`: the same at every step;
-* `learning_rate` is a float32 scalar input of `train.onnx`; `loss` is its float32 scalar output;
+* `learning_rate` is a float32 scalar input of `train.onnx`, which `Manifest.rate` tells for each
+  step; `loss` is its float32 scalar output;
 * metric sums come out as `metric/<name>`, float32 scalars.
 """
 
@@ -32,6 +35,7 @@ from msgspec import UNSET, Meta, UnsetType
 from wire.digest import Digest, digest_of
 from wire.errors import Rule, WireError
 from wire.messages import Identifier
+from wire.rates import RateSchedule, rate
 from wire.strict import decode_json
 
 MANIFEST_LIMIT = 4 << 20
@@ -135,6 +139,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     )
     """Tensors that the coordinator sends with each model's weights, for `train.onnx` to take. They
     only travel down: no device changes them, so updates do not have them. As `tolerance`."""
+    schedule: RateSchedule | UnsetType = UNSET
+    """As `tolerance`: older agents refuse only the plans whose rate changes."""
 
     @property
     def may_be_worse_by(self) -> float:
@@ -153,6 +159,13 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """A device reports when its change is at least so many times as long as the model's own
         movement a version (see `edge_agent.lazy`). 0: it always does."""
         return 0.0 if self.lazy is UNSET else self.lazy
+
+    def rate(self, version: int, step: int, steps: int) -> float:
+        """The learning rate of a step of a round: the step's number, from 0, of `steps` that there
+        are in the round, which starts from the model `version`."""
+        if self.schedule is UNSET:
+            return self.learning_rate
+        return rate(self.schedule, self.learning_rate, version, step, steps)
 
     @property
     def bases(self) -> dict[str, str]:

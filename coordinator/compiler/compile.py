@@ -1,30 +1,43 @@
 """The plan compiler: from a task file and a model to a plan that stock ONNX Runtime trains.
 
-The steps, in order: read the model (`model.py`); choose the output, the weights to train and the
-names (`problem.py`, `trained.py`); write operators as the gradient builder wants them
-(`lower.expand`); add the loss (`losses.py`); differentiate (`gradient.py`); lower what only the
-training build knows (`lower.lower`, `operators/`); add the proximal term (`proximal.py`) or
-SCAFFOLD's corrections (`scaffold.py`), and the optimiser's step (`optimizers.py`); simplify and
-fuse (`simplify.py`, `fuse.py`); give public names and write the files (`assemble.py`).
+The steps, in order: read the model (`model.py`); put adapters beside matrices (`lora.py`); choose
+the output, the weights to train and the names (`problem.py`, `trained.py`); write operators as the
+gradient builder wants them (`lower.expand`); add the loss (`losses.py`); differentiate
+(`gradient.py`); lower what only the training build knows (`lower.lower`, `operators/`); add the
+proximal term (`proximal.py`) or SCAFFOLD's corrections (`scaffold.py`), clip the gradients
+(`clipping.py`) and add the optimiser's step (`optimizers.py`); simplify and fuse (`simplify.py`,
+`fuse.py`); give public names and write the files (`assemble.py`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 
 from coordinator.aggregation.options import CONTROL, Scaffold
-from coordinator.compiler import fuse, gradient, lower, model, proximal, scaffold, shapes, simplify
+from coordinator.compiler import (
+    clipping,
+    fuse,
+    gradient,
+    lora,
+    lower,
+    model,
+    proximal,
+    scaffold,
+    shapes,
+    simplify,
+)
 from coordinator.compiler.assemble import FrozenFile, Interface, write
 from coordinator.compiler.convert import External
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import OPSET, Array, Emitter, Graph, TensorType
 from coordinator.compiler.metrics import METRICS
-from coordinator.compiler.optimizers import Optimizer, State, Step, optimizer_of
+from coordinator.compiler.optimizers import optimizer_of
 from coordinator.compiler.plan import CompiledPlan
 from coordinator.compiler.problem import Problem, pose
+from coordinator.compiler.rates import schedule_of
+from coordinator.compiler.state import State, Step, check_in_place
 from coordinator.compiler.statistics.plan import compile_statistics
 from coordinator.taskfile import StatisticsFile, TaskFile
 from wire import checkpoint, tensors
@@ -59,7 +72,7 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
     wrote the task or exported the model can put right.
     """
     gradient.training_build()
-    loaded = model.load(model_path)
+    loaded = lora.adapted(model.load(model_path), task.model.lora)
     problem = pose(task, loaded)
     frozen = FrozenFile()
     values = {w: loaded.values[w] for w in problem.weights}
@@ -91,6 +104,7 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
         proximal=task.training.proximal or msgspec.UNSET,
         lazy=task.upload.lazy or msgspec.UNSET,
         given=given or msgspec.UNSET,
+        schedule=schedule_of(task) or msgspec.UNSET,
     )
     return CompiledPlan(parse_manifest(manifest.to_bytes()), files, initial)
 
@@ -131,17 +145,23 @@ def _train(
     optimizer = optimizer_of(task.optimizer)
     rate = Emitter(graph).name()
     graph.types[rate] = _SCALAR
-    seed = _seeded(graph, loss, optimizer, rate)
+    seed, clip = optimizer.seed(rate), task.optimizer.clip_norm
     gradients = {w: w + gradient.SUFFIX for w in problem.weights}
+    # What the gradients are multiplied by until they are clipped: their norm is then without it.
+    factor = None if clip else seed
+    if factor is not None:
+        _put_seed(graph, loss, factor)
     bases: dict[str, str] = {}
     if mu := task.training.proximal:
         emit = Emitter(graph, "proximal")
-        gradients, bases = proximal.pulled(emit, mu, seed, gradients)
+        gradients, bases = proximal.pulled(emit, mu, factor, gradients)
     controls: dict[str, str] = {}
     variates: list[State] = []
     if isinstance(task.aggregation, Scaffold):
-        assert seed == rate, "the task file wants plain SGD"
+        assert factor == rate, "the task file wants plain SGD"
         gradients, controls, variates = scaffold.corrected(Emitter(graph, "scaffold"), gradients)
+    if clip:
+        gradients = clipping.clipped(Emitter(graph, "clipping"), clip, seed, gradients)
     step = optimizer.step(Emitter(graph, "optimizer"), rate, gradients)
     step.state += variates
 
@@ -154,31 +174,32 @@ def _train(
     wanted = {"loss": loss}
     wanted |= {f"next/{problem.weights[w]}": made for w, made in step.weights.items()}
     wanted |= state_outputs
-    return _finish(graph, inputs, wanted, frozen), slots
+    return _finish(graph, inputs, wanted, frozen, {s.now for s in step.state if s.next}), slots
 
 
 def _finish(
-    graph: Graph, inputs: Mapping[str, str], outputs: Mapping[str, str], frozen: FrozenFile
+    graph: Graph,
+    inputs: Mapping[str, str],
+    outputs: Mapping[str, str],
+    frozen: FrozenFile,
+    state: Collection[str] = (),
 ) -> bytes:
     shapes.update(graph, inputs)
     now = simplify.simplify(graph, outputs.values())
     shapes.update(graph, inputs)
     fuse.accumulate(graph)
+    simplify.prune(graph, now.values())
+    slots = {tensor: f"next/{name}" for tensor, name in inputs.items() if tensor in state}
+    check_in_place(graph, {tensor: now[outputs[public]] for tensor, public in slots.items()})
     interface = Interface(inputs, {public: now[tensor] for public, tensor in outputs.items()})
     return write(graph, interface, lambda _, value: frozen.place(value))
 
 
-def _seeded(graph: Graph, loss: str, optimizer: Optimizer[Any], rate: str) -> str | None:
-    """Put the optimiser's seed in the place of the loss's gradient by itself; returns the seed."""
-    start = len(graph.nodes)
-    seed = optimizer.seed(Emitter(graph, "loss"), rate)
-    if seed is None:
-        return None
-    first, rest = graph.nodes[start:], graph.nodes[:start]
+def _put_seed(graph: Graph, loss: str, seed: str) -> None:
+    """Put the seed, an input of the graph, in the place of the loss's gradient by itself, 1."""
     own = loss + gradient.SUFFIX
-    graph.nodes = [*first, *(node.renamed({own: seed}) for node in rest)]
+    graph.nodes = [node.renamed({own: seed}) for node in graph.nodes]
     del graph.constants[own]
-    return seed
 
 
 def _state(
@@ -188,18 +209,16 @@ def _state(
     slots, outputs = [], {}
     named: dict[tuple[str | None, str | None], str] = {}
     for state in step.state:
-        shape: tuple[int, ...] = ()
         wanted = state.kind
         if state.weight is not None:
-            shape = tuple(int(n) for n in graph.shape(state.weight))
-            wanted = f"{state.kind}/{problem.weights[state.weight]}"
+            wanted = f"{state.kind}/{problem.weights.get(state.weight, 'small')}"
         name = named[state.kind, state.weight] = problem.names.take(wanted)
-        graph.types[state.now] = TensorType(_FLOAT32, shape)
+        graph.types[state.now] = TensorType(_FLOAT32, state.shape)
         inputs[state.now] = name
         if state.next is not None:
             outputs[f"next/{name}"] = state.next
         carried = named[state.carried, state.weight] if state.carried else msgspec.UNSET
-        slots.append(Slot(name=name, shape=shape, fill=state.fill, carried=carried))
+        slots.append(Slot(name=name, shape=state.shape, fill=state.fill, carried=carried))
     return slots, outputs
 
 

@@ -35,7 +35,8 @@ class Model:
 
     `inputs` and `outputs` map the model's own names to the graph's. `weights` maps the graph's
     names of its floating-point initialisers to the model's, and `values` holds them: the graph
-    has their types but, as any may be trained, not their values.
+    has their types but, as any may be trained, not their values. `still` are those of them that
+    are not, whatever the task's patterns say.
     """
 
     graph: Graph
@@ -43,6 +44,7 @@ class Model:
     outputs: dict[str, str]
     weights: dict[str, str]
     values: dict[str, Array]
+    still: frozenset[str] = frozenset()
 
 
 def load(path: Path) -> Model:

@@ -2,43 +2,26 @@
 
 An optimiser emits the operators of one step: from weights, gradients and its own state to new
 weights and new state. Every extra pass over the weights costs time on a device, so formulas are
-arranged to have few of them.
+arranged to have few of them, and small weights share theirs (`flat.py`).
+
+The order of a step: the gradient of the loss; the proximal term, as part of it (`proximal.py`); the
+clipping of both together (`clipping.py`); the optimiser, which adds coupled weight decay first. So
+it is in PyTorch, where decay is the optimiser's, too: a clipped norm is without it.
+
+Formulas are those of PyTorch's `torch.optim` (2.13): SGD, AdamW, RMSprop (not centered), Adagrad.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from coordinator.compiler import flat
 from coordinator.compiler.graph import Emitter
 from coordinator.compiler.options import optimizers as options
 from coordinator.compiler.options.section import Section
+from coordinator.compiler.state import State, Step
 
 Options = TypeVar("Options", bound=Section)
-
-
-@dataclass(frozen=True)
-class State:
-    """One tensor of state: like a weight, or a scalar when `weight` is None.
-
-    Without a `next` it stays as it is for a round. `carried` is the kind whose last value, for the
-    same weight, it starts the next round with.
-    """
-
-    kind: str
-    weight: str | None
-    now: str
-    next: str | None
-    fill: float = 0.0
-    carried: str | None = None
-
-
-@dataclass
-class Step:
-    """What one step computes: each weight's new value, and the state it keeps."""
-
-    weights: dict[str, str] = field(default_factory=dict)
-    state: list[State] = field(default_factory=list)
 
 
 class Optimizer(ABC, Generic[Options]):
@@ -47,10 +30,11 @@ class Optimizer(ABC, Generic[Options]):
     def __init__(self, section: Options) -> None:
         self.section = section
 
-    def seed(self, emit: Emitter, rate: str) -> str | None:
-        """What to multiply the loss by before it is differentiated; None for 1.
+    def seed(self, rate: str) -> str | None:
+        """What gradients come multiplied by, a scalar; None for 1.
 
-        Gradients are linear in it, so a factor that every gradient needs costs nothing here.
+        Gradients are linear in it, so a factor that every gradient needs costs nothing: the loss
+        is multiplied by it before it is differentiated.
         """
         return None
 
@@ -60,30 +44,72 @@ class Optimizer(ABC, Generic[Options]):
 
 
 class Sgd(Optimizer[options.Sgd]):
-    """w <- w - rate * v, v <- momentum * v + gradient (Sutskever et al., 2013; as in PyTorch).
+    """w <- w - rate v, v <- momentum v + g + decay w (Sutskever et al., 2013; as in PyTorch).
 
-    Without momentum the seed is the rate, and a step is one subtraction, which `fuse.py` then puts
-    into the matrix product that makes the gradient.
+    With `nesterov`, w <- w - rate (g + decay w + momentum v). The seed is the rate, and the state
+    u = rate v, which saves a pass over the weights. Without momentum a step is one subtraction;
+    with it, u is one sum: `fuse.py` puts these into the matrix product that makes the gradient.
+
+    A rate that changes between the steps of a round forbids that, since u holds those before. Then
+    the state is v. (A round's state begins anew, so a rate that changes between rounds does not.)
     """
 
-    def seed(self, emit: Emitter, rate: str) -> str | None:
-        return None if self.section.momentum else rate
+    @property
+    def _seeded(self) -> bool:
+        """Whether gradients come with the rate in them, and the velocity has it, too."""
+        schedule = self.section.schedule
+        return not self.section.momentum or schedule is None or schedule.over == "rounds"
+
+    def seed(self, rate: str) -> str | None:
+        return rate if self._seeded else None
+
+    def step(self, emit: Emitter, rate: str, gradients: Mapping[str, str]) -> Step:
+        if not self.section.momentum:
+            return self._plain(emit, rate, gradients)
+        step = Step()
+        momentum = emit.const(self.section.momentum)
+        gradients = decayed(emit, self.section.weight_decay, self.seed(rate), gradients)
+        for w, g in gradients.items():
+            now = emit.name()
+            v = along = emit.op("Add", g, emit.op("Mul", now, momentum))
+            if self.section.nesterov:
+                along = emit.op("Add", g, emit.op("Mul", v, momentum))
+            if not self._seeded:
+                along = emit.op("Mul", along, rate)
+            step.weights[w] = emit.op("Sub", w, along)
+            step.state.append(State.like(emit, w, "velocity", now, v))
+        return step
+
+    def _plain(self, emit: Emitter, rate: str, gradients: Mapping[str, str]) -> Step:
+        old = {w: w for w in gradients}
+        if self.section.weight_decay:
+            kept = _kept(emit, rate, self.section.weight_decay)
+            old = {w: emit.op("Mul", w, kept) for w in gradients}
+        return Step({w: emit.op("Sub", old[w], g) for w, g in gradients.items()})
+
+
+class Elementwise(Optimizer[Options]):
+    """An optimiser of many small operators, each of which takes all small weights at once."""
 
     def step(self, emit: Emitter, rate: str, gradients: Mapping[str, str]) -> Step:
         step = Step()
-        if not self.section.momentum:
-            step.weights = {w: emit.op("Sub", w, g) for w, g in gradients.items()}
-            return step
-        momentum = emit.const(self.section.momentum)
-        for w, g in gradients.items():
-            now = emit.name()
-            v = emit.op("Add", g, emit.op("Mul", now, momentum))
-            step.weights[w] = emit.op("Sub", w, emit.op("Mul", v, rate))
-            step.state.append(State("velocity", w, now, v))
+        shared = self.shared(emit, rate, step)
+        together = flat.join(emit, gradients)
+        for w, g in together.gradients.items():
+            step.weights[w] = self.one(emit, shared, step, w, g)
+        step.weights = together.apart(emit, step.weights)
         return step
 
+    @abstractmethod
+    def shared(self, emit: Emitter, rate: str, step: Step) -> dict[str, str]:
+        """Emit the scalars that all weights need, by a name; add their state to `step`."""
 
-class AdamW(Optimizer[options.AdamW]):
+    @abstractmethod
+    def one(self, emit: Emitter, shared: Mapping[str, str], step: Step, w: str, g: str) -> str:
+        """Emit one weight's new value; add its state to `step`."""
+
+
+class AdamW(Elementwise[options.AdamW]):
     """Adam with decoupled weight decay (Loshchilov and Hutter, 2019, algorithm 2).
 
     The state holds m / (1 - beta1) and v / (1 - beta2), which saves two passes over the weights:
@@ -95,39 +121,109 @@ class AdamW(Optimizer[options.AdamW]):
     a = rate (1 - beta1) / (1 - beta1^t) / c: the published step, multiplied out.
     """
 
-    def step(self, emit: Emitter, rate: str, gradients: Mapping[str, str]) -> Step:
+    def shared(self, emit: Emitter, rate: str, step: Step) -> dict[str, str]:
         s = self.section
-        step = Step()
         one, beta1, beta2 = (emit.const(x) for x in (1.0, s.beta1, s.beta2))
         before = emit.name()
         t = emit.op("Add", before, one)
-        step.state.append(State("step", None, before, t))
+        step.state.append(State("step", None, (), before, t))
         # In float32 1 - beta^t is off by up to 6e-8 / (1 - beta): 6e-5 of the first step's size
         # with the usual betas, and less and less after it.
         left1 = emit.op("Sub", one, emit.op("Pow", beta1, t))
         left2 = emit.op("Sub", one, emit.op("Pow", beta2, t))
         c = emit.op("Sqrt", emit.op("Div", emit.const(1 - s.beta2), left2))
-        e = emit.op("Div", emit.const(s.epsilon), c)
         corrected = emit.op("Div", emit.op("Mul", rate, emit.const(1 - s.beta1)), left1)
-        a = emit.op("Div", corrected, c)
-        kept = emit.op("Sub", one, emit.op("Mul", rate, emit.const(s.weight_decay)))
-        for w, g in gradients.items():
-            m_now, v_now = emit.name(), emit.name()
-            m = emit.op("Add", g, emit.op("Mul", m_now, beta1))
-            v = emit.op("Add", emit.op("Mul", g, g), emit.op("Mul", v_now, beta2))
-            direction = emit.op("Div", m, emit.op("Add", emit.op("Sqrt", v), e))
-            old = emit.op("Mul", w, kept) if s.weight_decay else w
-            step.weights[w] = emit.op("Sub", old, emit.op("Mul", direction, a))
-            step.state += [
-                State("first_moment", w, m_now, m),
-                State("second_moment", w, v_now, v),
-            ]
-        return step
+        return {
+            "beta1": beta1,
+            "beta2": beta2,
+            "e": emit.op("Div", emit.const(s.epsilon), c),
+            "a": emit.op("Div", corrected, c),
+            "kept": _kept(emit, rate, s.weight_decay),
+        }
+
+    def one(self, emit: Emitter, shared: Mapping[str, str], step: Step, w: str, g: str) -> str:
+        m_now, v_now = emit.name(), emit.name()
+        m = emit.op("Add", g, emit.op("Mul", m_now, shared["beta1"]))
+        v = emit.op("Add", emit.op("Mul", g, g), emit.op("Mul", v_now, shared["beta2"]))
+        step.state += [
+            State.like(emit, w, "first_moment", m_now, m),
+            State.like(emit, w, "second_moment", v_now, v),
+        ]
+        direction = emit.op("Div", m, emit.op("Add", emit.op("Sqrt", v), shared["e"]))
+        old = emit.op("Mul", w, shared["kept"]) if self.section.weight_decay else w
+        return emit.op("Sub", old, emit.op("Mul", direction, shared["a"]))
+
+
+class RmsProp(Elementwise[options.RmsProp]):
+    """s <- alpha s + (1 - alpha) g^2, w <- w - rate g / (sqrt(s) + epsilon), g with decay w in it
+    (Tieleman and Hinton, 2012, lecture 6.5; as in PyTorch).
+
+    With momentum, b <- momentum b + g / (sqrt(s) + epsilon) and w <- w - rate b. The state holds
+    S = s / (1 - alpha), which saves a pass: the root is c (sqrt(S) + epsilon / c) with
+    c = sqrt(1 - alpha), and c goes to the rate.
+    """
+
+    def shared(self, emit: Emitter, rate: str, step: Step) -> dict[str, str]:
+        s = self.section
+        c = (1 - s.alpha) ** 0.5
+        return {
+            "alpha": emit.const(s.alpha),
+            "e": emit.const(s.epsilon / c),
+            "a": emit.op("Div", rate, emit.const(c)),
+        }
+
+    def one(self, emit: Emitter, shared: Mapping[str, str], step: Step, w: str, g: str) -> str:
+        g = decayed(emit, self.section.weight_decay, None, {w: g})[w]
+        now = emit.name()
+        squares = emit.op("Add", emit.op("Mul", g, g), emit.op("Mul", now, shared["alpha"]))
+        step.state.append(State.like(emit, w, "squares", now, squares))
+        along = emit.op("Div", g, emit.op("Add", emit.op("Sqrt", squares), shared["e"]))
+        if self.section.momentum:
+            before = emit.name()
+            kept = emit.op("Mul", before, emit.const(self.section.momentum))
+            along = emit.op("Add", along, kept)
+            step.state.append(State.like(emit, w, "velocity", before, along))
+        return emit.op("Sub", w, emit.op("Mul", along, shared["a"]))
+
+
+class Adagrad(Elementwise[options.Adagrad]):
+    """s <- s + g^2, w <- w - rate g / (sqrt(s) + epsilon), g with decay w in it, s beginning at
+    `initial` (Duchi et al., 2011; as in PyTorch)."""
+
+    def shared(self, emit: Emitter, rate: str, step: Step) -> dict[str, str]:
+        return {"e": emit.const(self.section.epsilon), "a": rate}
+
+    def one(self, emit: Emitter, shared: Mapping[str, str], step: Step, w: str, g: str) -> str:
+        g = decayed(emit, self.section.weight_decay, None, {w: g})[w]
+        now = emit.name()
+        squares = emit.op("Add", emit.op("Mul", g, g), now)
+        step.state.append(State.like(emit, w, "squares", now, squares, self.section.initial))
+        along = emit.op("Div", g, emit.op("Add", emit.op("Sqrt", squares), shared["e"]))
+        return emit.op("Sub", w, emit.op("Mul", along, shared["a"]))
+
+
+def decayed(
+    emit: Emitter, decay: float, seed: str | None, gradients: Mapping[str, str]
+) -> dict[str, str]:
+    """Gradients with coupled weight decay: `decay` times each weight, and times the seed."""
+    if not decay:
+        return dict(gradients)
+    factor = emit.const(decay)
+    if seed is not None:
+        factor = emit.op("Mul", seed, factor)
+    return {w: emit.op("Add", g, emit.op("Mul", w, factor)) for w, g in gradients.items()}
+
+
+def _kept(emit: Emitter, rate: str, decay: float) -> str:
+    """What decay leaves of a weight: 1 - rate decay."""
+    return emit.op("Sub", emit.const(1.0), emit.op("Mul", rate, emit.const(decay)))
 
 
 OPTIMIZERS: dict[type[Section], type[Optimizer[Any]]] = {
     options.Sgd: Sgd,
     options.AdamW: AdamW,
+    options.RmsProp: RmsProp,
+    options.Adagrad: Adagrad,
 }
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from coordinator.compiler.graph import Emitter, TensorType
-from coordinator.compiler.optimizers import State
+from coordinator.compiler.state import State
 
 _MEAN = "gradient"
 
@@ -35,7 +35,7 @@ def corrected(emit: Emitter, gradients: Mapping[str, str]) -> Corrected:
     before = emit.name()
     number = emit.op("Add", before, emit.const(1.0))
     part = emit.op("Div", emit.const(1.0), number)
-    found = Corrected({}, {}, [State("corrected_step", None, before, number)])
+    found = Corrected({}, {}, [State("corrected_step", None, (), before, number)])
     for w, gradient in gradients.items():
         own, control, mean = emit.name(), emit.name(), emit.name()
         for tensor in (own, control):
@@ -43,6 +43,7 @@ def corrected(emit: Emitter, gradients: Mapping[str, str]) -> Corrected:
         found.gradients[w] = emit.op("Sub", gradient, emit.op("Add", own, control))
         found.controls[w] = control
         moved = emit.op("Mul", emit.op("Sub", gradient, mean), part)
-        found.state.append(State(_MEAN, w, mean, emit.op("Add", mean, moved)))
-        found.state.append(State("own", w, own, None, carried=_MEAN))
+        shape = emit.graph.fixed(w, slice(None))
+        found.state.append(State(_MEAN, w, shape, mean, emit.op("Add", mean, moved)))
+        found.state.append(State("own", w, shape, own, None, carried=_MEAN))
     return found

@@ -48,7 +48,7 @@ def check_operators(graph: Graph, trained: Iterable[str], output: str) -> None:
 
 
 def _frozen(model: Model, patterns: tuple[str, ...]) -> set[str]:
-    still = set()
+    still = set(model.still)
     for pattern in patterns:
         hit = {w for w, name in model.weights.items() if fnmatchcase(name, pattern)}
         if not hit:

@@ -71,6 +71,40 @@ def test_a_proximal_term_by_which_sgd_would_diverge_is_an_error(optimizer, most)
     assert said.startswith(f"training.proximal = {most}: below {most:g} at this")
 
 
+def test_nesterov_and_decay_leave_less_room_for_a_proximal_term():
+    optimizer = 'kind = "sgd"\nlearning_rate = 0.125\nmomentum = 0.5\nnesterov = true'
+    text = GOOD.replace('kind = "sgd"\nlearning_rate = 0.1', optimizer + "\nweight_decay = 2.0")
+    assert parse(f"{text}[training]\nproximal = 9.99").training.proximal == 9.99
+    assert refusal(f"{text}[training]\nproximal = 10.0").startswith(
+        "training.proximal = 10.0: below"
+    )
+    clipped = text.replace("nesterov", "clip_norm = 1.0\nnesterov")
+    assert parse(f"{clipped}[training]\nproximal = 100.0").training.proximal == 100
+
+
+def test_adamw_s_decay_must_leave_something():
+    text = GOOD.replace(
+        'kind = "sgd"\nlearning_rate = 0.1', 'kind = "adamw"\nweight_decay = 2000.0'
+    )
+    assert refusal(text).startswith("optimizer.weight_decay = 2000.0: below 2000 at this")
+
+
+@pytest.mark.parametrize(
+    ("lines", "error"),
+    [
+        ("momentum = 0.5\nnesterov = true", "optimizer.nesterov: 'fednova'"),
+        (
+            "momentum = 0.5\nschedule = { kind = 'linear', over = 'steps' }",
+            "optimizer.schedule.over: 'fednova'",
+        ),
+    ],
+)
+def test_fednova_knows_plain_momentum_and_steps_of_one_length(lines, error):
+    text = GOOD.replace("0.1", f"0.1\n{lines}")
+    nova = "[aggregation]\nkind = 'fednova'\nmomentum = 0.5\nmax_steps = 10"
+    assert refusal(text + nova).startswith(error)
+
+
 def test_adamw_takes_any_proximal_term():
     text = GOOD.replace('kind = "sgd"\nlearning_rate = 0.1', 'kind = "adamw"')
     assert parse(text + "[training]\nproximal = 1e6").training.proximal == 1e6
@@ -212,9 +246,54 @@ def test_krum_takes_as_few_updates_as_it_can_combine(kind):
         (
             'kind = "sgd"',
             'kind = "sgd"\nbeta1 = 0.9',
-            "line 12: unknown key 'optimizer.beta1'; allowed here: kind, learning_rate, momentum",
+            "line 12: unknown key 'optimizer.beta1'; allowed here: kind, clip_norm, schedule, "
+            "learning_rate, momentum, nesterov, weight_decay",
         ),
         ("0.1", "0", "line 12: optimizer.learning_rate = 0: expected `float` > 0.0"),
+        ("0.1", "-0.1", "line 12: optimizer.learning_rate = -0.1: expected `float` > 0.0"),
+        ("0.1", "1e300", "optimizer.learning_rate = 1e+300: too large: devices reckon in float32"),
+        ("0.1", "1e-60", "optimizer.learning_rate = 1e-60: too small: devices reckon in float32"),
+        (
+            "0.1",
+            "0.1\nmomentum = 0.99999999999",
+            "optimizer.momentum = 0.99999999999: must be below",
+        ),
+        ("0.1", "0.1\nclip_norm = 0", "line 13: optimizer.clip_norm = 0: expected `float` > 0.0"),
+        ("0.1", "0.1\nclip_norm = -1.0", "line 13: optimizer.clip_norm = -1.0: expected `float` >"),
+        ("0.1", "0.1\nclip_norm = 1e39", "optimizer.clip_norm = 1e+39: too large"),
+        ("0.1", "0.1\nnesterov = true", "optimizer.nesterov: needs an optimizer.momentum above 0"),
+        ("0.1", "0.1\nweight_decay = 20.0", "optimizer.weight_decay = 20.0: below 20 at this"),
+        ("0.1", "0.1\nschedule = 'cosine'", "line 13: optimizer.schedule = 'cosine': expected"),
+        (
+            "0.1",
+            "0.1\nschedule = { kind = 'wave' }",
+            "line 13: optimizer.schedule.kind = 'wave': expected one of 'constant', 'step'",
+        ),
+        (
+            "0.1",
+            "0.1\nschedule = { kind = 'linear' }",
+            "optimizer.schedule.length: needed, since round.rounds = 0 says no end",
+        ),
+        (
+            "0.1",
+            "0.1\nschedule = { kind = 'step', every = 0 }",
+            "line 13: optimizer.schedule.every = 0: expected `int` >= 1",
+        ),
+        (
+            "0.1",
+            "0.1\nschedule = { kind = 'exponential', factor = 1.5 }",
+            "line 13: optimizer.schedule.factor = 1.5: expected `float` <= 1.0",
+        ),
+        (
+            "0.1",
+            "0.1\nschedule = { kind = 'cosine', over = 'steps', length = 10, warmup = 10 }",
+            "optimizer.schedule.warmup = 10: below optimizer.schedule.length (10)",
+        ),
+        (
+            "0.1\n\n[round]",
+            "0.1\nschedule = { kind = 'constant', warmup = 6 }\n[round]\nrounds = 5",
+            "optimizer.schedule.warmup = 6: below round.rounds (5)",
+        ),
         ("0.1", "nan", "line 12: optimizer.learning_rate = nan: expected `float` > 0.0"),
         ("0.1", "inf", "optimizer.learning_rate = inf: must be finite"),
         ("0.1", "'0.1'", "line 12: optimizer.learning_rate = '0.1': expected `float`, got `str`"),

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from edge_agent.examples import Examples
-from edge_agent.session import BadPlan, Diverged, Preempted, Trainer, evaluate, open_session, train
+from edge_agent.session import (
+    BadPlan,
+    Diverged,
+    Preempted,
+    Progress,
+    Trainer,
+    evaluate,
+    open_session,
+    train,
+)
 from tests.edge_agent.plans import (
     ADAMW,
     FLOWERS,
@@ -23,6 +32,7 @@ from tests.edge_agent.plans import (
 )
 from wire.checkpoint import Weights
 from wire.plan import parse_manifest
+from wire.rates import Cosine
 
 MOMENTUM = 0.5  # of the tasks `flowers` and `proximal`
 EACH_PLAN = pytest.mark.parametrize(
@@ -298,3 +308,41 @@ def test_a_graph_that_cannot_be_run_is_a_bad_plan(tmp_path, damage):
         path.write_bytes(content[damage])
     with pytest.raises(BadPlan, match=r"train\.onnx cannot be run"):
         open_session(path, threads=1)
+
+
+@pytest.mark.parametrize("over", ["rounds", "steps"])
+def test_a_training_that_goes_on_has_the_rates_it_would_have_had(over: str) -> None:
+    schedule = Cosine(over=over, length=20 if over == "rounds" else None, warmup=3)
+    manifest = manifest_of(FLOWERS, schedule=schedule, epochs=2)
+    # In one go, and stopped after seven steps and gone on with by another trainer.
+    deltas = []
+    for stop_after in (None, 7):
+        trainer, progress = Trainer(manifest, FLOWERS, weights_of(FLOWERS), threads=1), Progress()
+        rng = np.random.default_rng(1)
+        if stop_after is not None:
+            with pytest.raises(Preempted):
+                train(
+                    *(trainer, manifest, flowers(), rng),
+                    stop=lambda: trainer.steps == stop_after,  # noqa: B023
+                    progress=progress,
+                    version=11,
+                )
+            kept = {n: np.array(a) for n, a in trainer.state().items()}
+            steps, first = trainer.steps, weights_of(FLOWERS)
+            trainer = Trainer(manifest, FLOWERS, first, threads=1, kept=kept, steps=steps)
+            rng = np.random.default_rng(9)
+        args = (trainer, manifest, flowers(), rng, lambda: False, progress)
+        deltas.append(train(*args, version=11).delta)
+    plain = trained(epochs=2).delta
+    for name, change in deltas[0].items():
+        np.testing.assert_array_equal(deltas[1][name], change)
+        assert np.abs(plain[name] - change).max() > 1e-4
+
+
+def test_optimiser_state_has_one_buffer_and_weights_have_two() -> None:
+    trainer = trainer_of(FLOWERS)
+    before = {n: a.ctypes.data for n, a in trainer.state().items()}
+    trainer.step(flowers(10))
+    after = {n: a.ctypes.data for n, a in trainer.state().items()}
+    moved = {n for n in before if before[n] != after[n]}
+    assert moved == {p.name for p in manifest_of(FLOWERS).parameters}

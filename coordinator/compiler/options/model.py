@@ -1,6 +1,22 @@
 """`[model]`: what is to be trained."""
 
-from coordinator.compiler.options.section import Section
+from typing import Annotated
+
+from msgspec import Meta
+
+from coordinator.compiler.options.section import Positive, Section
+
+
+class Lora(Section, frozen=True, kw_only=True):
+    """Low-rank adapters beside the weights that `weights`, names or patterns, chooses; `alpha` /
+    `rank` times their product is added to each. They alone are trained, unless `train_rest` says
+    that what is neither chosen nor frozen is, too. See `coordinator.compiler.lora`.
+    """
+
+    weights: Annotated[tuple[str, ...], Meta(min_length=1)]
+    rank: Annotated[int, Meta(ge=1, le=4096)] = 4
+    alpha: Positive = 8.0
+    train_rest: bool = False
 
 
 class Model(Section, frozen=True, kw_only=True):
@@ -11,3 +27,4 @@ class Model(Section, frozen=True, kw_only=True):
 
     file: str
     frozen: tuple[str, ...] = ()
+    lora: Lora | None = None

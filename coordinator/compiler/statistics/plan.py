@@ -14,6 +14,7 @@ from coordinator.compiler.graph import BATCH, OPSET, Array, Emitter, Graph, Tens
 from coordinator.compiler.naming import Names, is_reserved
 from coordinator.compiler.options import statistics as options
 from coordinator.compiler.plan import CompiledPlan
+from coordinator.compiler.state import check_in_place
 from coordinator.compiler.statistics.kmeans import KMeans
 from coordinator.compiler.statistics.moments import Moments
 from coordinator.compiler.statistics.places import PLACES, Places
@@ -99,11 +100,13 @@ class _Plan:
     def _train(self) -> bytes:
         def make(emit: Emitter, places: Places) -> Outputs:
             one = emit.const(1.0)
-            first = emit.op("Less", _STEP, one)
+            # Of the number that follows: what reads a slot must run before what writes it.
+            number = emit.op("Add", _STEP, one)
+            first = emit.op("Less", number, emit.const(1.5))
             was = places.read() | {name: name for name in self.states}
             step = self.statistic.step(emit, _X, was, first)
             written = places.written(first, step.values)
-            kept = {_STEP: emit.op("Add", _STEP, one), **step.state}
+            kept = {_STEP: number, **step.state}
             next_ones = {f"next/{self.names[name]}": written[name] for name in self.values}
             next_ones |= {f"next/{self.slots[name]}": kept[name] for name in self.states}
             return {"loss": step.loss, **next_ones}
@@ -146,6 +149,8 @@ class _Plan:
         shapes.update(graph, open_inputs)
         now = simplify.simplify(graph, outputs.values())
         shapes.update(graph, open_inputs)
+        following = {n: f"next/{public}" for n, public in self.slots.items() if n in inputs}
+        check_in_place(graph, {n: now[outputs[public]] for n, public in following.items()})
         if outside:
             graph.constants |= self.values
         place: Place = lambda name, _: (outside or {}).get(name)  # noqa: E731

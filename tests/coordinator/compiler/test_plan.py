@@ -176,10 +176,10 @@ def test_sgd(momentum: float, mu: float, tmp_path: Path) -> None:
 def test_adamw(decay: float, mu: float, tmp_path: Path) -> None:
     optimizer = f'kind = "adamw"\nlearning_rate = 0.01\nweight_decay = {decay}'
     plan = compiled(dense(), tmp_path, task(optimizer=optimizer, proximal=mu))
-    assert [(s.name, s.shape) for s in plan.manifest.state[:3]] == [
+    assert [(s.name, s.shape) for s in plan.manifest.state] == [
         ("step", ()),
-        ("first_moment/w1", (5, 4)),
-        ("second_moment/w1", (5, 4)),
+        ("first_moment/small", (43,)),  # all weights are small: they are one vector here
+        ("second_moment/small", (43,)),
     ]
     feeds = batch()
     found = steps(plan, tmp_path, feeds, 0.01, 20)

@@ -99,12 +99,8 @@ def estimators() -> dict[str, onnx.ModelProto]:
         "linear_svc": LinearSVC(random_state=1).fit(x, labels),
         "linear_svc_of_two": LinearSVC(random_state=1).fit(x, two),
         "sgd_hinge": SGDClassifier(random_state=1).fit(x, labels),
-        "mlp_classifier": MLPClassifier(**small).fit(
-            x, labels
-        ),
-        "mlp_regressor": MLPRegressor(**small).fit(
-            x, amount
-        ),
+        "mlp_classifier": MLPClassifier(**small).fit(x, labels),
+        "mlp_regressor": MLPRegressor(**small).fit(x, amount),
     }
     return {name: to_onnx(model, x[:1]) for name, model in fitted.items()}
 
