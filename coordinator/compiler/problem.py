@@ -42,6 +42,7 @@ def pose(task: TaskFile, model: Model) -> Problem:
     weights = trained.weights(model, output, task.model.frozen)
     trained.check_operators(graph, weights, output)
     graph.constants |= {w: v for w, v in model.values.items() if w not in weights}
+    simplify.forget(graph, [output])
     lower.expand(graph)
     shapes.infer(graph, (*model.inputs.values(), *weights))
     simplify.prune(graph, [output])

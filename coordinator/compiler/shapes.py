@@ -190,7 +190,9 @@ def _inferred(
     data = {n: _tensor(v[place]) for n in types if (v := probes.of(n)) is not None}
     try:
         schema = defs.get_schema(node.op, OPSET, "")
-        found = shape_inference.infer_node_outputs(schema, proto, given, data, opset_imports=_OPSETS)
+        found = shape_inference.infer_node_outputs(
+            schema, proto, given, data, opset_imports=_OPSETS
+        )
     except (shape_inference.InferenceError, defs.SchemaError) as error:
         text = " ".join(str(error).split())[:400].replace(str(length), "batch")
         shapes = ", ".join(_described(t.shape) for t in types.values())

@@ -54,6 +54,16 @@ def prune(graph: Graph, outputs: Iterable[str]) -> None:
     graph.constants = {n: v for n, v in graph.constants.items() if n in needed}
 
 
+def forget(graph: Graph, outputs: Iterable[str]) -> None:
+    """Drop what no output needs, and the names of what nobody reads of the nodes that stay."""
+    prune(graph, outputs)
+    read = {n for node in graph.nodes for n in node.inputs} | set(outputs)
+    graph.nodes = [
+        replace(node, outputs=tuple(o if o in read else "" for o in node.outputs))
+        for node in graph.nodes
+    ]
+
+
 def fold(graph: Graph) -> bool:
     """Compute nodes whose inputs are all constants, and shapes that do not vary."""
     kept: list[Node] = []

@@ -10,10 +10,15 @@ from coordinator.compiler.operators import (
     activation,
     arithmetic,
     conv,
+    einsum,
+    gather,
     linear,
     loss,
     pool,
+    resize,
     shape,
+    slicing,
+    transposed,
 )
 from coordinator.compiler.operators.registry import EXPANSIONS, LOWERINGS, OPERATORS, supported
 
@@ -24,9 +29,14 @@ __all__ = [
     "activation",
     "arithmetic",
     "conv",
+    "einsum",
+    "gather",
     "linear",
     "loss",
     "pool",
+    "resize",
     "shape",
+    "slicing",
     "supported",
+    "transposed",
 ]
