@@ -55,13 +55,17 @@ def prune(graph: Graph, outputs: Iterable[str]) -> None:
 
 
 def forget(graph: Graph, outputs: Iterable[str]) -> None:
-    """Drop what no output needs, and the names of what nobody reads of the nodes that stay."""
+    """Drop what no output needs, and the names of parts and indices that nobody reads.
+
+    Expansions write a Split otherwise when some of its parts lead nowhere, and refuse a MaxPool
+    whose indices are read.
+    """
     prune(graph, outputs)
     read = {n for node in graph.nodes for n in node.inputs} | set(outputs)
-    graph.nodes = [
-        replace(node, outputs=tuple(o if o in read else "" for o in node.outputs))
-        for node in graph.nodes
-    ]
+    for i, node in enumerate(graph.nodes):
+        if node.op in ("Split", "MaxPool"):
+            kept = tuple(o if o in read else "" for o in node.outputs)
+            graph.nodes[i] = replace(node, outputs=kept)
 
 
 def fold(graph: Graph) -> bool:
