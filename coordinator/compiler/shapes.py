@@ -54,7 +54,11 @@ def update(graph: Graph, inputs: Iterable[str], fixed_batch: int | None = None) 
 
 def _settled(graph: Graph, node: Node, probes: Probes, fixed_batch: int | None) -> Node:
     """The node with a constant for the shape that it reads, if there is one that will do."""
-    if node.domain or node.op not in ("Reshape", "Expand") or not graph.knows(node.inputs[0]):
+    if node.domain or not node.inputs or not graph.knows(node.inputs[0]):
+        return node
+    if node.op == "Resize":
+        return _settled_resize(graph, node, probes, fixed_batch)
+    if node.op not in ("Reshape", "Expand"):
         return node
     wanted = probes.elements(node.inputs[1])
     if wanted is None:
@@ -132,6 +136,30 @@ def _settled_expand(graph: Graph, node: Node, shape: Shape, wanted: Shape) -> No
     if node.inputs[1] in graph.constants:
         return node
     return replace(node, inputs=(node.inputs[0], Emitter(graph, node.name).ints(*numbers)))
+
+
+def _settled_resize(graph: Graph, node: Node, probes: Probes, fixed_batch: int | None) -> Node:
+    """Resize to numbers, without the axes that stay as they are, the batch among them."""
+    wanted = probes.elements(node.inputs[3]) if len(node.inputs) > 3 and node.inputs[3] else None
+    if not wanted or node.attributes.get("keep_aspect_ratio_policy", "stretch") != "stretch":
+        return node
+    shape = graph.shape(node.inputs[0])
+    axes = [a % len(shape) for a in node.integers("axes", range(len(shape)))]
+    sizes = {}
+    for axis, n in zip(axes, wanted, strict=True):
+        fixed = isinstance(shape[axis], str) and n == fixed_batch
+        if n != shape[axis] and not fixed:
+            sizes[axis] = n
+    if not sizes:
+        return replace(node, op="Identity", inputs=node.inputs[:1], attributes={})
+    if any(isinstance(n, str) for n in sizes.values()):
+        return node
+    target = Emitter(graph, node.name).ints(*(int(n) for n in sizes.values()))
+    return replace(
+        node,
+        inputs=(node.inputs[0], "", "", target),
+        attributes={**node.attributes, "axes": list(sizes)},
+    )
 
 
 def _infer_node(graph: Graph, node: Node, probes: Probes) -> None:

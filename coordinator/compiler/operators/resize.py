@@ -43,7 +43,7 @@ def _along(emit: Emitter, node: Node, shape: Shape, made: Shape) -> str:
         scales = np.ones(len(shape), np.float32)
         scales[axes] = factors
         return emit.op("Resize", node.inputs[0], "", emit.const(scales), **attributes)
-    # Sizes: factors that give exactly these, as sizes would have to name the batch's.
+    # Sizes: factors that give exactly these; the gradient needs to know them too.
     ratios = np.array(
         [1.0 if n == m else int(m) / int(n) for n, m in zip(shape, made, strict=True)], np.float64
     )
@@ -60,7 +60,7 @@ def _exact(ratios: Array, shape: Shape, made: Shape) -> Array:
     """float32 factors whose product with the length, rounded down, is the length wanted."""
     scales: Array = ratios.astype(np.float32)
     for i, (n, m) in enumerate(zip(shape, made, strict=True)):
-        while isinstance(n, int) and isinstance(m, int) and np.float32(n) * scales[i] < m:
+        while isinstance(n, int) and isinstance(m, int) and n * float(scales[i]) < m:
             scales[i] = np.nextafter(scales[i], np.float32(np.inf))
     return scales
 

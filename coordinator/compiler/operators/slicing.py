@@ -3,13 +3,11 @@
 Both along constant places. The axis that holds the batch must be left whole.
 """
 
-import sys
-
 import numpy as np
 
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import Array, Emitter, Node, Shape
-from coordinator.compiler.operators.along import spread, zeros_around
+from coordinator.compiler.operators.along import spread
 from coordinator.compiler.operators.registry import expansion, lowering, operator
 from coordinator.compiler.operators.shape import constant
 
@@ -27,7 +25,7 @@ def plain_slice(emit: Emitter, node: Node) -> list[str]:
     for index, step in places.values():
         starts.append(int(index[0]) if len(index) else 0)
         last = int(index[-1]) + (1 if step > 0 else -1) if len(index) else 0
-        ends.append(last if last >= 0 else -sys.maxsize)
+        ends.append(last if last >= 0 else -len(index) * abs(step) - 1)
         steps.append(step)
     inputs = (emit.ints(*n) for n in (starts, ends, list(places), steps))
     return [emit.op("Slice", node.inputs[0], *inputs)]
@@ -88,8 +86,8 @@ def plain_pad(emit: Emitter, node: Node) -> list[str]:
     }
     if any(isinstance(shape[axis], str) for axis in around):
         raise CompileError(f"Pad ({emit.graph.label(node.origin)}) adds to the batch")
-    if mode == "constant" and all(n >= 0 for pair in around.values() for n in pair):
-        return [_constant_pad(emit, node, around)]
+    if mode == "constant":
+        return [_constant_pad(emit, node, shape, around)]
     for axis, (before, after) in around.items():
         length = shape[axis]
         assert isinstance(length, int)
@@ -97,26 +95,28 @@ def plain_pad(emit: Emitter, node: Node) -> list[str]:
     return [x]
 
 
-def _constant_pad(emit: Emitter, node: Node, around: dict[int, tuple[int, int]]) -> str:
-    if not around:
-        return node.inputs[0]
-    # The gradient builder turns the signs of the pads, so they are of all axes: axes are lost.
-    rank = len(emit.graph.shape(node.inputs[0]))
-    pairs = [around.get(axis, (0, 0)) for axis in range(rank)]
-    pads = emit.ints(*(before for before, _ in pairs), *(after for _, after in pairs))
+def _constant_pad(
+    emit: Emitter, node: Node, shape: Shape, around: dict[int, tuple[int, int]]
+) -> str:
+    x = node.inputs[0]
+    for axis, (before, after) in around.items():
+        if before < 0 or after < 0:
+            start, end = max(-before, 0), int(shape[axis]) - max(-after, 0)
+            x = emit.op("Slice", x, *(emit.ints(n) for n in (start, end, axis, 1)))
+    # The gradient builder turns the signs of the pads and forgets the axes: all are written out.
+    pairs = [around.get(axis, (0, 0)) for axis in range(len(shape))]
+    pads = [max(n, 0) for pair in zip(*pairs, strict=True) for n in pair]
+    if not any(pads):
+        return x
     value = [node.inputs[2]] if len(node.inputs) > 2 and node.inputs[2] else []
-    return emit.op("Pad", node.inputs[0], pads, *value)
+    return emit.op("Pad", x, emit.ints(*pads), *value)
 
 
 def _padded(
     emit: Emitter, node: Node, x: str, axis: int, before: int, after: int, length: int
 ) -> str:
-    """One axis, padded or (by negative pads) cut."""
-    mode = node.attributes.get("mode", "constant")
-    if mode == "constant":
-        start, end = max(-before, 0), length - max(-after, 0)
-        cut = emit.op("Slice", x, emit.ints(start), emit.ints(end), emit.ints(axis), emit.ints(1))
-        return zeros_around(emit, cut, axis, max(before, 0), max(after, 0))
+    """One axis with a border of its own elements, or (by negative pads) cut."""
+    mode = node.attributes["mode"]
     index = np.pad(np.arange(length), (max(before, 0), max(after, 0)), mode)  # type: ignore[call-overload]
     index = index[max(-before, 0) : len(index) - max(-after, 0)]
     return emit.op("Gather", x, emit.ints(*index), axis=axis)
