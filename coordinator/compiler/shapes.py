@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import defs, helper, numpy_helper, shape_inference
 
-from coordinator.compiler import convert
+from coordinator.compiler import ceiling, convert
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import OPSET, Array, Emitter, Graph, Node, Shape, TensorType
 from coordinator.compiler.probes import LENGTHS, SMALL, Probes, joined, multiple, tried
@@ -41,21 +41,22 @@ def update(graph: Graph, inputs: Iterable[str], fixed_batch: int | None = None) 
     probes = Probes(graph)
     old, graph.nodes = graph.nodes, []
     for original in old:
-        node = _settled(graph, original, probes, fixed_batch)
-        _infer_node(graph, node, probes)
-        values = probes.see(node)
-        if values is None:
-            graph.nodes.append(node)
-        else:
-            graph.constants.update(
-                (name, value) for name, value in zip(node.outputs, values, strict=False) if name
-            )
+        nodes = [original]
+        if not original.domain and original.inputs and graph.knows(original.inputs[0]):
+            settled = _settled(graph, original, probes, fixed_batch)
+            nodes = ceiling.floored(graph, settled)
+        for node in nodes:
+            _infer_node(graph, node, probes)
+            values = probes.see(node)
+            if values is None:
+                graph.nodes.append(node)
+            else:
+                named = zip(node.outputs, values, strict=False)
+                graph.constants.update((name, value) for name, value in named if name)
 
 
 def _settled(graph: Graph, node: Node, probes: Probes, fixed_batch: int | None) -> Node:
     """The node with a constant for the shape that it reads, if there is one that will do."""
-    if node.domain or not node.inputs or not graph.knows(node.inputs[0]):
-        return node
     if node.op == "Resize":
         return _settled_resize(graph, node, probes, fixed_batch)
     if node.op not in ("Reshape", "Expand"):

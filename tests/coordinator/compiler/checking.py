@@ -15,6 +15,7 @@ from coordinator.compiler.convert import Signature
 from coordinator.compiler.graph import Emitter, Graph, TensorType
 from coordinator.compiler.problem import Problem, pose
 from coordinator.taskfile import TaskFile
+from tests.coordinator.compiler import reference
 from tests.coordinator.compiler.building import run, session
 
 Feeds = dict[str, np.ndarray]
@@ -121,7 +122,9 @@ class Gradients:
             for t in self.names
         }
         signature = Signature(inputs, {total: TensorType(double, ())})
-        reference = ReferenceEvaluator(convert.model_of(graph, signature))
+        evaluator = ReferenceEvaluator(
+            convert.model_of(graph, signature), new_ops=reference.OPERATORS
+        )
         feeds = self.feeds(examples)
         base = {
             t: feeds[n].astype(np.float64) if feeds[n].dtype == np.float32 else feeds[n]
@@ -130,7 +133,7 @@ class Gradients:
         batch = len(next(iter(examples.values())))
 
         def mean(changed: Feeds) -> float:
-            return float(reference.run([total], base | changed)[0]) / batch
+            return float(evaluator.run([total], base | changed)[0]) / batch
 
         return mean
 
