@@ -57,6 +57,9 @@ def update(graph: Graph, inputs: Iterable[str], fixed_batch: int | None = None) 
 
 def _settled(graph: Graph, node: Node, probes: Probes, fixed_batch: int | None) -> Node:
     """The node with a constant for the shape that it reads, if there is one that will do."""
+    if node.op == "CastLike" and (like := _type_of(graph, node.inputs[1])) is not None:
+        to = helper.np_dtype_to_tensor_dtype(like.dtype)
+        return replace(node, op="Cast", inputs=node.inputs[:1], attributes={"to": int(to)})
     if node.op == "Resize":
         return _settled_resize(graph, node, probes, fixed_batch)
     if node.op not in ("Reshape", "Expand"):
