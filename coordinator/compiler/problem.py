@@ -42,8 +42,7 @@ def pose(task: TaskFile, model: Model) -> Problem:
     graph = model.graph.copy()
     name = _output_name(model, task.loss.output)
     output = _logits(graph, model.outputs[name], task.loss)
-    weights = trained.weights(model, output, task.model.frozen)
-    trained.check_operators(graph, weights, output)
+    weights = trained.weights(model, output, task.model.frozen, task.model.trained)
     graph.constants |= {w: v for w, v in model.values.items() if w not in weights}
     shapes.infer(graph, (*model.inputs.values(), *weights))
     simplify.prune(graph, [output])

@@ -12,11 +12,14 @@ from coordinator.compiler.operators import (
     conv,
     linear,
     loss,
+    norm,
     pool,
+    reduce,
     shape,
 )
 from coordinator.compiler.operators.registry import (
     EXPANSIONS,
+    GRADIENTS,
     INFERENCE,
     LOWERINGS,
     OPERATORS,
@@ -26,6 +29,7 @@ from coordinator.compiler.operators.registry import (
 
 __all__ = [
     "EXPANSIONS",
+    "GRADIENTS",
     "INFERENCE",
     "LOWERINGS",
     "OPERATORS",
@@ -35,7 +39,9 @@ __all__ = [
     "conv",
     "linear",
     "loss",
+    "norm",
     "pool",
+    "reduce",
     "shape",
     "supported",
 ]

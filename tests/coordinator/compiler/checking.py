@@ -12,6 +12,7 @@ from coordinator.compiler import model as models
 from coordinator.compiler.assemble import Interface, write
 from coordinator.compiler.compile import differentiated
 from coordinator.compiler.convert import Signature
+from coordinator.compiler.gradient import OWN
 from coordinator.compiler.graph import Emitter, Graph, TensorType
 from coordinator.compiler.problem import Problem, pose
 from coordinator.taskfile import TaskFile
@@ -38,6 +39,11 @@ class Gradients:
     def names(self) -> dict[str, str]:
         """Public input names by tensor."""
         return {t: i.name for t, i in self.problem.inputs.items()} | self.problem.weights
+
+    @property
+    def own(self) -> bool:
+        """Whether a gradient is ours, so that the training build cannot run the graph."""
+        return any(node.op == OWN for node in self.raw.nodes)
 
     def examples(self, batch: int, seed: int = 1) -> Feeds:
         """Random example inputs, by public name."""
