@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import onnx
@@ -24,6 +25,10 @@ SUFFIX = "_grad"
 OWN = "ATen"
 """The operator that the builder puts where a gradient of ours goes (`registry.gradient`). It can
 have any number of inputs and outputs, and the builder infers nothing about them."""
+_STAND_INS = {"Pow": "Mod"}
+"""The builder passes no gradient to Pow's exponent, whatever its registered gradient says. So it is
+shown another operator of the same signature, one that it otherwise never sees (no gradient passes).
+"""
 
 _INSTALL = (
     "compiling needs ONNX Runtime's training build, and it is not installed here: "
@@ -48,7 +53,11 @@ def differentiate(
     known_beside = {o: graph.types[o] for node in beside for o in node.outputs if o}
     signature = convert.Signature({**inputs, **known_beside}, {loss: graph.types[loss]})
     with_values = graph.copy()
-    with_values.nodes = [node for node in graph.nodes if node not in beside]
+    with_values.nodes = [
+        replace(node, op=_STAND_INS.get(node.op, node.op))
+        for node in graph.nodes
+        if node not in beside
+    ]
     with_values.constants.update(weights)
     model = convert.model_of(with_values, signature)
     known = {o: graph.types[o] for n in with_values.nodes for o in n.outputs if o in graph.types}
@@ -64,7 +73,8 @@ def differentiate(
             ) from None
     built = onnx.load_model_from_string(raw)
     result = graph.copy()
-    result.nodes = [convert.node_of(node) for node in built.graph.node]
+    whole = {node.name: node for node in graph.nodes if node.op in _STAND_INS}
+    result.nodes = [whole.get(node.name) or convert.node_of(node) for node in built.graph.node]
     if beside:
         result.nodes = in_order([*beside, *result.nodes])
     for tensor in built.graph.initializer:
@@ -100,7 +110,7 @@ def _register_own() -> None:
         definition.inputs = ["GO(0)"]
         definition.outputs = [f"GI({i})" for i in range(own.inputs)]
         definition.attributes = [attribute]
-        _pybind_state.register_gradient_definition(f"::{op}", [definition])
+        _pybind_state.register_gradient_definition(f"::{_STAND_INS.get(op, op)}", [definition])
 
 
 def training_build() -> Any:

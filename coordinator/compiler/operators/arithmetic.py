@@ -147,6 +147,17 @@ def _safe_base(emit: Emitter, x: str, p: str) -> str:
     return emit.op("Where", emit.op("And", zero, between), emit.const(float("inf")), x)
 
 
+@gradient("Where", inputs=3)
+def where_grad(emit: Emitter, node: Node, forward: Node) -> list[str]:
+    """dA = dY where the condition holds, dB = dY elsewhere, and 0 in the other places."""
+    (dy,), (condition, a, b) = node.inputs, forward.inputs
+    wanted = [bool(name) for name in (*node.outputs, "", "")[:3]]
+    chosen = emit.op("Mul", dy, emit.op("Cast", condition, to=FLOAT))
+    da = summed_to(emit, forward, chosen, a) if wanted[1] else ""
+    db = summed_to(emit, forward, emit.op("Sub", dy, chosen), b) if wanted[2] else ""
+    return ["", da, db]
+
+
 @expansion("Sum")
 def sum_of_pairs(emit: Emitter, node: Node) -> list[str]:
     """One Add after the other."""
