@@ -9,6 +9,7 @@ tables.
 from coordinator.compiler.operators import (
     activation,
     arithmetic,
+    batch_norm,
     conv,
     linear,
     loss,
@@ -36,6 +37,7 @@ __all__ = [
     "TRAINING",
     "activation",
     "arithmetic",
+    "batch_norm",
     "conv",
     "linear",
     "loss",
