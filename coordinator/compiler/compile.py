@@ -15,10 +15,19 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from coordinator.compiler import fuse, gradient, lower, model, modes, proximal, shapes, simplify
+from coordinator.compiler import (
+    fuse,
+    gradient,
+    lower,
+    model,
+    modes,
+    proximal,
+    shapes,
+    simplify,
+    trained,
+)
 from coordinator.compiler.assemble import FrozenFile, Interface, write
 from coordinator.compiler.convert import External
-from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import OPSET, Array, Emitter, Graph, TensorType
 from coordinator.compiler.metrics import METRICS
 from coordinator.compiler.optimizers import Optimizer, Step, optimizer_of
@@ -85,19 +94,18 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
 def differentiated(problem: Problem, values: Mapping[str, Array]) -> tuple[Graph, str]:
     """The model, its mean loss and their gradient, not lowered yet; and the loss's tensor.
 
-    The gradient of each weight of `values` is the tensor `<weight>_grad`.
+    The gradient of each weight of `values` is the tensor `<weight>_grad`, but for those that
+    change without (`Problem.updates`): their next values are there.
     """
     graph = problem.graph.copy()
     modes.for_training(graph)
     loss = problem.loss.mean(Emitter(graph, "loss"), problem.output, problem.target)
-    examples = {tensor: graph.types[tensor] for tensor in problem.inputs}
-    lower.expand(graph, (*examples, *values))
     simplify.prune(graph, [loss])
-    graph = gradient.differentiate(graph, examples, values, loss)
-    made = graph.producers()
-    for w in values:
-        if w + gradient.SUFFIX not in made:
-            raise CompileError(f"no gradient reaches {graph.label(w)}; freeze it")
+    examples = {n: graph.types[n] for n in (*problem.inputs, *problem.updates)}
+    moved = {w: value for w, value in values.items() if w not in problem.updates}
+    lower.expand(graph, examples, moved)
+    trained.check_operators(graph, moved, loss)
+    graph = gradient.differentiate(graph, examples, moved, loss)
     return graph, loss
 
 
@@ -111,11 +119,12 @@ def _train(
     rate = Emitter(graph).name()
     graph.types[rate] = _SCALAR
     seed = _seeded(graph, loss, optimizer, rate)
-    gradients = {w: w + gradient.SUFFIX for w in problem.weights}
+    gradients = {w: w + gradient.SUFFIX for w in problem.weights if w not in problem.updates}
     bases: dict[str, str] = {}
     if mu := task.training.proximal:
         emit = Emitter(graph, "proximal")
         gradients, bases = proximal.pulled(emit, mu, seed, gradients)
+        bases |= {w: proximal.base_of(emit, w) for w in problem.updates}
     step = optimizer.step(Emitter(graph, "optimizer"), rate, gradients)
 
     inputs = {tensor: entry.name for tensor, entry in problem.inputs.items()}
@@ -124,7 +133,8 @@ def _train(
     slots, state_outputs = _state(graph, problem, step, inputs)
     inputs[rate] = "learning_rate"
     wanted = {"loss": loss}
-    wanted |= {f"next/{problem.weights[w]}": made for w, made in step.weights.items()}
+    after = step.weights | problem.updates
+    wanted |= {f"next/{name}": after[w] for w, name in problem.weights.items()}
     wanted |= state_outputs
     return _finish(graph, inputs, wanted, frozen), slots
 

@@ -153,7 +153,7 @@ def _ours(proto: onnx.ModelProto) -> Model:
             ours(name)
         node = convert.node_of(raw).renamed(names)
         if node.op == "Constant":
-            graph.constants[node.outputs[0]] = _constant(node)
+            graph.constants[node.outputs[0]] = convert.constant_of(node)
             continue
         graph.labels[f"n{i}"] = _where(raw)
         graph.nodes.append(Node(node.op, node.inputs, node.outputs, node.attributes, f"n{i}"))
@@ -176,14 +176,6 @@ def _input_type(info: onnx.ValueInfoProto) -> TensorType:
             f"input {info.name!r} is {known.dtype.name}; allowed are {', '.join(INPUT_TYPES)}"
         )
     return known
-
-
-def _constant(node: Node) -> Array:
-    ((kind, value),) = node.attributes.items()
-    dtypes = {"value_int": np.int64, "value_ints": np.int64}
-    if kind == "value":
-        return np.asarray(value)
-    return np.asarray(value, dtype=dtypes.get(kind, np.float32))
 
 
 def _free_batch(model: Model) -> int | None:
@@ -219,8 +211,7 @@ def _free_batch(model: Model) -> int | None:
 
 def _check_weights(model: Model) -> None:
     for name, value in model.values.items():
-        if value.size > 1 and not np.isfinite(value).all():
-            # A single infinity is the fill value of a mask, not a weight.
+        if np.isnan(value).any():  # infinity may be a mask's; `trained.py` looks at weights
             raise CompileError(f"weight {model.weights[name]!r} holds NaN or infinity")
 
 

@@ -8,6 +8,7 @@ and defined by others, are written as these.
 import onnx
 from onnx import checker, defs, helper, inliner, shape_inference, version_converter
 
+from coordinator.compiler import bodies
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import OPSET
 
@@ -69,14 +70,10 @@ def _raised(proto: onnx.ModelProto, found: int) -> onnx.ModelProto:
 def _lowered(proto: onnx.ModelProto, found: int) -> onnx.ModelProto:
     if found > defs.onnx_opset_version():
         raise _refused(found, "the onnx package that is installed here does not know it")
-    new = {(n.domain, n.op_type) for n in proto.graph.node if _schema(n.op_type, OPSET) is None}
-    if new:
-        try:
-            proto = inliner.inline_selected_functions(
-                _typed(proto), sorted(new), exclude=False, inline_schema_functions=True
-            )
-        except Exception as error:  # noqa: BLE001  (what is left is told of below)
-            raise _refused(found, _first_line(error)) from None
+    try:
+        proto = bodies.older(_typed(proto), found)
+    except Exception as error:  # noqa: BLE001  (the inliner raises plain RuntimeError)
+        raise _refused(found, _first_line(error)) from None
     for node in proto.graph.node:
         reason = _changed(node, found)
         if reason:

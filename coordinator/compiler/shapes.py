@@ -22,6 +22,12 @@ from coordinator.compiler.probes import LENGTHS, SMALL, Probes, joined, multiple
 
 _OPSETS = [helper.make_opsetid("", OPSET)]
 
+_SHOWN = {
+    "GroupNormalization": "InstanceNormalization",
+    "MeanVarianceNormalization": "Softsign",
+}
+"""ONNX infers nothing for these operators, but does for others of the same types and shapes."""
+
 
 def infer(graph: Graph, inputs: Iterable[str], fixed_batch: int | None = None) -> None:
     """Fill in `graph.types`; compute shapes that do not vary, rewrite reshapes that can be told.
@@ -174,7 +180,8 @@ def _infer_node(graph: Graph, node: Node, probes: Probes) -> None:
     if any(k is None for k in known.values()):
         return
     types = {n: k for n, k in known.items() if k is not None}
-    proto = convert.proto_of(node)
+    shown = replace(node, op=_SHOWN[node.op], attributes={}) if node.op in _SHOWN else node
+    proto = convert.proto_of(shown)
     found = [_inferred(graph, node, proto, types, probes, i) for i in range(len(LENGTHS))]
     for name in node.outputs:
         each = [f.get(name) for f in found]
@@ -221,7 +228,7 @@ def _inferred(
     }
     data = {n: _tensor(v[place]) for n in types if (v := probes.of(n)) is not None}
     try:
-        schema = defs.get_schema(node.op, OPSET, "")
+        schema = defs.get_schema(proto.op_type, OPSET, "")
         found = shape_inference.infer_node_outputs(
             schema, proto, given, data, opset_imports=_OPSETS
         )

@@ -21,10 +21,9 @@ def ints(*values: int) -> np.ndarray:
 
 
 def over(x: Shape, *nodes: onnx.NodeProto, **constants: Any) -> Case:
-    """`nodes` go from `h`, x times a weight of its shape, to `out`."""
-    start = [node("Mul", "x w0", "g", "scale"), node("Add", "g b0", "h", "under")]
-    own = weights(w0=x[1:], b0=x[1:])  # type: ignore[arg-type]
-    return [*start, *nodes], {**own, **constants}, x
+    """`nodes` go from `h`, x with its last axis multiplied by a weight, to `out`."""
+    own = weights(w0=(x[-1], x[-1]))  # type: ignore[arg-type]
+    return [node("MatMul", "x w0", "h", "under"), *nodes], {**own, **constants}, x
 
 
 def einsum(equation: str, x: Shape, *w: Sequence[int]) -> Case:
