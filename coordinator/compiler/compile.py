@@ -19,6 +19,7 @@ from coordinator.compiler import (
     fuse,
     gradient,
     lower,
+    mixing,
     model,
     modes,
     proximal,
@@ -63,6 +64,7 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
     frozen = FrozenFile()
     values = {w: loaded.values[w] for w in problem.weights}
     initial = checkpoint.write({problem.weights[w]: v for w, v in values.items()})
+    _check_examples(problem, values)
     train, slots = _train(task, problem, values, frozen)
     files: dict[FileName, bytes] = {
         "train.onnx": train,
@@ -89,6 +91,15 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
         lazy=task.upload.lazy or msgspec.UNSET,
     )
     return CompiledPlan(parse_manifest(manifest.to_bytes()), files, initial)
+
+
+def _check_examples(problem: Problem, values: Mapping[str, Array]) -> None:
+    """Raise `CompileError` if an example's output depends on the others in its batch."""
+    graph = problem.graph.copy()
+    modes.for_evaluation(graph)
+    simplify.prune(graph, [problem.output])
+    examples = [tensor for tensor in problem.inputs if tensor != problem.target]
+    mixing.check(graph, examples, values, {problem.output: "the output"})
 
 
 def differentiated(problem: Problem, values: Mapping[str, Array]) -> tuple[Graph, str]:
