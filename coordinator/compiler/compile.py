@@ -64,8 +64,8 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
     frozen = FrozenFile()
     values = {w: loaded.values[w] for w in problem.weights}
     initial = checkpoint.write({problem.weights[w]: v for w, v in values.items()})
-    _check_examples(problem, values)
     train, slots = _train(task, problem, values, frozen)
+    _check_examples(problem, values)
     files: dict[FileName, bytes] = {
         "train.onnx": train,
         "evaluate.onnx": _evaluate(task, problem, frozen),
