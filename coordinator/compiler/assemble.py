@@ -79,7 +79,7 @@ def write(graph: Graph, interface: Interface, place: Place) -> bytes:
     external = {names[n]: where for n in used if (where := place(n, graph.constants[n]))}
     final = Graph(
         [
-            Node(n.op, n.inputs, n.outputs, n.attributes)
+            Node(n.op, n.inputs, n.outputs, n.attributes, _name_of(n))
             for n in (node.renamed(names) for node in nodes)
         ],
         {names[n]: graph.constants[n] for n in used},
@@ -87,6 +87,14 @@ def write(graph: Graph, interface: Interface, place: Place) -> bytes:
     # The checker wants external data on disk: it is shown the same graph with all data inside.
     checker.check_model(convert.model_of(final, signature), full_check=True)
     return convert.bytes_of(convert.model_of(final, signature, external))
+
+
+def _name_of(node: Node) -> str:
+    """A node's name in the file: none, but where a fusion of ONNX Runtime's makes names of names.
+
+    Of several slices of nameless nodes it makes several nodes of one name, and then fails.
+    """
+    return node.outputs[0] if node.op in ("Gather", "Slice") else ""
 
 
 def _distinct(graph: Graph, inputs: Iterable[str], outputs: Mapping[str, str]) -> dict[str, str]:

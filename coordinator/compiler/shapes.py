@@ -114,7 +114,9 @@ def _size(shape: Shape) -> int | None:
 def _freed(shape: Shape, wanted: Shape, fixed_batch: int) -> Shape:
     """The target with -1 in the place of the length at which the batch was fixed.
 
-    As many elements come before it as before the batch's axis in `shape`.
+    As many elements come before it as before the batch's axis in `shape`, or more if that axis is
+    joined of several. Where it is joined with another axis in the target, as 1 with 6, that is the
+    one after it, but never the last: that holds features.
     """
     each = _size(shape)
     if each is None or any(isinstance(n, str) for n in wanted):
@@ -126,10 +128,13 @@ def _freed(shape: Shape, wanted: Shape, fixed_batch: int) -> Shape:
     numbers = [each * fixed_batch // others if n == -1 else n for n in numbers]
     start = next(i for i, n in enumerate(shape) if isinstance(n, str))
     before = math.prod(n for n in shape[:start] if isinstance(n, int))
-    places = [i for i in range(len(numbers)) if math.prod(numbers[:i]) == before]
-    exact = [i for i in places if numbers[i] == fixed_batch]
-    for i in exact or [i for i in places if numbers[i] % fixed_batch == 0]:
-        return (*numbers[:i], -1, *numbers[i + 1 :])
+    most = before * (multiple(shape[start]) or 1)
+    places = [i for i in range(len(numbers)) if before <= math.prod(numbers[:i]) <= most]
+    for i in [i for i in places if numbers[i] == fixed_batch] or places[:1]:
+        if i and i == len(numbers) - 1 and numbers[i] != fixed_batch:
+            i -= 1
+        if numbers[i] % fixed_batch == 0:
+            return (*numbers[:i], -1, *numbers[i + 1 :])
     return wanted
 
 
