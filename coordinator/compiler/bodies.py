@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import defs, helper, inliner, shape_inference
+from onnx import defs, helper, inliner, numpy_helper, shape_inference
 
 from coordinator.compiler import convert
 from coordinator.compiler.graph import IR_VERSION, OPSET, Array, Emitter, Graph, Node
@@ -64,6 +64,42 @@ def older(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     del found.graph.input[:]
     found.graph.input.extend(inputs)
     return found
+
+
+def without_deprecated(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with group norms of operator sets 18 to 20 written out.
+
+    They have one scale and bias for each group, and so are instance norms of the groups. ONNX has
+    withdrawn them: its checker and its converter refuse such a model.
+    """
+    opset = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
+    norms = [node for node in proto.graph.node if node.op_type == "GroupNormalization"]
+    if not norms or not 18 <= opset < 21:
+        return proto
+    result = onnx.ModelProto()
+    result.CopyFrom(proto)
+    del result.graph.node[:]
+    for node in proto.graph.node:
+        result.graph.node.extend(_of_groups(node) if node in norms else [node])
+        if node in norms:
+            groups = [0, next(a.i for a in node.attribute if a.name == "num_groups"), -1]
+            value = numpy_helper.from_array(np.array(groups, np.int64), f"{node.output[0]}.groups")
+            result.graph.initializer.append(value)
+    return result
+
+
+def _of_groups(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    (x, scale, bias), (y,) = node.input, node.output
+    apart, normal, shape = f"{y}.apart", f"{y}.normal", f"{y}.shape"
+    epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
+    return [
+        helper.make_node("Reshape", [x, f"{y}.groups"], [apart], f"{node.name}.apart"),
+        helper.make_node(
+            "InstanceNormalization", [apart, scale, bias], [normal], node.name, epsilon=epsilon
+        ),
+        helper.make_node("Shape", [x], [shape], f"{node.name}.shape"),
+        helper.make_node("Reshape", [normal, shape], [y], f"{node.name}.whole"),
+    ]
 
 
 def _since(op: str, opset: int) -> int | None:

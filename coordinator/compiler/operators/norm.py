@@ -80,12 +80,11 @@ def group_norm(emit: Emitter, node: Node) -> list[str]:
     x, scale, bias = node.inputs
     channels, *size = emit.graph.fixed(x)
     groups = int(node.attributes["num_groups"])
-    apart = emit.op("Reshape", x, emit.ints(-1, groups, channels // groups * math.prod(size)))
-    shape = (channels // groups * math.prod(size),)
-    epsilon = float(node.attributes.get("epsilon", 1e-5))
-    hat = _layer_norm(emit, apart, shape, 2, epsilon)
-    hat = emit.op("Reshape", hat, emit.ints(-1, channels, *size))
-    return [_scaled(emit, hat, scale, bias, len(size) + 2)]
+    length = channels // groups * math.prod(size)
+    apart = emit.op("Reshape", x, emit.ints(-1, groups, length))
+    hat = _layer_norm(emit, apart, (length,), 2, float(node.attributes.get("epsilon", 1e-5)))
+    whole = emit.ints(-1, channels, *size)
+    return [_scaled(emit, emit.op("Reshape", hat, whole), scale, bias, len(size) + 2)]
 
 
 def _standard(emit: Emitter, x: str, axis: int, epsilon: float) -> str:

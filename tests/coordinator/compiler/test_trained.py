@@ -103,7 +103,6 @@ def test_a_number_can_be_chosen(tmp_path: Path) -> None:
         ('trained = ["u*"]', ("model.trained", "'u*'", "matches no weight", "s, w, t, v")),
         ('trained = ["v"]', ("model.trained", "does not depend on weight 'v'")),
         ('trained = ["t", "s"]', ("'s'", "model.frozen", "model.trained")),
-        ('trained = ["t"]\nfrozen = ["t"]', ("'t'", "model.frozen", "model.trained")),
         ('trained = ["d"]', ("weight 'd'", "float64", "only float32")),
     ],
 )
