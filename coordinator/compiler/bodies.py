@@ -90,10 +90,12 @@ def without_deprecated(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 def _of_groups(node: onnx.NodeProto) -> list[onnx.NodeProto]:
     (x, scale, bias), (y,) = node.input, node.output
-    apart, normal, shape = f"{y}.apart", f"{y}.normal", f"{y}.shape"
+    flat, apart, normal, shape = (f"{y}.{part}" for part in ("flat", "apart", "normal", "shape"))
     epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
     return [
-        helper.make_node("Reshape", [x, f"{y}.groups"], [apart], f"{node.name}.apart"),
+        helper.make_node("Reshape", [x, f"{y}.groups"], [flat], f"{node.name}.flat"),
+        # Right after a Reshape, `trained.py` would take a scale of 1 for an exporter's constant.
+        helper.make_node("Identity", [flat], [apart], f"{node.name}.apart"),
         helper.make_node(
             "InstanceNormalization", [apart, scale, bias], [normal], node.name, epsilon=epsilon
         ),

@@ -40,6 +40,15 @@ def complete_layer_norm(emit: Emitter, node: Node) -> list[str]:
     return list(made[: len(node.outputs)])
 
 
+@lowering("LayerNormalization")
+def without_zeros(emit: Emitter, node: Node, forward: Node) -> list[str] | None:
+    """The same without a bias that only the gradient builder wants."""
+    bias = emit.graph.constants.get(node.inputs[2]) if len(node.inputs) > 2 else None
+    if bias is None or bias.any():
+        return None
+    return list(emit.ops(node.op, node.inputs[:2], len(node.outputs), **node.attributes))
+
+
 @lowering("LayerNormalizationGrad")
 def layer_norm_grad(emit: Emitter, node: Node, forward: Node) -> list[str]:
     """dX = (G - mean(G) - X^ mean(G X^)) / deviation with G = dY scale, the means along the

@@ -79,6 +79,29 @@ def test_the_mask_of_an_attention_is_no_weight(tmp_path: Path) -> None:
     assert trained(nodes, {**weights(w=(4, 3)), "mask": mask, "far": far}, tmp_path) == ["w"]
 
 
+def test_a_group_norm_as_exporters_write_it(tmp_path: Path) -> None:
+    """An instance norm with a scale of 1 between two Reshapes, then its own scale and bias."""
+    nodes = [
+        node("MatMul", "x w", "a"),
+        node("Reshape", "a apart", "g"),
+        node("InstanceNormalization", "g ones zeros", "n"),
+        node("Reshape", "n whole", "m"),
+        node("Mul", "m scale", "s"),
+        node("Add", "s bias", "out"),
+    ]
+    values = weights(w=(4, 4), scale=(3, 1), bias=(3, 1))
+    values |= {"ones": np.ones(3, np.float32), "zeros": np.zeros(3, np.float32)}
+    values |= {"apart": i64(0, 3, -1), "whole": i64(-1, 3, 4)}
+    assert trained(nodes, values, tmp_path) == ["w", "scale", "bias"]
+
+
+def test_a_new_instance_norm(tmp_path: Path) -> None:
+    nodes = [node("MatMul", "x w", "a"), node("InstanceNormalization", "a ones zeros", "out")]
+    values = weights(w=(4, 4))
+    values |= {"ones": np.ones(3, np.float32), "zeros": np.zeros(3, np.float32)}
+    assert trained(nodes, values, tmp_path) == ["w", "ones", "zeros"]
+
+
 def test_what_a_constant_node_holds_is_no_weight(tmp_path: Path) -> None:
     value = onnx.numpy_helper.from_array(np.ones(3, np.float32))
     nodes = [
