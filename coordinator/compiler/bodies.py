@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import defs, helper, inliner
+from onnx import defs, helper, inliner, numpy_helper, shape_inference
 
 from coordinator.compiler import convert
 from coordinator.compiler.graph import IR_VERSION, OPSET, Array, Emitter, Graph, Node
@@ -47,15 +47,61 @@ def older(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     }
     if not new:
         return proto
-    whole = onnx.ModelProto()
-    whole.CopyFrom(proto)
+    whole = shape_inference.infer_shapes(proto)  # some bodies depend on the types
     for node in whole.graph.node:
         if node.op_type in new:
             node.CopyFrom(_with_defaults(node, opset))
+    inputs = list(whole.graph.input)
+    typed = {info.name for info in inputs}
+    for tensor in whole.graph.initializer:  # the inliner knows the types of inputs only
+        if tensor.name not in typed:
+            whole.graph.input.append(
+                helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            )
     found: onnx.ModelProto = inliner.inline_selected_functions(
         whole, [("", op) for op in sorted(new)], inline_schema_functions=True
     )
+    del found.graph.input[:]
+    found.graph.input.extend(inputs)
     return found
+
+
+def without_deprecated(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with group norms of operator sets 18 to 20 written out.
+
+    They have one scale and bias for each group, and so are instance norms of the groups. ONNX has
+    withdrawn them: its checker and its converter refuse such a model.
+    """
+    opset = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
+    norms = [node for node in proto.graph.node if node.op_type == "GroupNormalization"]
+    if not norms or not 18 <= opset < 21:
+        return proto
+    result = onnx.ModelProto()
+    result.CopyFrom(proto)
+    del result.graph.node[:]
+    for node in proto.graph.node:
+        result.graph.node.extend(_of_groups(node) if node in norms else [node])
+        if node in norms:
+            groups = [0, next(a.i for a in node.attribute if a.name == "num_groups"), -1]
+            value = numpy_helper.from_array(np.array(groups, np.int64), f"{node.output[0]}.groups")
+            result.graph.initializer.append(value)
+    return result
+
+
+def _of_groups(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    (x, scale, bias), (y,) = node.input, node.output
+    flat, apart, normal, shape = (f"{y}.{part}" for part in ("flat", "apart", "normal", "shape"))
+    epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
+    return [
+        helper.make_node("Reshape", [x, f"{y}.groups"], [flat], f"{node.name}.flat"),
+        # Right after a Reshape, `trained.py` would take a scale of 1 for an exporter's constant.
+        helper.make_node("Identity", [flat], [apart], f"{node.name}.apart"),
+        helper.make_node(
+            "InstanceNormalization", [apart, scale, bias], [normal], node.name, epsilon=epsilon
+        ),
+        helper.make_node("Shape", [x], [shape], f"{node.name}.shape"),
+        helper.make_node("Reshape", [normal, shape], [y], f"{node.name}.whole"),
+    ]
 
 
 def _since(op: str, opset: int) -> int | None:

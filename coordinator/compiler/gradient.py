@@ -50,7 +50,7 @@ def differentiate(
     builder_class = training_build()
     _register_own()
     beside = [node for node in graph.nodes if _stops(graph, node)]
-    known_beside = {o: graph.types[o] for node in beside for o in node.outputs if o}
+    known_beside = {o: graph.types[o] for node in beside for o in node.outputs if o in graph.types}
     signature = convert.Signature({**inputs, **known_beside}, {loss: graph.types[loss]})
     with_values = graph.copy()
     with_values.nodes = [
@@ -94,7 +94,7 @@ def _stops(graph: Graph, node: Node) -> bool:
     entry = OPERATORS.get(node.op)
     if entry is None or not entry.stops or node.domain:
         return False
-    return any(o and graph.types[o].dtype.kind == "f" for o in node.outputs)
+    return any(o in graph.types and graph.types[o].dtype.kind == "f" for o in node.outputs)
 
 
 def _register_own() -> None:

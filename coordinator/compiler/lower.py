@@ -23,7 +23,8 @@ def expand(graph: Graph, inputs: Iterable[str], weights: Iterable[str]) -> None:
     known = (*inputs, *weights)
     fresh: set[str] | None = None
     while fresh is None or fresh:
-        shapes.infer(graph, known)
+        unsettled = any(n.op == "Reshape" and n.outputs[0] not in graph.types for n in graph.nodes)
+        (shapes.infer if unsettled else shapes.update)(graph, known)
         passed = trained.moving(graph, weights)
 
         def rule_of(node: Node, passed: set[str] = passed) -> Expansion | None:

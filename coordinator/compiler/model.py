@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import checker
 
-from coordinator.compiler import convert, opsets, shapes, simplify
+from coordinator.compiler import bodies, convert, opsets, shapes, simplify
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import (
     BATCH,
@@ -78,6 +78,7 @@ def _parse(path: Path) -> onnx.ModelProto:
             f"({_first_line(error)}); put that file back where the model was exported to"
         ) from None
     proto.ir_version = min(proto.ir_version, IR_VERSION)
+    proto = bodies.without_deprecated(proto)
     try:
         checker.check_model(proto)
     except checker.ValidationError as error:

@@ -8,13 +8,15 @@ norm, the slope of a PRelu. Of other initialisers:
 * what is subtracted or divided by is a constant: that is how inputs are standardised;
 * what is added is a weight, and so is what is multiplied in if it has two elements or more (the
   bias and scale of a layer or a norm that was exported in primitives), unless it meets the model's
-  inputs before any weight has (standardisation again), or holds infinity or a number beyond 1e9
-  (the mask of an attention).
+  inputs before any weight has (standardisation again), or holds a number from 1e4 on (the mask of
+  an attention, the scale of a result);
+* scales of 1 and biases of 0 of an instance norm after a Reshape are constants: that is how
+  exporters write a group norm, whose own scale and bias come later.
 
 The task's `model.frozen` takes weights out, `model.trained` puts others in.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -25,8 +27,8 @@ from coordinator.compiler.model import Model
 from coordinator.compiler.operators import LOWERINGS, OPERATORS, supported
 from coordinator.compiler.operators.registry import Operator
 
-_MASK = 1e9
-"""What an attention adds to hide a place is beyond this, and no weight is."""
+_LARGE = 1e4
+"""No weight is that large; what an attention adds to hide a place is."""
 _NOTHING = Operator()
 
 
@@ -44,12 +46,19 @@ def weights(
         raise CompileError(f"weight {both[0]!r} is in model.frozen and in model.trained; choose")
     found: dict[str, None] = {}
     raw = set(model.inputs.values())
+    made = model.graph.producers()
+    fixed = {*model.weights, *model.graph.constants, ""}
     for node in _toward(model.graph, output):
-        places = _weights_of(model, node, raw)
-        if not places and raw.intersection(node.inputs) and raw.issuperset(_computed(model, node)):
+        sources = [_source(made, name) for name in node.inputs]
+        places = _weights_of(model, node, sources, made)
+        if raw.intersection(node.inputs) and OPERATORS.get(node.op, _NOTHING).least:
+            places = []
+        computed = {
+            n for n, source in zip(node.inputs, sources, strict=True) if source not in fixed
+        }
+        if not places and computed and computed <= raw:
             raw.update(node.outputs)
-        direct = [w for w in (_source(model.graph, n) for n in node.inputs) if w in added]
-        for w in (*places, *direct):
+        for w in (*places, *(w for w in sources if w in added)):
             if w not in still:
                 _check(model, w, node)
                 found[w] = None
@@ -132,37 +141,37 @@ def _carries_gradient(graph: Graph, name: str) -> bool:
     return known is None or known.dtype.kind == "f"
 
 
-def _source(graph: Graph, name: str) -> str:
+def _source(made: Mapping[str, Node], name: str) -> str:
     """The tensor that this one is, maybe rearranged."""
-    made = graph.producers()
     while (node := made.get(name)) and node.op in OPERATORS and OPERATORS[node.op].view:
         name = node.inputs[0]
     return name
 
 
-def _computed(model: Model, node: Node) -> list[str]:
-    """The node's inputs that are neither initialisers nor constants."""
-    fixed = {*model.weights, *model.graph.constants, ""}
-    return [n for n in node.inputs if _source(model.graph, n) not in fixed]
-
-
-def _weights_of(model: Model, node: Node, raw: set[str]) -> list[str]:
-    """The initialisers that are weights of this node. `raw` comes from the inputs alone."""
+def _weights_of(
+    model: Model, node: Node, sources: Sequence[str], made: Mapping[str, Node]
+) -> list[str]:
+    """The initialisers that are weights of this node, given what its inputs are."""
     entry = OPERATORS.get(node.op, _NOTHING)
-    if entry.least and raw.intersection(node.inputs):
-        return []
+    constants = _group_norm_constants(node, made)
     found = []
     for place in entry.weights:
-        if place >= len(node.inputs):
-            continue
-        w = _source(model.graph, node.inputs[place])
-        value = model.values.get(w)
+        value = model.values.get(sources[place]) if place < len(sources) else None
         if value is None or value.dtype.kind != "f" or value.ndim == 0 or value.size == 0:
             continue
-        if entry.least and (value.size < entry.least or not np.abs(value).max() < _MASK):
+        if entry.least and (value.size < entry.least or not np.abs(value).max() < _LARGE):
             continue
-        found.append(w)
+        if place not in constants or not (value == constants[place]).all():
+            found.append(sources[place])
     return found
+
+
+def _group_norm_constants(node: Node, made: Mapping[str, Node]) -> dict[int, float]:
+    """The scale and bias, by place, that an exporter gives an instance norm of groups."""
+    before = made.get(node.inputs[0])
+    if node.op == "InstanceNormalization" and before is not None and before.op == "Reshape":
+        return {1: 1.0, 2: 0.0}
+    return {}
 
 
 def _check(model: Model, weight: str, node: Node) -> None:

@@ -14,16 +14,11 @@ for _op in (
     "Relu",
     "Clip",
     "LeakyRelu",
-    "Elu",
-    "Selu",
-    "Celu",
-    "Softplus",
     "Softsign",
     "Sigmoid",
     "Tanh",
     "HardSigmoid",
     "HardSwish",
-    "Mish",
     "Gelu",
     "ThresholdedRelu",
     "Softmax",
@@ -101,43 +96,6 @@ def prelu_grad(emit: Emitter, node: Node, forward: Node) -> list[str]:
     return [dx, dslope]
 
 
-@gradient("Elu")
-def elu_grad(emit: Emitter, node: Node, forward: Node) -> list[str]:
-    """dX = dY where X > 0, else dY (Y + alpha): the slope of alpha (exp(X) - 1)."""
-    alpha = float(forward.attributes.get("alpha", 1.0))
-    return _elu_grad(emit, node, forward, 1.0, alpha)
-
-
-@gradient("Selu")
-def selu_grad(emit: Emitter, node: Node, forward: Node) -> list[str]:
-    """dX = gamma dY where X > 0, else dY (Y + gamma alpha)."""
-    alpha = float(forward.attributes.get("alpha", 1.6732632423543772))
-    gamma = float(forward.attributes.get("gamma", 1.0507009873554805))
-    return _elu_grad(emit, node, forward, gamma, gamma * alpha)
-
-
-def _elu_grad(emit: Emitter, node: Node, forward: Node, above: float, below: float) -> list[str]:
-    low = emit.op("Min", forward.outputs[0], emit.const(0))
-    rest = emit.const(1) if above == below == 1 else step(emit, forward.inputs[0], below, above)
-    return [emit.op("Mul", node.inputs[0], emit.op("Add", low, rest))]
-
-
-@gradient("Celu")
-def celu_grad(emit: Emitter, node: Node, forward: Node) -> list[str]:
-    """dX = dY where X > 0, else dY exp(X / alpha) = dY (Y / alpha + 1)."""
-    low = emit.op("Min", forward.outputs[0], emit.const(0))
-    alpha = float(forward.attributes.get("alpha", 1.0))
-    if alpha != 1:
-        low = emit.op("Mul", low, emit.const(1 / alpha))
-    return [emit.op("Mul", node.inputs[0], emit.op("Add", low, emit.const(1)))]
-
-
-@gradient("Softplus")
-def softplus_grad(emit: Emitter, node: Node, forward: Node) -> list[str]:
-    """dX = dY sigmoid(X)."""
-    return [emit.op("Mul", node.inputs[0], emit.op("Sigmoid", forward.inputs[0]))]
-
-
 @gradient("Softsign")
 def softsign_grad(emit: Emitter, node: Node, forward: Node) -> list[str]:
     """dX = dY / (1 + |X|)^2 = dY (1 - |Y|)^2."""
@@ -159,13 +117,6 @@ def hard_swish(emit: Emitter, node: Node) -> list[str]:
     """X hardsigmoid(X)."""
     (x,) = node.inputs
     return [emit.op("Mul", x, emit.op("HardSigmoid", x, alpha=1 / 6, beta=0.5))]
-
-
-@expansion("Mish")
-def mish(emit: Emitter, node: Node) -> list[str]:
-    """X tanh(softplus(X)). Neither overflows."""
-    (x,) = node.inputs
-    return [emit.op("Mul", x, emit.op("Tanh", emit.op("Softplus", x)))]
 
 
 @gradient("ThresholdedRelu")

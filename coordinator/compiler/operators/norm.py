@@ -40,6 +40,15 @@ def complete_layer_norm(emit: Emitter, node: Node) -> list[str]:
     return list(made[: len(node.outputs)])
 
 
+@lowering("LayerNormalization")
+def without_zeros(emit: Emitter, node: Node, forward: Node) -> list[str] | None:
+    """The same without a bias that only the gradient builder wants."""
+    bias = emit.graph.constants.get(node.inputs[2]) if len(node.inputs) > 2 else None
+    if bias is None or bias.any():
+        return None
+    return list(emit.ops(node.op, node.inputs[:2], len(node.outputs), **node.attributes))
+
+
 @lowering("LayerNormalizationGrad")
 def layer_norm_grad(emit: Emitter, node: Node, forward: Node) -> list[str]:
     """dX = (G - mean(G) - X^ mean(G X^)) / deviation with G = dY scale, the means along the
@@ -80,12 +89,11 @@ def group_norm(emit: Emitter, node: Node) -> list[str]:
     x, scale, bias = node.inputs
     channels, *size = emit.graph.fixed(x)
     groups = int(node.attributes["num_groups"])
-    apart = emit.op("Reshape", x, emit.ints(-1, groups, channels // groups * math.prod(size)))
-    shape = (channels // groups * math.prod(size),)
-    epsilon = float(node.attributes.get("epsilon", 1e-5))
-    hat = _layer_norm(emit, apart, shape, 2, epsilon)
-    hat = emit.op("Reshape", hat, emit.ints(-1, channels, *size))
-    return [_scaled(emit, hat, scale, bias, len(size) + 2)]
+    length = channels // groups * math.prod(size)
+    apart = emit.op("Reshape", x, emit.ints(-1, groups, length))
+    hat = _layer_norm(emit, apart, (length,), 2, float(node.attributes.get("epsilon", 1e-5)))
+    whole = emit.ints(-1, channels, *size)
+    return [_scaled(emit, emit.op("Reshape", hat, whole), scale, bias, len(size) + 2)]
 
 
 def _standard(emit: Emitter, x: str, axis: int, epsilon: float) -> str:

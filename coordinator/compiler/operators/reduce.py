@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import FLOAT, Emitter, Node
 from coordinator.compiler.operators.elementwise import or_infinity
-from coordinator.compiler.operators.registry import expansion, gradient, operator
+from coordinator.compiler.operators.registry import expansion, gradient, inference, operator
 
 _OPS = ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2",
         "ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare")  # fmt: skip
@@ -73,8 +73,19 @@ def _explicit(emit: Emitter, node: Node) -> list[str] | None:
     return [emit.op(node.op, x, axes, keepdims=keep)]
 
 
+def _nothing(emit: Emitter, node: Node) -> list[str] | None:
+    """The input, where there is nothing to reduce: some kernels of ONNX Runtime fail there."""
+    if not node.attributes.get("noop_with_empty_axes", 0):
+        return None
+    computed = any(name and name not in emit.graph.constants for name in node.inputs[1:])
+    if computed or reduction_of(emit, node).axes:
+        return None
+    return _explicit(emit, node)
+
+
 for _op in _OPS:
     expansion(_op)(_explicit)
+    inference(_op)(_nothing)
 
 
 Slope = Callable[[Emitter, str, str, str, str], str]

@@ -65,7 +65,9 @@ CASES: dict[str, Case] = {
         ("N", 3, 7, 7), (3, 1, 3, 3), group=3, dilations=[2, 1], pads=[2, 1, 2, 1]
     ),
     "Conv depthwise, several outputs each": conv(("N", 2, 6, 6), (4, 1, 3, 3), group=2),
-    "Conv depthwise, a large window": conv(("N", 2, 7, 6), (2, 1, 6, 6), group=2, pads=[2, 2, 3, 3]),
+    "Conv depthwise, a large window": conv(
+        ("N", 2, 7, 6), (2, 1, 6, 6), group=2, pads=[2, 2, 3, 3]
+    ),
     "Conv depthwise, rest left over": conv(
         ("N", 3, 8, 9), (3, 1, 3, 2), group=3, strides=[3, 2], dilations=[1, 2]
     ),

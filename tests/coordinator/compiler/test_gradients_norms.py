@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from tests.coordinator.compiler.building import Shape, node, task
-from tests.coordinator.compiler.checking import Gradients
+from tests.coordinator.compiler.checking import Gradients, close
 from tests.coordinator.compiler.test_gradients import Case, check
 from tests.coordinator.compiler.test_gradients_math import build, case, f32, i64
 
@@ -100,3 +101,23 @@ def test_recomputed(name: str, tmp_path: Path) -> None:
         w for w, public in gradients.problem.weights.items() if public in ("mean", "var")
     }
     check(gradients)
+
+
+def test_group_norm_of_operator_set_18(tmp_path: Path) -> None:
+    """It had one scale and one bias for each group."""
+    old = bent(node("GroupNormalization", "t s b", "n", num_groups=2), s=(2,), b=(2,))
+    proto = build(old, 18)
+    proto.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "N"
+    gradients = Gradients(proto, task("mse"), tmp_path)
+    check(gradients)
+    new = build(bent(node("GroupNormalization", "t s b", "n", num_groups=2), s=(4,), b=(4,)))
+    values = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
+    for tensor in new.graph.initializer:
+        whole = values[tensor.name]
+        wide = np.repeat(whole, 2) if tensor.name in ("s", "b") else whole
+        tensor.CopyFrom(numpy_helper.from_array(wide, tensor.name))
+    again = Gradients(new, task("mse"), tmp_path)
+    examples = again.examples(3)
+    ours, expected = gradients.lowered(examples), again.lowered(examples)
+    close(ours["w0"], expected["w0"])
+    close(ours["s"], expected["s"].reshape(2, 2).sum(axis=1))

@@ -7,8 +7,17 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.coordinator.compiler.building import FLOAT, INT64, compiled, model, node, run, session
-from tests.coordinator.compiler.building import task, weights
+from tests.coordinator.compiler.building import (
+    FLOAT,
+    INT64,
+    compiled,
+    model,
+    node,
+    run,
+    session,
+    task,
+    weights,
+)
 from tests.coordinator.compiler.checking import Gradients
 from tests.coordinator.compiler.test_gradients import check
 
@@ -118,3 +127,27 @@ def test_exported_for_one_example(name: str, tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(5, 3, 4)).astype(np.float32)
     found = run(session(tmp_path / "plan" / "model.onnx"), {"x": x})["out"]
     assert len(found) == 5
+
+
+def test_axes_joined_for_one_example(tmp_path: Path) -> None:
+    """Attention exported for one example: its shapes are numbers, the batch nowhere to be seen."""
+    nodes = [
+        node("Transpose", "x", "a", perm=[1, 0, 2]),
+        node("Reshape", "a flat", "b"),
+        node("MatMul", "b w", "c"),
+        node("Reshape", "c heads", "d"),
+        node("Transpose", "d", "e", perm=[1, 0, 2]),
+        node("Softmax", "e", "f"),
+        node("Transpose", "f", "g", perm=[1, 0, 2]),
+        node("Reshape", "g apart", "h"),
+        node("Transpose", "h", "out", perm=[1, 0, 2]),
+    ]
+    shapes = {"flat": [3, 4], "heads": [3, 2, 2], "apart": [3, 1, 4]}
+    values = {**weights(w=(4, 4)), **{n: np.array(v) for n, v in shapes.items()}}
+    proto = model(nodes, values, (1, 3, 4))
+    compiled(proto, tmp_path, task("mse"))
+    x = np.random.default_rng(0).normal(size=(5, 3, 4)).astype(np.float32)
+    found = run(session(tmp_path / "plan" / "model.onnx"), {"x": x})["out"]
+    alone = session(proto.SerializeToString())
+    expected = [run(alone, {"x": one[None]})["out"][0] for one in x]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
