@@ -6,7 +6,7 @@ Most of their gradients are standard operators; the others are written otherwise
 import numpy as np
 
 from coordinator.compiler.errors import CompileError
-from coordinator.compiler.graph import Emitter, Graph, Node, Shape
+from coordinator.compiler.graph import Emitter, Graph, Node
 from coordinator.compiler.operators.along import target
 from coordinator.compiler.operators.registry import expansion, lowering, operator
 
@@ -137,11 +137,3 @@ def _rearranged(
 def trilu(emit: Emitter, node: Node, forward: Node) -> list[str]:
     """The same triangle of dY. The forward operator comes here too: it has the same name."""
     return [emit.op("Trilu", node.inputs[0], *forward.inputs[1:], **forward.attributes)]
-
-
-def shape_of(graph: Graph, name: str) -> Shape:
-    """A tensor's shape, in which one axis at most varies."""
-    shape = graph.shape(name)
-    if sum(isinstance(n, str) for n in shape) > 1:
-        graph.fixed(name)
-    return shape
