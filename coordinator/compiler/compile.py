@@ -5,8 +5,9 @@ names (`problem.py`, `trained.py`); write operators as they are in training (`mo
 loss (`losses.py`); write all of it as the gradient builder wants it (`lower.expand`); differentiate
 (`gradient.py`); lower what only the training build knows (`lower.lower`, `operators/`); add the
 proximal term (`proximal.py`) and the optimiser's step (`optimizers.py`); simplify and fuse
-(`simplify.py`, `fuse.py`); give public names and write the files (`assemble.py`). That no example depends on the others in its batch, a run shows
-(`mixing.py`).
+(`simplify.py`, `fuse.py`); give public names
+and write the files (`assemble.py`). That no example depends on the others in its batch, a run
+shows (`mixing.py`).
 """
 
 from collections.abc import Mapping
