@@ -8,7 +8,7 @@ from onnx import checker
 
 from coordinator.compiler import convert
 from coordinator.compiler.convert import External, Signature
-from coordinator.compiler.graph import Array, Emitter, Graph, Node, TensorType
+from coordinator.compiler.graph import Array, Emitter, Graph, Node, TensorType, in_order
 
 FROZEN_NAME = "frozen.bin"
 FROZEN_LEAST = 1024
@@ -61,7 +61,7 @@ def write(graph: Graph, interface: Interface, place: Place) -> bytes:
     which it was built. The result is checked in full before it is returned.
     """
     outputs = _distinct(graph, interface.inputs, interface.outputs)
-    nodes = _in_order(graph, outputs.values())
+    nodes = in_order(graph.nodes, outputs.values())
     names = {"": "", **interface.inputs, **{now: name for name, now in outputs.items()}}
     public = set(names.values())
     number = 0
@@ -79,7 +79,7 @@ def write(graph: Graph, interface: Interface, place: Place) -> bytes:
     external = {names[n]: where for n in used if (where := place(n, graph.constants[n]))}
     final = Graph(
         [
-            Node(n.op, n.inputs, n.outputs, n.attributes)
+            Node(n.op, n.inputs, n.outputs, n.attributes, _name_of(n))
             for n in (node.renamed(names) for node in nodes)
         ],
         {names[n]: graph.constants[n] for n in used},
@@ -87,6 +87,14 @@ def write(graph: Graph, interface: Interface, place: Place) -> bytes:
     # The checker wants external data on disk: it is shown the same graph with all data inside.
     checker.check_model(convert.model_of(final, signature), full_check=True)
     return convert.bytes_of(convert.model_of(final, signature, external))
+
+
+def _name_of(node: Node) -> str:
+    """A node's name in the file: none, but where a fusion of ONNX Runtime's makes names of names.
+
+    Of several slices of nameless nodes it makes several nodes of one name, and then fails.
+    """
+    return node.outputs[0] if node.op in ("Gather", "Slice") else ""
 
 
 def _distinct(graph: Graph, inputs: Iterable[str], outputs: Mapping[str, str]) -> dict[str, str]:
@@ -109,20 +117,3 @@ def _distinct(graph: Graph, inputs: Iterable[str], outputs: Mapping[str, str]) -
 def _type_of_constant(graph: Graph, name: str) -> TensorType:
     value = graph.constants[name]
     return TensorType(value.dtype, value.shape)
-
-
-def _in_order(graph: Graph, outputs: Iterable[str]) -> list[Node]:
-    """The nodes that the outputs need, each after those it reads, outputs in their order."""
-    made = graph.producers()
-    done: dict[int, Node] = {}
-    stack = [(made[name], False) for name in reversed(list(outputs))]
-    while stack:
-        node, ready = stack.pop()
-        if id(node) in done:
-            continue
-        if ready:
-            done[id(node)] = node
-            continue
-        stack.append((node, True))
-        stack += [(made[n], False) for n in reversed(node.inputs) if n in made]
-    return list(done.values())

@@ -1,12 +1,13 @@
 """The plan compiler: from a task file and a model to a plan that stock ONNX Runtime trains.
 
 The steps, in order: read the model (`model.py`); put adapters beside matrices (`lora.py`); choose
-the output, the weights to train and the names (`problem.py`, `trained.py`); write operators as the
-gradient builder wants them (`lower.expand`); add the loss (`losses.py`); differentiate
-(`gradient.py`); lower what only the training build knows (`lower.lower`, `operators/`); add the
-proximal term (`proximal.py`) or SCAFFOLD's corrections (`scaffold.py`), clip the gradients
-(`clipping.py`) and add the optimiser's step (`optimizers.py`); simplify and fuse (`simplify.py`,
-`fuse.py`); give public names and write the files (`assemble.py`).
+the output, the weights to train and the names (`problem.py`, `trained.py`); write operators as they
+are in training (`modes.py`); add the loss (`losses.py`); write all of it as the gradient builder
+wants it (`lower.expand`); differentiate (`gradient.py`); lower what only the training build knows
+(`lower.lower`, `operators/`); add the proximal term (`proximal.py`) or SCAFFOLD's corrections
+(`scaffold.py`), clip the gradients (`clipping.py`) and add the optimiser's step (`optimizers.py`);
+simplify and fuse (`simplify.py`, `fuse.py`); give public names and write the files (`assemble.py`).
+That no example depends on the others in its batch, a run shows (`mixing.py`).
 """
 
 from collections.abc import Collection, Mapping
@@ -22,15 +23,17 @@ from coordinator.compiler import (
     gradient,
     lora,
     lower,
+    mixing,
     model,
+    modes,
     proximal,
     scaffold,
     shapes,
     simplify,
+    trained,
 )
 from coordinator.compiler.assemble import FrozenFile, Interface, write
 from coordinator.compiler.convert import External
-from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import OPSET, Array, Emitter, Graph, TensorType
 from coordinator.compiler.metrics import METRICS
 from coordinator.compiler.optimizers import optimizer_of
@@ -80,6 +83,7 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
     zeros = {p.name: np.zeros(p.shape, _FLOAT32) for p in given}
     initial = checkpoint.write({problem.weights[w]: v for w, v in values.items()} | zeros)
     train, slots = _train(task, problem, values, frozen)
+    _check_examples(problem, values)
     files: dict[FileName, bytes] = {
         "train.onnx": train,
         "evaluate.onnx": _evaluate(task, problem, frozen),
@@ -114,25 +118,36 @@ def _given(task: TaskFile, problem: Problem, values: Mapping[str, Array]) -> tup
     if not isinstance(task.aggregation, Scaffold):
         return ()
     return tuple(
-        Parameter(name=CONTROL + name, shape=values[w].shape) for w, name in problem.weights.items()
+        Parameter(name=CONTROL + name, shape=values[w].shape)
+        for w, name in problem.weights.items()
+        if w not in problem.updates
     )
+
+
+def _check_examples(problem: Problem, values: Mapping[str, Array]) -> None:
+    """Raise `CompileError` if an example's output depends on the others in its batch."""
+    graph = problem.graph.copy()
+    modes.for_evaluation(graph)
+    simplify.prune(graph, [problem.output])
+    examples = [tensor for tensor in problem.inputs if tensor != problem.target]
+    mixing.check(graph, examples, values, {problem.output: "the output"})
 
 
 def differentiated(problem: Problem, values: Mapping[str, Array]) -> tuple[Graph, str]:
     """The model, its mean loss and their gradient, not lowered yet; and the loss's tensor.
 
-    The gradient of each weight of `values` is the tensor `<weight>_grad`.
+    The gradient of each weight of `values` is the tensor `<weight>_grad`, but for those that
+    change without (`Problem.updates`): their next values are there.
     """
     graph = problem.graph.copy()
+    modes.for_training(graph)
     loss = problem.loss.mean(Emitter(graph, "loss"), problem.output, problem.target)
-    examples = {tensor: graph.types[tensor] for tensor in problem.inputs}
-    shapes.infer(graph, (*examples, *values))
     simplify.prune(graph, [loss])
-    graph = gradient.differentiate(graph, examples, values, loss)
-    made = graph.producers()
-    for w in values:
-        if w + gradient.SUFFIX not in made:
-            raise CompileError(f"no gradient reaches {graph.label(w)}; freeze it")
+    examples = {n: graph.types[n] for n in (*problem.inputs, *problem.updates)}
+    moved = {w: value for w, value in values.items() if w not in problem.updates}
+    lower.expand(graph, examples, moved)
+    trained.check_operators(graph, moved, loss)
+    graph = gradient.differentiate(graph, examples, moved, loss)
     return graph, loss
 
 
@@ -146,7 +161,7 @@ def _train(
     rate = Emitter(graph).name()
     graph.types[rate] = _SCALAR
     seed, clip = optimizer.seed(rate), task.optimizer.clip_norm
-    gradients = {w: w + gradient.SUFFIX for w in problem.weights}
+    gradients = {w: w + gradient.SUFFIX for w in problem.weights if w not in problem.updates}
     # What the gradients are multiplied by until they are clipped: their norm is then without it.
     factor = None if clip else seed
     if factor is not None:
@@ -155,6 +170,7 @@ def _train(
     if mu := task.training.proximal:
         emit = Emitter(graph, "proximal")
         gradients, bases = proximal.pulled(emit, mu, factor, gradients)
+        bases |= {w: proximal.base_of(emit, w) for w in problem.updates}
     controls: dict[str, str] = {}
     variates: list[State] = []
     if isinstance(task.aggregation, Scaffold):
@@ -172,7 +188,8 @@ def _train(
     slots, state_outputs = _state(graph, problem, step, inputs)
     inputs[rate] = "learning_rate"
     wanted = {"loss": loss}
-    wanted |= {f"next/{problem.weights[w]}": made for w, made in step.weights.items()}
+    after = step.weights | problem.updates
+    wanted |= {f"next/{name}": after[w] for w, name in problem.weights.items()}
     wanted |= state_outputs
     return _finish(graph, inputs, wanted, frozen, {s.now for s in step.state if s.next}), slots
 
@@ -225,6 +242,7 @@ def _state(
 def _evaluate(task: TaskFile, problem: Problem, frozen: FrozenFile) -> bytes:
     """`evaluate.onnx`: the metrics' sums over a batch."""
     graph = problem.graph.copy()
+    modes.for_evaluation(graph)
     emit = Emitter(graph, "metric")
     outputs = {
         f"metric/{name}": METRICS[name].total(emit, problem.loss, problem.output, problem.target)
@@ -238,6 +256,7 @@ def _model(loaded: model.Model, problem: Problem, initial: bytes, frozen: Frozen
     """`model.onnx`: the model as it was, its trained weights in the checkpoint beside it."""
     graph = loaded.graph.copy()
     graph.constants |= {w: v for w, v in loaded.values.items() if w not in problem.weights}
+    modes.for_evaluation(graph)
     now = simplify.simplify(graph, loaded.outputs.values())
     graph.constants |= {w: loaded.values[w] for w in problem.weights}
     places = {

@@ -4,19 +4,19 @@ What comes out is a graph under names of our own (see `graph.py`), and what the 
 inputs, outputs and weights. Every refusal is a `CompileError` that says what to do.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import checker, inliner, version_converter
+from onnx import checker
 
-from coordinator.compiler import classical, convert, shapes, simplify
+from coordinator.compiler import bodies, classical, convert, opsets, shapes, simplify
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import (
     BATCH,
     IR_VERSION,
-    OPSET,
     Array,
     Graph,
     Node,
@@ -52,7 +52,7 @@ def load(path: Path) -> Model:
     proto = classical.standard(_parse(path))
     _check_operators(proto)
     _refuse_large(proto)
-    proto = _working_opset(proto)
+    proto = opsets.working(proto)
     model = _ours(proto)
     fixed = _free_batch(model)
     _check_weights(model)
@@ -80,13 +80,12 @@ def _parse(path: Path) -> onnx.ModelProto:
             f"({_first_line(error)}); put that file back where the model was exported to"
         ) from None
     proto.ir_version = min(proto.ir_version, IR_VERSION)
+    proto = bodies.without_deprecated(proto)
     try:
         checker.check_model(proto)
     except checker.ValidationError as error:
         raise CompileError(f"{path}: not a valid ONNX model: {_first_line(error)}") from None
-    if proto.functions:
-        proto = inliner.inline_local_functions(proto)
-    return proto
+    return opsets.inlined(proto)
 
 
 def _check_operators(proto: onnx.ModelProto) -> None:
@@ -104,26 +103,26 @@ def _check_operators(proto: onnx.ModelProto) -> None:
                 f"operator {node.op_type} ({where}) holds a graph of its own; loops and branches "
                 "are not supported"
             )
+        if node.op_type == "Constant" and not _ordinary(node.attribute):
+            raise CompileError(
+                f"operator Constant ({where}) holds text or a sparse tensor; only ordinary "
+                "tensors of numbers are supported"
+            )
+
+
+def _ordinary(attributes: Iterable[onnx.AttributeProto]) -> bool:
+    """Whether a constant is a number, some numbers or a tensor of them."""
+    allowed = ("value_int", "value_ints", "value_float", "value_floats")
+    return all(
+        a.name in allowed or (a.name == "value" and a.t.data_type != onnx.TensorProto.STRING)
+        for a in attributes
+    )
 
 
 def _refuse_large(proto: onnx.ModelProto) -> None:
     size = proto.ByteSize()
     if size > WEIGHTS_LIMIT:
         raise CompileError(f"the model has {size} bytes; at most {WEIGHTS_LIMIT} are supported")
-
-
-def _working_opset(proto: onnx.ModelProto) -> onnx.ModelProto:
-    found = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
-    if found == OPSET:
-        return proto
-    try:
-        converted: onnx.ModelProto = version_converter.convert_version(proto, OPSET)
-    except Exception as error:  # noqa: BLE001  (the converter raises several kinds)
-        raise CompileError(
-            f"the model uses ONNX operator set {found} and cannot be converted to {OPSET} "
-            f"({_first_line(error)}); export it with operator set {OPSET}"
-        ) from None
-    return converted
 
 
 def _ours(proto: onnx.ModelProto) -> Model:
@@ -157,7 +156,7 @@ def _ours(proto: onnx.ModelProto) -> Model:
             ours(name)
         node = convert.node_of(raw).renamed(names)
         if node.op == "Constant":
-            graph.constants[node.outputs[0]] = _constant(node)
+            graph.constants[node.outputs[0]] = convert.constant_of(node)
             continue
         graph.labels[f"n{i}"] = _where(raw)
         graph.nodes.append(Node(node.op, node.inputs, node.outputs, node.attributes, f"n{i}"))
@@ -182,14 +181,6 @@ def _input_type(info: onnx.ValueInfoProto) -> TensorType:
     return known
 
 
-def _constant(node: Node) -> Array:
-    ((kind, value),) = node.attributes.items()
-    dtypes = {"value_int": np.int64, "value_ints": np.int64}
-    if kind == "value":
-        return np.asarray(value)
-    return np.asarray(value, dtype=dtypes.get(kind, np.float32))
-
-
 def _free_batch(model: Model) -> int | None:
     """Let the first axis of every input vary. Returns the length it was fixed at, if it was."""
     lengths = set()
@@ -202,6 +193,11 @@ def _free_batch(model: Model) -> int | None:
             raise CompileError(
                 f"input {name!r} has the shape {describe(shape)}; only the batch, the first axis, "
                 "may vary: export the model with the others fixed"
+            )
+        if 0 in shape[1:]:
+            raise CompileError(
+                f"input {name!r} has the shape {describe(shape)}: there is nothing in it; export "
+                "the model with the lengths that its examples have"
             )
         if isinstance(shape[0], int):
             lengths.add(shape[0])
@@ -218,8 +214,7 @@ def _free_batch(model: Model) -> int | None:
 
 def _check_weights(model: Model) -> None:
     for name, value in model.values.items():
-        if value.size > 1 and not np.isfinite(value).all():
-            # A single infinity is the fill value of a mask, not a weight.
+        if np.isnan(value).any():  # infinity may be a mask's; `trained.py` looks at weights
             raise CompileError(f"weight {model.weights[name]!r} holds NaN or infinity")
 
 

@@ -1,12 +1,12 @@
 """What is to be trained: a task's demands, held against the model that it names."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
 
 from coordinator.aggregation.options import CONTROL, Scaffold
-from coordinator.compiler import losses, lower, shapes, simplify, trained
+from coordinator.compiler import losses, running, shapes, simplify, trained
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import BATCH, Emitter, Graph, TensorType, describe
 from coordinator.compiler.losses import Loss
@@ -21,9 +21,11 @@ from wire.plan import BASE, Input, InputType
 class Problem:
     """A model, from its inputs to `output`, and what training is to do with it.
 
-    All names are tensors of `graph`, which holds the part of the model that the loss needs and
-    nothing else yet. `inputs` are the example inputs, the labels' among them under `target`;
-    `weights` maps the weights to train to their public names; `names` has those in use.
+    All names are tensors of `graph`, which holds the part of the model that the loss needs, in the
+    model's own operators (see `modes.py`), and nothing else yet. `inputs` are the example inputs,
+    the labels' among them under `target`; `weights` maps the weights to train to their public
+    names; `names` has those in use. `updates` maps weights that change without a gradient to the
+    tensor that holds their next value in training.
     """
 
     graph: Graph
@@ -33,6 +35,7 @@ class Problem:
     inputs: dict[str, Input]
     weights: dict[str, str]
     names: Names
+    updates: dict[str, str] = field(default_factory=dict)
 
 
 def pose(task: TaskFile, model: Model) -> Problem:
@@ -40,19 +43,29 @@ def pose(task: TaskFile, model: Model) -> Problem:
     graph = model.graph.copy()
     name = _output_name(model, task.loss.output)
     output = _logits(graph, model.outputs[name], task.loss)
-    weights = trained.weights(model, output, task.model.frozen)
-    trained.check_operators(graph, weights, output)
-    graph.constants |= {w: v for w, v in model.values.items() if w not in weights}
-    lower.expand(graph)
-    shapes.infer(graph, (*model.inputs.values(), *weights))
+    weights = trained.weights(model, output, task.model.frozen, task.model.trained)
     simplify.prune(graph, [output])
+    updates = _updates(graph, task, model)
+    weights += [w for w in updates if w not in weights]
+    graph.constants |= {w: v for w, v in model.values.items() if w not in weights}
+    shapes.infer(graph, (*model.inputs.values(), *weights))
+    simplify.forget(graph, [output])
     loss = losses.loss_of(task.loss, _output_type(graph, output, name), f"output {name!r}")
     inputs = _inputs(graph, model)
     target = _target(graph, model, loss.target(task.loss.label), inputs)
     # Reserved only where it is used, so that the names of all other plans stay as they were.
     names = Names(list(inputs.values()), _prefixes(task))
     public = {w: names.take(model.weights[w]) for w in weights}
-    return Problem(graph, loss, output, target, inputs, public, names)
+    return Problem(graph, loss, output, target, inputs, public, names, updates)
+
+
+def _updates(graph: Graph, task: TaskFile, model: Model) -> dict[str, str]:
+    """Put batch norms in the mode that the task asks for."""
+    if task.model.batch_norm == "frozen":
+        running.keep(graph)
+        return {}
+    still = trained.matching(model, "frozen", task.model.frozen) | model.still
+    return running.recompute(graph, model, still)
 
 
 def _prefixes(task: TaskFile) -> tuple[str, ...]:
