@@ -21,7 +21,8 @@ from coordinator.aggregation.options import (
 )
 from coordinator.aggregation.options import problems as aggregation_problems
 from coordinator.codec_choice import AUTO, contradiction
-from coordinator.compiler.options.losses import CrossEntropy, Loss, MeanSquaredError
+from coordinator.compiler.options import metrics
+from coordinator.compiler.options.losses import Loss
 from coordinator.compiler.options.model import Model
 from coordinator.compiler.options.optimizers import Optimizer, Sgd
 from coordinator.compiler.options.section import NotNegative, Section
@@ -103,7 +104,7 @@ class TaskFile(Section, frozen=True, kw_only=True):
 
     name: Identifier
     model: Model
-    loss: Loss
+    loss: Loss | Annotated[tuple[Loss, ...], Meta(min_length=1, max_length=16)]
     optimizer: Optimizer
     training: Training = Training()
     round: Round
@@ -113,6 +114,11 @@ class TaskFile(Section, frozen=True, kw_only=True):
     schedule: str | Schedule = "continuous"
     participants: Participants = Participants()
     selection: Selection = Uniform()
+
+    @property
+    def losses(self) -> tuple[Loss, ...]:
+        """The losses whose weighted sum is trained: `[loss]`, or every `[[loss]]`."""
+        return self.loss if isinstance(self.loss, tuple) else (self.loss,)
 
     @property
     def looks_at_each(self) -> bool:
@@ -175,18 +181,18 @@ def _problems(task: TaskFile) -> list[str]:
         )
     if not 1 <= task.deadline <= 30 * 86400:
         found.append(f"round.deadline = {Duration(task.deadline)}: from 1 s to 30 days")
-    if "accuracy" in task.training.metrics and not isinstance(task.loss, CrossEntropy):
-        found.append("training.metrics: 'accuracy' needs the loss 'cross_entropy'")
-    if "rmse" in task.training.metrics and not isinstance(task.loss, MeanSquaredError):
-        found.append("training.metrics: 'rmse' needs the loss 'mse'")
+    found += metrics.problems(task.training.metrics, task.losses)
     found += aggregation_problems(task.aggregation)
     found += _upload_problems(task)
     if isinstance(task.aggregation, FedNova):
         found += _normalised(task, task.aggregation)
     if len(set(task.training.metrics)) != len(task.training.metrics):
         found.append("training.metrics: a metric is named twice")
-    for name in ("optimizer", "training", "upload", "keep", "round"):
-        for key, value in _floats(name, getattr(task, name)):
+    tables = {n: getattr(task, n) for n in ("optimizer", "training", "upload", "keep", "round")}
+    several = isinstance(task.loss, tuple)
+    tables |= {f"loss[{i}]" if several else "loss": loss for i, loss in enumerate(task.losses)}
+    for name, table in tables.items():
+        for key, value in _floats(name, table):
             if not math.isfinite(value):
                 found.append(f"{key} = {value}: must be finite")
     return found or _overshooting(task)
@@ -239,5 +245,10 @@ def _overshooting(task: TaskFile) -> list[str]:
 
 
 def _floats(name: str, section: Section) -> list[tuple[str, float]]:
-    fields = msgspec.structs.asdict(section).items()
-    return [(f"{name}.{key}", value) for key, value in fields if isinstance(value, float)]
+    """The numbers of a table, those of its lists too."""
+    found = []
+    for key, value in msgspec.structs.asdict(section).items():
+        for part in value if isinstance(value, tuple) else (value,):
+            if isinstance(part, float):
+                found.append((f"{name}.{key}", part))
+    return found

@@ -20,7 +20,8 @@ from coordinator.compiler.assemble import FrozenFile, Interface, write
 from coordinator.compiler.convert import External
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import OPSET, Array, Emitter, Graph, TensorType
-from coordinator.compiler.metrics import METRICS
+from coordinator.compiler.losses import terms
+from coordinator.compiler.metrics import measured
 from coordinator.compiler.optimizers import Optimizer, Step, optimizer_of
 from coordinator.compiler.plan import CompiledPlan
 from coordinator.compiler.problem import Problem, pose
@@ -69,7 +70,7 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
             Parameter(name=name, shape=values[w].shape) for w, name in problem.weights.items()
         ),
         state=tuple(slots),
-        metrics=tuple(METRICS[name].metric for name in task.training.metrics),
+        metrics=tuple(m.metric for m in measured(task.training.metrics, problem.terms)),
         epochs=task.training.epochs,
         batch=task.training.batch,
         learning_rate=task.optimizer.learning_rate,
@@ -88,7 +89,7 @@ def differentiated(problem: Problem, values: Mapping[str, Array]) -> tuple[Graph
     The gradient of each weight of `values` is the tensor `<weight>_grad`.
     """
     graph = problem.graph.copy()
-    loss = problem.loss.mean(Emitter(graph, "loss"), problem.output, problem.target)
+    loss = terms.mean(Emitter(graph, "loss"), problem.terms)
     examples = {tensor: graph.types[tensor] for tensor in problem.inputs}
     shapes.infer(graph, (*examples, *values))
     simplify.prune(graph, [loss])
@@ -176,8 +177,8 @@ def _evaluate(task: TaskFile, problem: Problem, frozen: FrozenFile) -> bytes:
     graph = problem.graph.copy()
     emit = Emitter(graph, "metric")
     outputs = {
-        f"metric/{name}": METRICS[name].total(emit, problem.loss, problem.output, problem.target)
-        for name in task.training.metrics
+        f"metric/{m.metric.name}": m.totals(emit)
+        for m in measured(task.training.metrics, problem.terms)
     }
     inputs = {tensor: entry.name for tensor, entry in problem.inputs.items()} | problem.weights
     return _finish(graph, inputs, outputs, frozen)

@@ -13,12 +13,11 @@ from typing import Any
 
 import onnx
 
-from coordinator.compiler import convert
+from coordinator.compiler import convert, simplify, slopes
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import Array, Graph, TensorType
 
-SUFFIX = "_grad"
-"""What the builder appends to a tensor's name for its gradient."""
+SUFFIX = slopes.SUFFIX
 
 _INSTALL = (
     "compiling needs ONNX Runtime's training build, and it is not installed here: "
@@ -40,9 +39,11 @@ def differentiate(
     builder_class = training_build()
     signature = convert.Signature(inputs, {loss: graph.types[loss]})
     with_values = graph.copy()
+    with_values.slopes.clear()  # what they are of, the builder need not see
+    simplify.prune(with_values, [loss])
     with_values.constants.update(weights)
     model = convert.model_of(with_values, signature)
-    known = {o: graph.types[o] for n in graph.nodes for o in n.outputs if o in graph.types}
+    known = {o: graph.types[o] for n in with_values.nodes for o in n.outputs if o in graph.types}
     model.graph.value_info.extend(convert.info_of(n, t) for n, t in known.items() if n != loss)
     with _quiet():
         try:
@@ -62,6 +63,7 @@ def differentiate(
     for info in built.graph.value_info:
         if info.name not in result.types and (found := convert.type_of(info)) is not None:
             result.types[info.name] = found
+    slopes.put_back(result, graph)
     return result
 
 

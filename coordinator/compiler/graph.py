@@ -23,8 +23,8 @@ Shape = tuple[int | str, ...]
 BATCH = "batch"
 OPSET = 21
 """The one operator set that the compiler works in: the newest the training build reads."""
-FLOAT, BOOL = 1, 9
-"""ONNX's numbers for float32 and bool, as `Cast` wants them."""
+FLOAT, INT64, BOOL = 1, 7, 9
+"""ONNX's numbers for float32, int64 and bool, as `Cast` wants them."""
 IR_VERSION = 10
 """The newest file format that the training build, and stock ONNX Runtime 1.20, read."""
 
@@ -34,6 +34,14 @@ class TensorType(NamedTuple):
 
     dtype: np.dtype[Any]
     shape: Shape | None
+
+
+class Slope(NamedTuple):
+    """A scalar tensor whose gradient is known: `slope` / `divisor` (see `slopes.py`)."""
+
+    value: str
+    slope: str
+    divisor: str
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,7 @@ class Graph:
     """Nodes in an order in which they can run, constants by name, and what types are known.
 
     `labels` says, for messages, what a node or tensor of the user's model is called there.
+    `slopes` has what is to take the place of stand-ins once the graph is differentiated.
     """
 
     nodes: list[Node] = field(default_factory=list)
@@ -80,11 +89,17 @@ class Graph:
     types: dict[str, TensorType] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
     fresh: int = 0
+    slopes: dict[str, Slope] = field(default_factory=dict)
 
     def copy(self) -> "Graph":
         """A graph that can be changed without changing this one; arrays are shared."""
         return Graph(
-            list(self.nodes), dict(self.constants), dict(self.types), self.labels, self.fresh
+            list(self.nodes),
+            dict(self.constants),
+            dict(self.types),
+            self.labels,
+            self.fresh,
+            dict(self.slopes),
         )
 
     def producers(self) -> dict[str, Node]:

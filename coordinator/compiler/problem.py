@@ -1,14 +1,14 @@
 """What is to be trained: a task's demands, held against the model that it names."""
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 
-from coordinator.compiler import losses, lower, shapes, simplify, trained
+from coordinator.compiler import losses, lower, shapes, simplify, targets, trained
 from coordinator.compiler.errors import CompileError
-from coordinator.compiler.graph import BATCH, Emitter, Graph, TensorType, describe
-from coordinator.compiler.losses import Loss
+from coordinator.compiler.graph import BATCH, Graph, TensorType, describe
+from coordinator.compiler.losses.terms import Term
 from coordinator.compiler.model import Model
 from coordinator.compiler.naming import Names
 from coordinator.compiler.options import losses as options
@@ -18,40 +18,61 @@ from wire.plan import BASE, Input, InputType
 
 @dataclass(frozen=True)
 class Problem:
-    """A model, from its inputs to `output`, and what training is to do with it.
+    """A model, from its inputs to the outputs of `terms`, and what training is to do with it.
 
-    All names are tensors of `graph`, which holds the part of the model that the loss needs and
-    nothing else yet. `inputs` are the example inputs, the labels' among them under `target`;
-    `weights` maps the weights to train to their public names; `names` has those in use.
+    All names are tensors of `graph`, which holds the part of the model that the losses need and
+    nothing else yet. `inputs` are the example inputs, the labels among them; `terms` are the losses
+    of the sum; `weights` maps the weights to train to their public names; `names` has those in use.
     """
 
     graph: Graph
-    loss: Loss[Any]
-    output: str
-    target: str
+    terms: tuple[Term, ...]
     inputs: dict[str, Input]
     weights: dict[str, str]
     names: Names
 
 
 def pose(task: TaskFile, model: Model) -> Problem:
-    """Choose output, weights and names. Raises `CompileError` if loss or operators do not fit."""
+    """Choose outputs, weights and names. Raises `CompileError` if losses or operators do not
+    fit."""
     graph = model.graph.copy()
-    name = _output_name(model, task.loss.output)
-    output = _logits(graph, model.outputs[name], task.loss)
-    weights = trained.weights(model, output, task.model.frozen)
-    trained.check_operators(graph, weights, output)
+    names = [_output_name(model, loss.output) for loss in task.losses]
+    outputs = [
+        _logits(graph, model.outputs[name], loss)
+        for name, loss in zip(names, task.losses, strict=True)
+    ]
+    found: dict[str, None] = {}
+    for output in outputs:
+        found |= dict.fromkeys(trained.weights(model, output, task.model.frozen))
+        trained.check_operators(graph, found, output)
+    weights = list(found)
     graph.constants |= {w: v for w, v in model.values.items() if w not in weights}
     lower.expand(graph)
     shapes.infer(graph, (*model.inputs.values(), *weights))
-    simplify.prune(graph, [output])
-    loss = losses.loss_of(task.loss, _output_type(graph, output, name), f"output {name!r}")
+    simplify.prune(graph, outputs)
     inputs = _inputs(graph, model)
-    target = _target(graph, model, loss.target(task.loss.label), inputs)
+    terms = tuple(
+        _term(section, graph, output, name, model, inputs)
+        for section, output, name in zip(task.losses, outputs, names, strict=True)
+    )
     # Reserved only where it is used, so that the names of all other plans stay as they were.
-    names = Names(list(inputs.values()), (BASE,) if task.training.proximal else ())
-    public = {w: names.take(model.weights[w]) for w in weights}
-    return Problem(graph, loss, output, target, inputs, public, names)
+    taken = Names(list(inputs.values()), (BASE,) if task.training.proximal else ())
+    public = {w: taken.take(model.weights[w]) for w in weights}
+    return Problem(graph, terms, inputs, public, taken)
+
+
+def _term(
+    section: options.Loss,
+    graph: Graph,
+    output: str,
+    name: str,
+    model: Model,
+    inputs: dict[str, Input],
+) -> Term:
+    """One loss, its target put among `inputs`."""
+    loss = losses.loss_of(section, _output_type(graph, output, name), f"output {name!r}")
+    target = targets.place(graph, model, loss, section.label, inputs)
+    return Term(loss, output, target, name, section.weight)
 
 
 def _output_name(model: Model, wanted: str | None) -> str:
@@ -67,14 +88,21 @@ def _output_name(model: Model, wanted: str | None) -> str:
 
 
 def _logits(graph: Graph, output: str, loss: options.Loss) -> str:
-    """Where cross-entropy starts: before the model's own last softmax, if it has one.
+    """Where a loss of logits starts: before the model's own last softmax or sigmoid, if it has one.
 
     The loss of the probabilities is the loss of the logits, and the latter is computed well.
     """
-    made = graph.producers().get(output)
-    if isinstance(loss, options.CrossEntropy) and made is not None and made.op == "Softmax":
-        last = len(graph.shape(output)) - 1
-        if made.attributes.get("axis", -1) in (-1, last):
+    producers = graph.producers()
+    made = producers.get(output)
+    while made is not None and made.op == "Identity":
+        made = producers.get(made.inputs[0])
+    if made is None:
+        return output
+    if isinstance(loss, options.BinaryCrossEntropy) and made.op == "Sigmoid":
+        return made.inputs[0]
+    if isinstance(loss, options.CrossEntropy) and made.op in ("Softmax", "LogSoftmax"):
+        rank = len(graph.shape(output))
+        if (int(made.attributes.get("axis", -1)) - loss.axis) % rank == 0:
             return made.inputs[0]
     return output
 
@@ -100,16 +128,3 @@ def _inputs(graph: Graph, model: Model) -> dict[str, Input]:
             dtype = cast(InputType, graph.types[tensor].dtype.name)
             found[tensor] = Input(name=name, dtype=dtype, shape=graph.fixed(tensor))
     return found
-
-
-def _target(graph: Graph, model: Model, label: Input, inputs: dict[str, Input]) -> str:
-    """Add the labels to the inputs; returns their tensor."""
-    if label.name in {*model.inputs, *model.weights.values()}:
-        raise CompileError(
-            f"loss.label = {label.name!r}: the model has an input or a weight of that name; "
-            "choose another name for the labels"
-        )
-    tensor = Emitter(graph).name()
-    inputs[tensor] = label
-    graph.types[tensor] = TensorType(np.dtype(label.dtype), (BATCH, *label.shape))
-    return tensor

@@ -50,6 +50,7 @@ def prune(graph: Graph, outputs: Iterable[str]) -> None:
         if needed.intersection(o for o in node.outputs if o):
             kept.append(node)
             needed.update(node.inputs)
+            needed.update(*(graph.slopes[o] for o in node.outputs if o in graph.slopes))
     graph.nodes = kept[::-1]
     graph.constants = {n: v for n, v in graph.constants.items() if n in needed}
 

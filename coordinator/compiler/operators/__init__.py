@@ -11,7 +11,6 @@ from coordinator.compiler.operators import (
     arithmetic,
     conv,
     linear,
-    loss,
     pool,
     shape,
 )
@@ -25,7 +24,6 @@ __all__ = [
     "arithmetic",
     "conv",
     "linear",
-    "loss",
     "pool",
     "shape",
     "supported",

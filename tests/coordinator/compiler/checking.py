@@ -7,7 +7,7 @@ import onnx
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
-from coordinator.compiler import convert, lower, shapes, simplify
+from coordinator.compiler import convert, lower, metrics, shapes, simplify
 from coordinator.compiler import model as models
 from coordinator.compiler.assemble import Interface, write
 from coordinator.compiler.compile import differentiated
@@ -109,8 +109,9 @@ class Gradients:
 
     def _double_loss(self, examples: Feeds):  # type: ignore[no-untyped-def]
         graph: Graph = self.problem.graph.copy()
-        loss = self.problem.loss
-        total = loss.total(Emitter(graph), self.problem.output, self.problem.target)
+        emit = Emitter(graph)
+        (measured,) = metrics.measured(["loss"], self.problem.terms)
+        total = measured.totals(emit)
         graph.constants = {
             n: v.astype(np.float64) if v.dtype == np.float32 else v
             for n, v in graph.constants.items()
@@ -120,7 +121,7 @@ class Gradients:
             t: TensorType(double, k.shape) if (k := graph.types[t]).dtype == np.float32 else k
             for t in self.names
         }
-        signature = Signature(inputs, {total: TensorType(double, ())})
+        signature = Signature(inputs, {total: TensorType(double, measured.metric.totals)})
         reference = ReferenceEvaluator(convert.model_of(graph, signature))
         feeds = self.feeds(examples)
         base = {
@@ -130,7 +131,9 @@ class Gradients:
         batch = len(next(iter(examples.values())))
 
         def mean(changed: Feeds) -> float:
-            return float(reference.run([total], base | changed)[0]) / batch
+            found = np.asarray(reference.run([total], base | changed)[0])
+            totals = float(found) if found.ndim == 0 else found.ravel().tolist()
+            return measured.metric.value(totals, batch)
 
         return mean
 
