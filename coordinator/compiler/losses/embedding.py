@@ -11,7 +11,7 @@ from wire.plan import Input
 Options = TypeVar("Options", bound=options.Shared)
 
 _SHORT = 1e-8  # a vector up to so long points nowhere: it is like no other, and has no gradient
-_NEVER = 1e30  # below every other logit by so much that its softmax is 0
+_NEVER = 60  # a logit so far below every other has a softmax of 0
 
 
 class Embedding(Loss[Options]):
@@ -108,7 +108,8 @@ class Contrastive(Embedding[options.Contrastive]):
         wanted = emit.op("Div", others, emit.op("Max", number, emit.const(1)))
         transposed = emit.op("Transpose", emit.op("Mul", unit, self._scale(emit)), perm=[1, 0])
         alike = emit.op("MatMul", unit, transposed)
-        never = emit.op("Mul", own, emit.const(_NEVER))
+        far = 2 / self.section.temperature + _NEVER  # logits are that much apart by themselves
+        never = emit.op("Mul", own, emit.const(far))
         log_p = emit.op("LogSoftmax", emit.op("Sub", alike, never), axis=1)
         total = emit.op("ReduceSum", emit.op("Mul", log_p, wanted), keepdims=0)
         return log_p, wanted, emit.op("Neg", total)

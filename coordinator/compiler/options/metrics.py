@@ -76,7 +76,7 @@ def problems(names: Sequence[str], losses: Sequence[Loss]) -> list[str]:
         elif not isinstance(losses[place], suited := SUITS[wanted.kind]):
             kinds = ", ".join(_tag(kind) for kind in suited)
             own = kind_of(losses[place])
-            found.append(f"training.metrics: {name!r} needs a loss of {kinds}; this is {own}")
+            found.append(f"training.metrics: {name!r} needs a loss of {kinds}; this is {own!r}")
     return found
 
 

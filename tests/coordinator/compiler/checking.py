@@ -1,9 +1,11 @@
 """Three ways to the same gradient: lowered, as the training build has it, and by differences."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
+from msgspec import UNSET
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
@@ -12,7 +14,7 @@ from coordinator.compiler import model as models
 from coordinator.compiler.assemble import Interface, write
 from coordinator.compiler.compile import differentiated
 from coordinator.compiler.convert import Signature
-from coordinator.compiler.graph import Emitter, Graph, TensorType
+from coordinator.compiler.graph import FLOAT, Emitter, Graph, TensorType
 from coordinator.compiler.problem import Problem, pose
 from coordinator.taskfile import TaskFile
 from tests.coordinator.compiler.building import run, session
@@ -47,6 +49,8 @@ class Gradients:
             shape = (batch, *entry.shape)
             if entry.classes is not None:
                 feeds[entry.name] = rng.integers(0, entry.classes, shape)
+            elif entry.range is not UNSET:
+                feeds[entry.name] = rng.uniform(*entry.range, shape).astype(entry.dtype)
             else:
                 feeds[entry.name] = rng.normal(size=shape).astype(entry.dtype)
         return feeds
@@ -116,6 +120,13 @@ class Gradients:
             n: v.astype(np.float64) if v.dtype == np.float32 else v
             for n, v in graph.constants.items()
         }
+        to_double = {"to": int(onnx.TensorProto.DOUBLE)}
+        graph.nodes = [
+            replace(n, attributes=to_double)
+            if n.op == "Cast" and n.attributes["to"] == FLOAT
+            else n
+            for n in graph.nodes
+        ]
         double = np.dtype(np.float64)
         inputs = {
             t: TensorType(double, k.shape) if (k := graph.types[t]).dtype == np.float32 else k
