@@ -64,7 +64,7 @@ class Input(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     dtype: InputType
     shape: Shape
     classes: Annotated[int, Meta(ge=1)] | None = None
-    ignored: int | UnsetType = UNSET
+    ignored: Annotated[int, Meta(ge=-(1 << 31), lt=1 << 31)] | UnsetType = UNSET
     """Left out where there is none, as `range`, so that older agents read most manifests."""
     range: tuple[float, float] | UnsetType = UNSET
 

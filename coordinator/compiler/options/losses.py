@@ -85,7 +85,7 @@ class Contrastive(Shared, frozen=True, kw_only=True, tag_field="kind", tag="cont
     """Embeddings of one label near each other, of others apart, within a batch."""
 
     label: str = "label"
-    temperature: Positive = 0.1
+    temperature: Annotated[float, Meta(ge=0.001, le=1000)] = 0.1
 
 
 Loss = (

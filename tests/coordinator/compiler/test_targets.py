@@ -244,7 +244,7 @@ def test_a_metric_of_an_output_that_has_no_loss(tmp_path: Path) -> None:
         ('kind = "huber"\ndelta = 0', "loss.delta = 0: expected `float` > 0.0"),
         ('kind = "hinge"\nmargin = -1', "loss.margin = -1: expected `float` > 0.0"),
         ('kind = "mse"\nweight = -1', "loss.weight = -1: expected `float` > 0.0"),
-        ('kind = "contrastive"\ntemperature = 0.0', "loss.temperature = 0.0: expected `float` > 0"),
+        ('kind = "contrastive"\ntemperature = 0.0', "loss.temperature = 0.0: expected `float` >="),
         ('kind = "bce"\npositive_weight = nan', "loss.positive_weight = nan: expected"),
         ('kind = "mse"\ndelta = 1', "unknown key 'loss.delta'; allowed here: kind, output, weight"),
         ("", "missing key 'loss.kind'; expected one of 'cross_entropy', 'bce', 'mse', 'l1', "),
