@@ -2,7 +2,7 @@
 
 The steps, in order: read the model (`model.py`); choose the output, the weights to train and the
 names (`problem.py`, `trained.py`); write operators as the gradient builder wants them
-(`lower.expand`); add the loss (`losses.py`); differentiate (`gradient.py`); lower what only the
+(`lower.expand`); add the losses (`losses/`); differentiate (`gradient.py`); lower what only the
 training build knows (`lower.lower`, `operators/`); add the proximal term (`proximal.py`) and the
 optimiser's step (`optimizers.py`); simplify and fuse (`simplify.py`, `fuse.py`); give public names
 and write the files (`assemble.py`).

@@ -24,8 +24,8 @@ def measured(names: Sequence[str], terms: Sequence[Term]) -> list[Measured]:
 
 def _measured(name: str, terms: Sequence[Term]) -> Measured:
     wanted = taken_apart(name)
-    place = place_of(wanted, [term.name for term in terms])
-    if place is None:
+    place = place_of(wanted, [term.loss.section.output for term in terms])
+    if place is None or wanted.output not in (None, terms[place].name):
         outputs = ", ".join(repr(term.name) for term in terms)
         raise CompileError(f"training.metrics: {name!r}: the losses' outputs are {outputs}")
     if name == "loss":
@@ -48,9 +48,8 @@ def _loss(name: str, terms: Sequence[Term]) -> Measured:
     def by_count(emit: Emitter) -> str:
         totals = [(t, t.total(emit)) for t in terms]
         sums = [weighted(emit, total.sum, t.weight) for t, total in totals]
-        return judging.rows(
-            emit, sums, [total.divisor or examples(emit, t.target) for t, total in totals]
-        )
+        counts = [total.divisor or examples(emit, t.target) for t, total in totals]
+        return judging.rows(emit, sums, counts)
 
     if all(term.loss.by_example for term in terms):
         return Measured(Metric(name=name, better="lower"), by_example)

@@ -127,6 +127,13 @@ def test_one_loss_in_a_list_is_the_plan_of_one_table(tmp_path: Path) -> None:
     assert compiled(dense(), tmp_path, task(more="weight = 2")) != one
 
 
+def test_a_metric_looks_at_the_loss_that_names_its_output(tmp_path: Path) -> None:
+    """Also where another loss, that it does not suit, takes the only output without saying so."""
+    spec = several('kind = "l1"', LABELS, metrics=("mae", "accuracy:out"))
+    plan = compiled(dense(), tmp_path, spec)
+    assert [m.name for m in plan.manifest.metrics] == ["mae", "accuracy:out"]
+
+
 def test_losses_share_a_label_that_suits_both(tmp_path: Path) -> None:
     spec = several('kind = "cross_entropy"', 'kind = "hinge"\nweight = 0.1')
     plan = compiled(dense(), tmp_path, spec)

@@ -170,7 +170,7 @@ def test_labels_out_of_range_are_left_out(tmp_path, label):
     np.savez(tmp_path / "a.npz", **arrays)
     found = read(tmp_path)
     assert found.skipped == 1
-    assert reason(found) == "a.npz example 2: 'label' is not a class from 0 to 2"
+    assert reason(found) == "a.npz example 3: 'label' is not a class from 0 to 2"
 
 
 def test_whole_numbers_do_not_wrap_around(tmp_path):
