@@ -56,4 +56,4 @@ def _write_gradient(graph: Graph, stand_in: str, node: Node) -> None:
     """What comes from above, over the divisor, times the slope: as the output of `node`."""
     emit, known = Emitter(graph, node.name), graph.slopes[stand_in]
     each = emit.op("Div", stand_in + SUFFIX, known.divisor)
-    graph.nodes.append(Node("Mul", (known.slope, each), node.outputs, name=node.name))
+    graph.nodes.append(Node("Mul", (known.slope, each), node.outputs[:1], name=node.name))
