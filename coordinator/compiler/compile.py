@@ -1,11 +1,11 @@
 """The plan compiler: from a task file and a model to a plan that stock ONNX Runtime trains.
 
 The steps, in order: read the model (`model.py`); choose the output, the weights to train and the
-names (`problem.py`, `trained.py`); write operators as the gradient builder wants them
-(`lower.expand`); add the losses (`losses/`); differentiate (`gradient.py`); lower what only the
-training build knows (`lower.lower`, `operators/`); add the proximal term (`proximal.py`) and the
-optimiser's step (`optimizers.py`); simplify and fuse (`simplify.py`, `fuse.py`); give public names
-and write the files (`assemble.py`).
+names (`problem.py`, `trained.py`); write operators as they are in training (`modes.py`),
+and as the gradient builder wants them (`lower.expand`); add the losses (`losses/`); differentiate
+(`gradient.py`); lower what only the training build knows (`lower.lower`, `operators/`); add the
+proximal term (`proximal.py`) and the optimiser's step (`optimizers.py`); simplify and fuse
+(`simplify.py`, `fuse.py`); give public names and write the files (`assemble.py`).
 """
 
 from collections.abc import Mapping
@@ -15,10 +15,19 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from coordinator.compiler import fuse, gradient, lower, model, proximal, shapes, simplify
+from coordinator.compiler import (
+    fuse,
+    gradient,
+    lower,
+    model,
+    modes,
+    proximal,
+    shapes,
+    simplify,
+    trained,
+)
 from coordinator.compiler.assemble import FrozenFile, Interface, write
 from coordinator.compiler.convert import External
-from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import OPSET, Array, Emitter, Graph, TensorType
 from coordinator.compiler.losses import terms
 from coordinator.compiler.metrics import measured
@@ -86,18 +95,20 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
 def differentiated(problem: Problem, values: Mapping[str, Array]) -> tuple[Graph, str]:
     """The model, its mean loss and their gradient, not lowered yet; and the loss's tensor.
 
-    The gradient of each weight of `values` is the tensor `<weight>_grad`.
+    The gradient of each weight of `values` is the tensor `<weight>_grad`, but for those that
+    change without (`Problem.updates`): their next values are there.
     """
     graph = problem.graph.copy()
+    modes.for_training(graph)
+    examples = {n: graph.types[n] for n in (*problem.inputs, *problem.updates)}
+    moved = {w: value for w, value in values.items() if w not in problem.updates}
+    lower.expand(graph, examples, moved)
+    # After it: what a loss is made of needs no gradient but its own (see `slopes.py`).
     loss = terms.mean(Emitter(graph, "loss"), problem.terms)
-    examples = {tensor: graph.types[tensor] for tensor in problem.inputs}
-    shapes.infer(graph, (*examples, *values))
-    simplify.prune(graph, [loss])
-    graph = gradient.differentiate(graph, examples, values, loss)
-    made = graph.producers()
-    for w in values:
-        if w + gradient.SUFFIX not in made:
-            raise CompileError(f"no gradient reaches {graph.label(w)}; freeze it")
+    shapes.update(graph, (*examples, *moved))
+    simplify.prune(graph, [loss, *problem.updates.values()])
+    trained.check_operators(graph, moved, loss)
+    graph = gradient.differentiate(graph, examples, moved, loss)
     return graph, loss
 
 
@@ -111,11 +122,12 @@ def _train(
     rate = Emitter(graph).name()
     graph.types[rate] = _SCALAR
     seed = _seeded(graph, loss, optimizer, rate)
-    gradients = {w: w + gradient.SUFFIX for w in problem.weights}
+    gradients = {w: w + gradient.SUFFIX for w in problem.weights if w not in problem.updates}
     bases: dict[str, str] = {}
     if mu := task.training.proximal:
         emit = Emitter(graph, "proximal")
         gradients, bases = proximal.pulled(emit, mu, seed, gradients)
+        bases |= {w: proximal.base_of(emit, w) for w in problem.updates}
     step = optimizer.step(Emitter(graph, "optimizer"), rate, gradients)
 
     inputs = {tensor: entry.name for tensor, entry in problem.inputs.items()}
@@ -124,7 +136,8 @@ def _train(
     slots, state_outputs = _state(graph, problem, step, inputs)
     inputs[rate] = "learning_rate"
     wanted = {"loss": loss}
-    wanted |= {f"next/{problem.weights[w]}": made for w, made in step.weights.items()}
+    after = step.weights | problem.updates
+    wanted |= {f"next/{name}": after[w] for w, name in problem.weights.items()}
     wanted |= state_outputs
     return _finish(graph, inputs, wanted, frozen), slots
 
@@ -175,6 +188,7 @@ def _state(
 def _evaluate(task: TaskFile, problem: Problem, frozen: FrozenFile) -> bytes:
     """`evaluate.onnx`: the metrics' sums over a batch."""
     graph = problem.graph.copy()
+    modes.for_evaluation(graph)
     emit = Emitter(graph, "metric")
     outputs = {
         f"metric/{m.metric.name}": m.totals(emit)
@@ -188,6 +202,7 @@ def _model(loaded: model.Model, problem: Problem, initial: bytes, frozen: Frozen
     """`model.onnx`: the model as it was, its trained weights in the checkpoint beside it."""
     graph = loaded.graph.copy()
     graph.constants |= {w: v for w, v in loaded.values.items() if w not in problem.weights}
+    modes.for_evaluation(graph)
     now = simplify.simplify(graph, loaded.outputs.values())
     graph.constants |= {w: loaded.values[w] for w in problem.weights}
     places = {

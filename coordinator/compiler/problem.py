@@ -1,11 +1,11 @@
 """What is to be trained: a task's demands, held against the model that it names."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
 
-from coordinator.compiler import losses, lower, shapes, simplify, targets, trained
+from coordinator.compiler import losses, running, shapes, simplify, targets, trained
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import BATCH, Graph, TensorType, describe
 from coordinator.compiler.losses.terms import Term
@@ -20,9 +20,11 @@ from wire.plan import BASE, Input, InputType
 class Problem:
     """A model, from its inputs to the outputs of `terms`, and what training is to do with it.
 
-    All names are tensors of `graph`, which holds the part of the model that the losses need and
-    nothing else yet. `inputs` are the example inputs, the labels among them; `terms` are the losses
-    of the sum; `weights` maps the weights to train to their public names; `names` has those in use.
+    All names are tensors of `graph`, which holds the part of the model that the losses need, in the
+    model's own operators (see `modes.py`), and nothing else yet. `inputs` are the example inputs,
+    the labels among them; `terms` are the losses of the sum; `weights` maps the weights to train to
+    their public names; `names` has those in use. `updates` maps weights that change without a
+    gradient to the tensor that holds their next value in training.
     """
 
     graph: Graph
@@ -30,6 +32,7 @@ class Problem:
     inputs: dict[str, Input]
     weights: dict[str, str]
     names: Names
+    updates: dict[str, str] = field(default_factory=dict)
 
 
 def pose(task: TaskFile, model: Model) -> Problem:
@@ -43,13 +46,14 @@ def pose(task: TaskFile, model: Model) -> Problem:
     ]
     found: dict[str, None] = {}
     for output in outputs:
-        found |= dict.fromkeys(trained.weights(model, output, task.model.frozen))
-        trained.check_operators(graph, found, output)
-    weights = list(found)
-    graph.constants |= {w: v for w, v in model.values.items() if w not in weights}
-    lower.expand(graph)
-    shapes.infer(graph, (*model.inputs.values(), *weights))
+        found |= dict.fromkeys(
+            trained.weights(model, output, task.model.frozen, task.model.trained)
+        )
     simplify.prune(graph, outputs)
+    updates = _updates(graph, task, model)
+    weights = list(found | dict.fromkeys(updates))
+    graph.constants |= {w: v for w, v in model.values.items() if w not in weights}
+    shapes.infer(graph, (*model.inputs.values(), *weights))
     inputs = _inputs(graph, model)
     terms = tuple(
         _term(section, graph, output, name, model, inputs)
@@ -58,7 +62,7 @@ def pose(task: TaskFile, model: Model) -> Problem:
     # Reserved only where it is used, so that the names of all other plans stay as they were.
     taken = Names(list(inputs.values()), (BASE,) if task.training.proximal else ())
     public = {w: taken.take(model.weights[w]) for w in weights}
-    return Problem(graph, terms, inputs, public, taken)
+    return Problem(graph, terms, inputs, public, taken, updates)
 
 
 def _term(
@@ -73,6 +77,14 @@ def _term(
     loss = losses.loss_of(section, _output_type(graph, output, name), f"output {name!r}")
     target = targets.place(graph, model, loss, section.label, inputs)
     return Term(loss, output, target, name, section.weight)
+
+
+def _updates(graph: Graph, task: TaskFile, model: Model) -> dict[str, str]:
+    """Put batch norms in the mode that the task asks for."""
+    if task.model.batch_norm == "frozen":
+        running.keep(graph)
+        return {}
+    return running.recompute(graph, model, trained.matching(model, "frozen", task.model.frozen))
 
 
 def _output_name(model: Model, wanted: str | None) -> str:

@@ -19,6 +19,12 @@ from coordinator.compiler.graph import BATCH, Emitter, Graph, Node, Shape, Tenso
 
 _INDEX_OPS = ("Shape", "Gather", "Slice", "Concat", "Unsqueeze", "Squeeze", "Cast", "Mul")
 
+_SHOWN = {
+    "GroupNormalization": "InstanceNormalization",
+    "MeanVarianceNormalization": "Softsign",
+}
+"""ONNX infers nothing for these operators, but does for others of the same types and shapes."""
+
 
 def infer(graph: Graph, inputs: Iterable[str], fixed_batch: int | None = None) -> None:
     """Fill in `graph.types`; rewrite reshapes whose target can be told.
@@ -59,7 +65,9 @@ def update(graph: Graph, inputs: Iterable[str]) -> None:
     inputs = tuple(inputs)
     known = {n: t for n, t in graph.types.items() if n not in inputs and t.shape is not None}
     signature = convert.Signature({n: graph.types[n] for n in inputs}, {})
-    model = convert.model_of(graph, signature)
+    shown = graph.copy()
+    shown.nodes = [replace(node, op=_SHOWN.get(node.op, node.op)) for node in graph.nodes]
+    model = convert.model_of(shown, signature)
     model.graph.value_info.extend(convert.info_of(n, t) for n, t in known.items())
     try:
         inferred = shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)

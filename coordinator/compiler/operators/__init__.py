@@ -9,22 +9,41 @@ tables.
 from coordinator.compiler.operators import (
     activation,
     arithmetic,
+    batch_norm,
     conv,
+    exponential,
     linear,
+    norm,
     pool,
+    reduce,
     shape,
 )
-from coordinator.compiler.operators.registry import EXPANSIONS, LOWERINGS, OPERATORS, supported
+from coordinator.compiler.operators.registry import (
+    EXPANSIONS,
+    GRADIENTS,
+    INFERENCE,
+    LOWERINGS,
+    OPERATORS,
+    TRAINING,
+    supported,
+)
 
 __all__ = [
     "EXPANSIONS",
+    "GRADIENTS",
+    "INFERENCE",
     "LOWERINGS",
     "OPERATORS",
+    "TRAINING",
     "activation",
     "arithmetic",
+    "batch_norm",
     "conv",
+    "exponential",
     "linear",
+    "norm",
     "pool",
+    "reduce",
     "shape",
     "supported",
 ]

@@ -1,5 +1,7 @@
 """Three ways to the same gradient: lowered, as the training build has it, and by differences."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,17 +10,84 @@ import onnx
 from msgspec import UNSET
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
 
 from coordinator.compiler import convert, lower, metrics, shapes, simplify
 from coordinator.compiler import model as models
 from coordinator.compiler.assemble import Interface, write
 from coordinator.compiler.compile import differentiated
 from coordinator.compiler.convert import Signature
+from coordinator.compiler.gradient import OWN
 from coordinator.compiler.graph import FLOAT, Emitter, Graph, TensorType
 from coordinator.compiler.problem import Problem, pose
 from coordinator.taskfile import TaskFile
 from tests.coordinator.compiler.building import run, session
 
+DOUBLE = 11
+
+
+class Erf(OpRun):
+    """The reference evaluator's own rounds to float32."""
+
+    op_domain = ""
+
+    def _run(self, x: np.ndarray) -> tuple[np.ndarray]:
+        return (np.vectorize(math.erf, otypes=["d"])(x),)
+
+
+class Gelu(OpRun):
+    """The reference evaluator's own is a function body, and so rounds to float32 with its Erf."""
+
+    op_domain = ""
+
+    def _run(self, x: np.ndarray, approximate: str = "none") -> tuple[np.ndarray]:
+        if approximate == "tanh":
+            inner = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
+            return (0.5 * x * (1 + np.tanh(inner)),)
+        return (0.5 * x * (1 + np.vectorize(math.erf, otypes=["d"])(x / np.sqrt(2))),)
+
+
+class LpNormalization(OpRun):
+    """The reference evaluator's own takes no absolute values."""
+
+    op_domain = ""
+
+    def _run(self, x: np.ndarray, axis: int = -1, p: int = 2) -> tuple[np.ndarray]:
+        return (x / (np.abs(x) ** p).sum(axis=axis, keepdims=True) ** (1 / p),)
+
+
+class MeanVarianceNormalization(OpRun):
+    """The reference evaluator's own is a function body with float32 constants."""
+
+    op_domain = ""
+
+    def _run(self, x: np.ndarray, axes: Sequence[int] = (0, 2, 3)) -> tuple[np.ndarray]:
+        centred = x - x.mean(axis=tuple(axes), keepdims=True)
+        return (centred / (x.std(axis=tuple(axes), keepdims=True) + 1e-9),)
+
+
+class GroupNormalization(OpRun):
+    """The reference evaluator's own is a function body that computes in float32."""
+
+    op_domain = ""
+
+    def _run(
+        self,
+        x: np.ndarray,
+        scale: np.ndarray,
+        bias: np.ndarray,
+        epsilon: float = 1e-5,
+        num_groups: int = 1,
+        stash_type: int = 1,
+    ) -> tuple[np.ndarray]:
+        groups = x.reshape(len(x), num_groups, -1)
+        centred = groups - groups.mean(axis=2, keepdims=True)
+        hat = centred / np.sqrt(groups.var(axis=2, keepdims=True) + epsilon)
+        channels = (-1, *[1] * (x.ndim - 2))
+        return (hat.reshape(x.shape) * scale.reshape(channels) + bias.reshape(channels),)
+
+
+DOUBLES = [Erf, Gelu, GroupNormalization, LpNormalization, MeanVarianceNormalization]
 Feeds = dict[str, np.ndarray]
 
 
@@ -40,6 +109,17 @@ class Gradients:
     def names(self) -> dict[str, str]:
         """Public input names by tensor."""
         return {t: i.name for t, i in self.problem.inputs.items()} | self.problem.weights
+
+    @property
+    def moved(self) -> dict[str, str]:
+        """The weights that have a gradient, with their public names."""
+        problem = self.problem
+        return {w: name for w, name in problem.weights.items() if w not in problem.updates}
+
+    @property
+    def own(self) -> bool:
+        """Whether a gradient is ours, so that the training build cannot run the graph."""
+        return any(node.op == OWN for node in self.raw.nodes)
 
     def examples(self, batch: int, seed: int = 1) -> Feeds:
         """Random example inputs, by public name."""
@@ -64,7 +144,7 @@ class Gradients:
         graph = self.raw.copy()
         lower.lower(graph)
         shapes.update(graph, self.names)
-        wanted = {f"d {name}": f"{w}_grad" for w, name in self.problem.weights.items()}
+        wanted = {f"d {name}": f"{w}_grad" for w, name in self.moved.items()}
         now = simplify.simplify(graph, wanted.values())
         outputs = {public: now[tensor] for public, tensor in wanted.items()}
         shapes.update(graph, self.names)
@@ -77,9 +157,7 @@ class Gradients:
         """By the gradient graph as it was built. Raises if a kernel is missing."""
         graph = self.raw.copy()
         float32 = np.dtype(np.float32)
-        outputs = {
-            f"{w}_grad": TensorType(float32, value.shape) for w, value in self.values.items()
-        }
+        outputs = {f"{w}_grad": TensorType(float32, self.values[w].shape) for w in self.moved}
         signature = Signature({t: graph.types[t] for t in self.names}, outputs)
         proto = convert.model_of(graph, signature)
         proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
@@ -91,7 +169,7 @@ class Gradients:
         feeds = self.feeds(examples)
         made = session(proto.SerializeToString())
         found = run(made, {t: feeds[n] for t, n in self.names.items()})
-        return {name: found[f"{w}_grad"] for w, name in self.problem.weights.items()}
+        return {name: found[f"{w}_grad"] for w, name in self.moved.items()}
 
     def check_differences(self, examples: Feeds, gradients: Feeds, step: float = 1e-6) -> None:
         """Assert that the gradients agree with central differences, in double precision.
@@ -100,7 +178,7 @@ class Gradients:
         """
         loss = self._double_loss(examples)
         rng = np.random.default_rng(2)
-        for w, name in self.problem.weights.items():
+        for w, name in self.moved.items():
             gradient = gradients[name].astype(np.float64)
             size = max(float(np.linalg.norm(gradient)), 1e-12)
             for direction in (gradient / size, rng.normal(size=gradient.shape)):
@@ -120,20 +198,19 @@ class Gradients:
             n: v.astype(np.float64) if v.dtype == np.float32 else v
             for n, v in graph.constants.items()
         }
-        to_double = {"to": int(onnx.TensorProto.DOUBLE)}
-        graph.nodes = [
-            replace(n, attributes=to_double)
-            if n.op == "Cast" and n.attributes["to"] == FLOAT
-            else n
-            for n in graph.nodes
-        ]
         double = np.dtype(np.float64)
         inputs = {
             t: TensorType(double, k.shape) if (k := graph.types[t]).dtype == np.float32 else k
             for t in self.names
         }
         signature = Signature(inputs, {total: TensorType(double, measured.metric.totals)})
-        reference = ReferenceEvaluator(convert.model_of(graph, signature))
+        graph.nodes = [
+            replace(node, attributes={**node.attributes, "to": DOUBLE})
+            if node.op == "Cast" and node.attributes["to"] == FLOAT
+            else node
+            for node in graph.nodes
+        ]
+        reference = ReferenceEvaluator(convert.model_of(graph, signature), new_ops=DOUBLES)
         feeds = self.feeds(examples)
         base = {
             t: feeds[n].astype(np.float64) if feeds[n].dtype == np.float32 else feeds[n]
