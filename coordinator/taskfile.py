@@ -23,8 +23,8 @@ from coordinator.aggregation.options import (
 )
 from coordinator.aggregation.options import problems as aggregation_problems
 from coordinator.codec_choice import AUTO, EXACT, contradiction
-from coordinator.compiler.options import checks
-from coordinator.compiler.options.losses import CrossEntropy, Loss, MeanSquaredError
+from coordinator.compiler.options import checks, metrics
+from coordinator.compiler.options.losses import Loss
 from coordinator.compiler.options.model import Model
 from coordinator.compiler.options.optimizers import AdamW, Optimizer, Sgd
 from coordinator.compiler.options.section import NotNegative, Section
@@ -141,8 +141,13 @@ class TaskFile(AnyTask, frozen=True, kw_only=True):
     """The whole file of a task that trains a model."""
 
     model: Model
-    loss: Loss
+    loss: Loss | Annotated[tuple[Loss, ...], Meta(min_length=1, max_length=16)]
     optimizer: Optimizer
+
+    @property
+    def losses(self) -> tuple[Loss, ...]:
+        """The losses whose weighted sum is trained: `[loss]`, or every `[[loss]]`."""
+        return self.loss if isinstance(self.loss, tuple) else (self.loss,)
 
 
 class StatisticsFile(AnyTask, frozen=True, kw_only=True):
@@ -230,10 +235,7 @@ def _of_rounds(task: AnyTask) -> list[str]:
 def _problems(task: TaskFile) -> list[str]:
     """What no single key shows: values that contradict each other."""
     found = _of_rounds(task)
-    if "accuracy" in task.training.metrics and not isinstance(task.loss, CrossEntropy):
-        found.append("training.metrics: 'accuracy' needs the loss 'cross_entropy'")
-    if "rmse" in task.training.metrics and not isinstance(task.loss, MeanSquaredError):
-        found.append("training.metrics: 'rmse' needs the loss 'mse'")
+    found += metrics.problems(task.training.metrics, task.losses)
     found += aggregation_problems(task.aggregation)
     found += _upload_problems(task)
     if isinstance(task.aggregation, FedNova):
@@ -247,6 +249,9 @@ def _problems(task: TaskFile) -> list[str]:
     if task.model.lora is not None:
         found += checks.numbers("model.lora", task.model.lora)
     found += _infinite(task, "upload", "keep", "round")
+    several = isinstance(task.loss, tuple)
+    for i, loss in enumerate(task.losses):
+        found += _not_finite(f"loss[{i}]" if several else "loss", loss)
     return found or _overshooting(task)
 
 
@@ -363,10 +368,14 @@ def _of_statistics(task: StatisticsFile) -> list[str]:
 
 def _infinite(task: AnyTask, *names: str) -> list[str]:
     """Numbers of these tables that are none."""
+    return [problem for name in names for problem in _not_finite(name, getattr(task, name))]
+
+
+def _not_finite(name: str, table: Section) -> list[str]:
+    """The same of one table."""
     return [
         f"{key} = {value}: must be finite"
-        for name in names
-        for key, value in _floats(name, getattr(task, name))
+        for key, value in _floats(name, table)
         if not math.isfinite(value)
     ]
 
@@ -380,5 +389,10 @@ def _most_pull(optimizer: Sgd | AdamW) -> float:
 
 
 def _floats(name: str, section: Section) -> list[tuple[str, float]]:
-    fields = msgspec.structs.asdict(section).items()
-    return [(f"{name}.{key}", value) for key, value in fields if isinstance(value, float)]
+    """The numbers of a table, those of its lists too."""
+    found = []
+    for key, value in msgspec.structs.asdict(section).items():
+        for part in value if isinstance(value, tuple) else (value,):
+            if isinstance(part, float):
+                found.append((f"{name}.{key}", part))
+    return found

@@ -246,18 +246,22 @@ def evaluate(
     """The plan's metrics of `weights` over at least one example. Raises `BadPlan`,
     `OutOfMemory`."""
     session = open_session(folder / "evaluate.onnx", threads)
+    taken = {i.name for i in session.get_inputs()}
     names = [f"metric/{m.name}" for m in manifest.metrics]
-    totals = np.zeros(len(names))
+    totals = [np.zeros(m.totals) for m in manifest.metrics]
     for chosen in _batches(np.arange(len(examples)), _EVALUATION_BATCH):
         batch = {n: np.ascontiguousarray(a[chosen]) for n, a in examples.arrays.items()}
-        taken = {i.name for i in session.get_inputs()}
         feed = {n: a for n, a in (weights | batch).items() if n in taken}
         try:
-            totals += [float(total) for total in session.run(names, feed)]
+            found = session.run(names, feed)
         except Exception as error:  # noqa: BLE001 - the runtime's errors share no other base
             raise _explained("evaluate.onnx", error) from None
+        for name, total, part in zip(names, totals, found, strict=True):
+            if np.shape(part) != total.shape:
+                raise BadPlan(f"evaluate.onnx: {name} is {np.shape(part)}, not {total.shape}")
+            total += part
     return {
-        m.name: m.value(float(total), len(examples))
+        m.name: m.value(total.ravel().tolist() if m.totals else float(total), len(examples))
         for m, total in zip(manifest.metrics, totals, strict=True)
     }
 

@@ -23,10 +23,11 @@ Names of graph inputs and outputs are part of the format:
   started from, as `base/<name>`: the same at every step;
 * `learning_rate` is a float32 scalar input of `train.onnx`, which `Manifest.rate` tells for each
   step; `loss` is its float32 scalar output;
-* metric sums come out as `metric/<name>`, float32 scalars.
+* metric sums come out as `metric/<name>`, float32, of the shape that `Metric` says.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -42,6 +43,8 @@ MANIFEST_LIMIT = 4 << 20
 """Bytes of a manifest, at most."""
 PLAN_FILE_LIMIT = 1 << 30
 """Bytes of one file of a plan, at most."""
+METRIC_LIMIT = 1 << 19
+"""Elements of one metric's totals, at most."""
 METADATA = "__metadata__"
 """A key of every checkpoint's header, so no tensor's name."""
 CHECKPOINT_NAME = "checkpoint.safetensors"
@@ -59,13 +62,21 @@ class Input(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """One input of the graphs that comes from the device's examples.
 
     `shape` is that of one example, without the batch axis. `classes`, for integer labels: every
-    value must be at least 0 and below it.
+    value must be at least 0 and below it, or be `ignored`. `range`: least and greatest value.
     """
 
     name: Name
     dtype: InputType
     shape: Shape
     classes: Annotated[int, Meta(ge=1)] | None = None
+    ignored: Annotated[int, Meta(ge=-(1 << 31), lt=1 << 31)] | UnsetType = UNSET
+    """Left out where there is none, as `range`, so that older agents read most manifests."""
+    range: tuple[float, float] | UnsetType = UNSET
+
+    @property
+    def ignored_label(self) -> int | None:
+        """A label that is no class and counts nowhere; `None` where every label is a class."""
+        return None if self.ignored is UNSET else self.ignored
 
 
 class Parameter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -94,17 +105,73 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """As `Manifest.tolerance`: older agents refuse only the plans that have one."""
 
 
+Reduce = Literal["mean", "root_mean", "ratio", "sum_of_ratios", "auc"]
+
+
 class Metric(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A figure of merit. The value over n examples is sum / n, or sqrt(sum / n) for `root_mean`."""
+    """A figure of merit, of totals that are summed over batches: so any batches give one value.
+
+    `reduce` and `shape`, that of the totals:
+
+    * `mean`, `root_mean`: a scalar (`shape` is left out); sum / n over n examples, or its root;
+    * `ratio`: [2, k]; the mean of first row / second row, where the second is above 0;
+    * `sum_of_ratios`: the same, but their sum;
+    * `auc`: [2, bins] or [2, classes, bins], histograms of the scores of positives and of
+      negatives, ascending; the area under the ROC curve, ties counting a half, as a mean over the
+      classes that have both.
+
+    Where nothing counts at all, ratios give 0 and `auc` a half.
+    """
 
     name: Name
-    reduce: Literal["mean", "root_mean"] = "mean"
+    reduce: Reduce = "mean"
     better: Literal["higher", "lower"] = "lower"
+    shape: Annotated[tuple[Size, ...], Meta(max_length=3)] | UnsetType = UNSET
 
-    def value(self, total: float, examples: int) -> float:
-        """The metric over `examples` examples whose sum is `total`."""
-        mean = total / examples
-        return math.sqrt(max(mean, 0.0)) if self.reduce == "root_mean" else mean
+    @property
+    def totals(self) -> Shape:
+        """The shape of the totals; () for a scalar."""
+        return () if self.shape is UNSET else self.shape
+
+    def value(self, totals: Sequence[float] | float, examples: int) -> float:
+        """The metric over `examples` examples. `totals` are summed over them: a number, or the
+        elements of the array one after the other, its last axis fastest."""
+        if isinstance(totals, int | float):
+            mean = totals / examples
+            return math.sqrt(max(mean, 0.0)) if self.reduce == "root_mean" else mean
+        half = len(totals) // 2
+        first, second = totals[:half], totals[half:]
+        if self.reduce == "auc":
+            return _mean(_areas(first, second, self.totals[-1]), 0.5)
+        ratios = [a / b for a, b in zip(first, second, strict=True) if b > 0]
+        return math.fsum(ratios) if self.reduce == "sum_of_ratios" else _mean(ratios, 0.0)
+
+    def fits(self) -> bool:
+        """Whether the shape is one that the reduction takes, and of a size that a device can."""
+        scalar = self.reduce in ("mean", "root_mean")
+        ranks = (0,) if scalar else (2, 3) if self.reduce == "auc" else (2,)
+        right = len(self.totals) in ranks and self.totals[:1] in ((), (2,))
+        return (
+            right and scalar == (self.shape is UNSET) and 0 < math.prod(self.totals) <= METRIC_LIMIT
+        )
+
+
+def _areas(positives: Sequence[float], negatives: Sequence[float], bins: int) -> list[float]:
+    """The part of pairs in which the positive has the higher score, of each class with pairs."""
+    areas = []
+    for start in range(0, len(positives), bins):
+        below = won = 0.0
+        ours = positives[start : start + bins]
+        for positive, negative in zip(ours, negatives[start : start + bins], strict=True):
+            won += positive * (below + negative / 2)
+            below += negative
+        if pairs := math.fsum(ours) * below:
+            areas.append(won / pairs)
+    return areas
+
+
+def _mean(values: Sequence[float], of_none: float) -> float:
+    return math.fsum(values) / len(values) if values else of_none
 
 
 class PlanFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -226,6 +293,12 @@ def parse_manifest(data: bytes) -> Manifest:
             )
     if len({m.name for m in manifest.metrics}) != len(manifest.metrics):
         raise WireError(Rule.BAD_MESSAGE, "two metrics of the manifest have one name")
+    for metric in manifest.metrics:
+        if not metric.fits():
+            raise WireError(
+                Rule.BAD_MESSAGE,
+                f"metric {metric.name!r}: no {metric.reduce} has totals {list(metric.totals)}",
+            )
     if manifest.to_bytes() != data:
         raise WireError(Rule.BAD_MESSAGE, "the manifest is not canonical JSON")
     return manifest

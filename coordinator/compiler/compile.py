@@ -2,8 +2,8 @@
 
 The steps, in order: read the model (`model.py`); put adapters beside matrices (`lora.py`); choose
 the output, the weights to train and the names (`problem.py`, `trained.py`); write operators as they
-are in training (`modes.py`); add the loss (`losses.py`); write all of it as the gradient builder
-wants it (`lower.expand`); differentiate (`gradient.py`); lower what only the training build knows
+are in training (`modes.py`), and as the gradient builder wants them (`lower.expand`); add the
+losses (`losses/`); differentiate (`gradient.py`); lower what only the training build knows
 (`lower.lower`, `operators/`); add the proximal term (`proximal.py`) or SCAFFOLD's corrections
 (`scaffold.py`), clip the gradients (`clipping.py`) and add the optimiser's step (`optimizers.py`);
 simplify and fuse (`simplify.py`, `fuse.py`); give public names and write the files (`assemble.py`).
@@ -35,7 +35,8 @@ from coordinator.compiler import (
 from coordinator.compiler.assemble import FrozenFile, Interface, write
 from coordinator.compiler.convert import External
 from coordinator.compiler.graph import OPSET, Array, Emitter, Graph, TensorType
-from coordinator.compiler.metrics import METRICS
+from coordinator.compiler.losses import terms
+from coordinator.compiler.metrics import measured
 from coordinator.compiler.optimizers import optimizer_of
 from coordinator.compiler.plan import CompiledPlan
 from coordinator.compiler.problem import Problem, pose
@@ -98,7 +99,7 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
             Parameter(name=name, shape=values[w].shape) for w, name in problem.weights.items()
         ),
         state=tuple(slots),
-        metrics=tuple(METRICS[name].metric for name in task.training.metrics),
+        metrics=tuple(m.metric for m in measured(task.training.metrics, problem.terms)),
         epochs=task.training.epochs,
         batch=task.training.batch,
         learning_rate=task.optimizer.learning_rate,
@@ -128,9 +129,10 @@ def _check_examples(problem: Problem, values: Mapping[str, Array]) -> None:
     """Raise `CompileError` if an example's output depends on the others in its batch."""
     graph = problem.graph.copy()
     modes.for_evaluation(graph)
-    simplify.prune(graph, [problem.output])
-    examples = [tensor for tensor in problem.inputs if tensor != problem.target]
-    mixing.check(graph, examples, values, {problem.output: "the output"})
+    outputs = {term.output: f"output {term.name!r}" for term in problem.terms}
+    simplify.prune(graph, outputs)
+    used = {name for node in graph.nodes for name in node.inputs}
+    mixing.check(graph, [t for t in problem.inputs if t in used], values, outputs)
 
 
 def differentiated(problem: Problem, values: Mapping[str, Array]) -> tuple[Graph, str]:
@@ -141,11 +143,13 @@ def differentiated(problem: Problem, values: Mapping[str, Array]) -> tuple[Graph
     """
     graph = problem.graph.copy()
     modes.for_training(graph)
-    loss = problem.loss.mean(Emitter(graph, "loss"), problem.output, problem.target)
-    simplify.prune(graph, [loss])
     examples = {n: graph.types[n] for n in (*problem.inputs, *problem.updates)}
     moved = {w: value for w, value in values.items() if w not in problem.updates}
     lower.expand(graph, examples, moved)
+    # After it: what a loss is made of needs no gradient but its own (see `slopes.py`).
+    loss = terms.mean(Emitter(graph, "loss"), problem.terms)
+    shapes.update(graph, (*examples, *moved))
+    simplify.prune(graph, [loss, *problem.updates.values()])
     trained.check_operators(graph, moved, loss)
     graph = gradient.differentiate(graph, examples, moved, loss)
     return graph, loss
@@ -245,8 +249,8 @@ def _evaluate(task: TaskFile, problem: Problem, frozen: FrozenFile) -> bytes:
     modes.for_evaluation(graph)
     emit = Emitter(graph, "metric")
     outputs = {
-        f"metric/{name}": METRICS[name].total(emit, problem.loss, problem.output, problem.target)
-        for name in task.training.metrics
+        f"metric/{m.metric.name}": m.totals(emit)
+        for m in measured(task.training.metrics, problem.terms)
     }
     inputs = {tensor: entry.name for tensor, entry in problem.inputs.items()} | problem.weights
     return _finish(graph, inputs, outputs, frozen)

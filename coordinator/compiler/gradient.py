@@ -15,13 +15,12 @@ from typing import Any
 
 import onnx
 
-from coordinator.compiler import convert
+from coordinator.compiler import convert, simplify, slopes
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import Array, Graph, Node, TensorType, in_order
 from coordinator.compiler.operators import GRADIENTS, OPERATORS
 
-SUFFIX = "_grad"
-"""What the builder appends to a tensor's name for its gradient."""
+SUFFIX = slopes.SUFFIX
 OWN = "ATen"
 """The operator that the builder puts where a gradient of ours goes (`registry.gradient`). It can
 have any number of inputs and outputs, and the builder infers nothing about them."""
@@ -53,9 +52,11 @@ def differentiate(
     known_beside = {o: graph.types[o] for node in beside for o in node.outputs if o in graph.types}
     signature = convert.Signature({**inputs, **known_beside}, {loss: graph.types[loss]})
     with_values = graph.copy()
+    with_values.slopes.clear()  # what they are of, the builder need not see
+    simplify.prune(with_values, [loss])
     with_values.nodes = [
         replace(node, op=_STAND_INS.get(node.op, node.op))
-        for node in graph.nodes
+        for node in with_values.nodes
         if node not in beside
     ]
     with_values.constants.update(weights)
@@ -83,6 +84,7 @@ def differentiate(
     for info in built.graph.value_info:
         if info.name not in result.types and (found := convert.type_of(info)) is not None:
             result.types[info.name] = found
+    slopes.put_back(result, graph)
     return result
 
 

@@ -36,6 +36,14 @@ class TensorType(NamedTuple):
     shape: Shape | None
 
 
+class Slope(NamedTuple):
+    """A scalar tensor whose gradient is known: `slope` / `divisor` (see `slopes.py`)."""
+
+    value: str
+    slope: str
+    divisor: str
+
+
 @dataclass(frozen=True)
 class Node:
     """One operator. An empty name among the inputs or outputs is an optional one left out.
@@ -73,6 +81,7 @@ class Graph:
     """Nodes in an order in which they can run, constants by name, and what types are known.
 
     `labels` says, for messages, what a node or tensor of the user's model is called there.
+    `slopes` has what is to take the place of stand-ins once the graph is differentiated.
     """
 
     nodes: list[Node] = field(default_factory=list)
@@ -80,11 +89,17 @@ class Graph:
     types: dict[str, TensorType] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
     fresh: int = 0
+    slopes: dict[str, Slope] = field(default_factory=dict)
 
     def copy(self) -> "Graph":
         """A graph that can be changed without changing this one; arrays are shared."""
         return Graph(
-            list(self.nodes), dict(self.constants), dict(self.types), self.labels, self.fresh
+            list(self.nodes),
+            dict(self.constants),
+            dict(self.types),
+            self.labels,
+            self.fresh,
+            dict(self.slopes),
         )
 
     def producers(self) -> dict[str, Node]:

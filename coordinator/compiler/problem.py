@@ -1,15 +1,15 @@
 """What is to be trained: a task's demands, held against the model that it names."""
 
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 
 from coordinator.aggregation.options import CONTROL, Scaffold
-from coordinator.compiler import losses, running, shapes, simplify, trained
+from coordinator.compiler import losses, running, shapes, simplify, targets, trained
 from coordinator.compiler.errors import CompileError
-from coordinator.compiler.graph import BATCH, Emitter, Graph, TensorType, describe
-from coordinator.compiler.losses import Loss
+from coordinator.compiler.graph import BATCH, Graph, TensorType, describe
+from coordinator.compiler.losses.terms import Term
 from coordinator.compiler.model import Model
 from coordinator.compiler.naming import Names
 from coordinator.compiler.options import losses as options
@@ -19,19 +19,17 @@ from wire.plan import BASE, Input, InputType
 
 @dataclass(frozen=True)
 class Problem:
-    """A model, from its inputs to `output`, and what training is to do with it.
+    """A model, from its inputs to the outputs of `terms`, and what training is to do with it.
 
-    All names are tensors of `graph`, which holds the part of the model that the loss needs, in the
+    All names are tensors of `graph`, which holds the part of the model that the losses need, in the
     model's own operators (see `modes.py`), and nothing else yet. `inputs` are the example inputs,
-    the labels' among them under `target`; `weights` maps the weights to train to their public
-    names; `names` has those in use. `updates` maps weights that change without a gradient to the
-    tensor that holds their next value in training.
+    the labels among them; `terms` are the losses of the sum; `weights` maps the weights to train to
+    their public names; `names` has those in use. `updates` maps weights that change without a
+    gradient to the tensor that holds their next value in training.
     """
 
     graph: Graph
-    loss: Loss[Any]
-    output: str
-    target: str
+    terms: tuple[Term, ...]
     inputs: dict[str, Input]
     weights: dict[str, str]
     names: Names
@@ -39,24 +37,48 @@ class Problem:
 
 
 def pose(task: TaskFile, model: Model) -> Problem:
-    """Choose output, weights and names. Raises `CompileError` if loss or operators do not fit."""
+    """Choose outputs, weights and names. Raises `CompileError` if losses or operators do not
+    fit."""
     graph = model.graph.copy()
-    name = _output_name(model, task.loss.output)
-    output = _logits(graph, model.outputs[name], task.loss)
-    weights = trained.weights(model, output, task.model.frozen, task.model.trained)
-    simplify.prune(graph, [output])
+    names = [_output_name(model, loss.output) for loss in task.losses]
+    outputs = [
+        _logits(graph, model.outputs[name], loss)
+        for name, loss in zip(names, task.losses, strict=True)
+    ]
+    found: dict[str, None] = {}
+    for output in outputs:
+        found |= dict.fromkeys(
+            trained.weights(model, output, task.model.frozen, task.model.trained)
+        )
+    simplify.prune(graph, outputs)
     updates = _updates(graph, task, model)
-    weights += [w for w in updates if w not in weights]
+    weights = list(found | dict.fromkeys(updates))
     graph.constants |= {w: v for w, v in model.values.items() if w not in weights}
     shapes.infer(graph, (*model.inputs.values(), *weights))
-    simplify.forget(graph, [output])
-    loss = losses.loss_of(task.loss, _output_type(graph, output, name), f"output {name!r}")
+    simplify.forget(graph, outputs)
     inputs = _inputs(graph, model)
-    target = _target(graph, model, loss.target(task.loss.label), inputs)
+    terms = tuple(
+        _term(section, graph, output, name, model, inputs)
+        for section, output, name in zip(task.losses, outputs, names, strict=True)
+    )
     # Reserved only where it is used, so that the names of all other plans stay as they were.
-    names = Names(list(inputs.values()), _prefixes(task))
-    public = {w: names.take(model.weights[w]) for w in weights}
-    return Problem(graph, loss, output, target, inputs, public, names, updates)
+    taken = Names(list(inputs.values()), _prefixes(task))
+    public = {w: taken.take(model.weights[w]) for w in weights}
+    return Problem(graph, terms, inputs, public, taken, updates)
+
+
+def _term(
+    section: options.Loss,
+    graph: Graph,
+    output: str,
+    name: str,
+    model: Model,
+    inputs: dict[str, Input],
+) -> Term:
+    """One loss, its target put among `inputs`."""
+    loss = losses.loss_of(section, _output_type(graph, output, name), f"output {name!r}")
+    target = targets.place(graph, model, loss, section.label, inputs)
+    return Term(loss, output, target, name, section.weight)
 
 
 def _updates(graph: Graph, task: TaskFile, model: Model) -> dict[str, str]:
@@ -87,14 +109,21 @@ def _output_name(model: Model, wanted: str | None) -> str:
 
 
 def _logits(graph: Graph, output: str, loss: options.Loss) -> str:
-    """Where cross-entropy starts: before the model's own last softmax, if it has one.
+    """Where a loss of logits starts: before the model's own last softmax or sigmoid, if it has one.
 
     The loss of the probabilities is the loss of the logits, and the latter is computed well.
     """
-    made = graph.producers().get(output)
-    if isinstance(loss, options.CrossEntropy) and made is not None and made.op == "Softmax":
-        last = len(graph.shape(output)) - 1
-        if made.attributes.get("axis", -1) in (-1, last):
+    producers = graph.producers()
+    made = producers.get(output)
+    while made is not None and made.op == "Identity":
+        made = producers.get(made.inputs[0])
+    if made is None:
+        return output
+    if isinstance(loss, options.BinaryCrossEntropy) and made.op == "Sigmoid":
+        return made.inputs[0]
+    if isinstance(loss, options.CrossEntropy) and made.op in ("Softmax", "LogSoftmax"):
+        rank = len(graph.shape(output))
+        if (int(made.attributes.get("axis", -1)) - loss.axis) % rank == 0:
             return made.inputs[0]
     return output
 
@@ -120,16 +149,3 @@ def _inputs(graph: Graph, model: Model) -> dict[str, Input]:
             dtype = cast(InputType, graph.types[tensor].dtype.name)
             found[tensor] = Input(name=name, dtype=dtype, shape=graph.fixed(tensor))
     return found
-
-
-def _target(graph: Graph, model: Model, label: Input, inputs: dict[str, Input]) -> str:
-    """Add the labels to the inputs; returns their tensor."""
-    if label.name in {*model.inputs, *model.weights.values()}:
-        raise CompileError(
-            f"loss.label = {label.name!r}: the model has an input or a weight of that name; "
-            "choose another name for the labels"
-        )
-    tensor = Emitter(graph).name()
-    inputs[tensor] = label
-    graph.types[tensor] = TensorType(np.dtype(label.dtype), (BATCH, *label.shape))
-    return tensor

@@ -17,6 +17,7 @@ from coordinator.compiler.graph import BATCH, Array, Emitter, Graph, Node
 FOLD_LIMIT = 1 << 16
 """Elements of a constant that folding may make, at most: large ones cost more as bytes."""
 
+_FILL_LIMIT = 256
 _NEVER_FOLD = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike",
                "Multinomial", "Bernoulli")  # fmt: skip
 
@@ -50,6 +51,7 @@ def prune(graph: Graph, outputs: Iterable[str]) -> None:
         if needed.intersection(o for o in node.outputs if o):
             kept.append(node)
             needed.update(node.inputs)
+            needed.update(*(graph.slopes[o] for o in node.outputs if o in graph.slopes))
     graph.nodes = kept[::-1]
     graph.constants = {n: v for n, v in graph.constants.items() if n in needed}
 
@@ -111,7 +113,9 @@ def _computed(graph: Graph, node: Node) -> list[Array] | None:
             return None
     result = ReferenceEvaluator(convert.proto_of(node)).run(None, feeds)
     values = [np.asarray(value) for value in result]
-    return values if sum(v.size for v in values) <= FOLD_LIMIT else None
+    # One number many times over is made as fast as it is read, and no file has to hold it.
+    limit = _FILL_LIMIT if node.op == "ConstantOfShape" else FOLD_LIMIT
+    return values if sum(v.size for v in values) <= limit else None
 
 
 def _aliases(graph: Graph) -> dict[str, str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from msgspec import UNSET
 
 from edge_agent.examples.formats import UNREADABLE, files, store_of
 from edge_agent.examples.holdout import held_out
@@ -108,6 +109,9 @@ def _fitting(block: Block, inputs: tuple[Input, ...], source: str, skip: Skip) -
 
 def _fits(array: Array, cast: Array, i: Input) -> tuple[Array, str]:
     """Which values an input accepts, and what the others are."""
+    if i.range is not UNSET:
+        least, most = i.range
+        return (cast >= least) & (cast <= most), f"not a number from {least:g} to {most:g}"
     if cast.dtype.kind == "f":
         return np.isfinite(cast), "NaN or infinite"
     whole = cast == array
@@ -116,4 +120,7 @@ def _fits(array: Array, cast: Array, i: Input) -> tuple[Array, str]:
         whole &= np.abs(array) < _EXACT
     if i.classes is None:
         return whole, f"not {i.dtype}"
-    return whole & (cast >= 0) & (cast < i.classes), f"not a class from 0 to {i.classes - 1}"
+    label, what = (cast >= 0) & (cast < i.classes), f"not a class from 0 to {i.classes - 1}"
+    if i.ignored_label is not None:
+        label, what = label | (cast == i.ignored_label), f"{what}, nor {i.ignored_label}"
+    return whole & label, what

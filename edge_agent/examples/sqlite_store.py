@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from msgspec import UNSET
 
 from edge_agent.examples.store import (
     Block,
@@ -259,11 +260,17 @@ def _declared(place: Place, name: str) -> str:
     """The type of a column; what SQLite can check, it checks, so that a program hears of it."""
     if place.whole:
         return f"BLOB NOT NULL CHECK (length({quoted(name)}) = {_blob_bytes(place)})"
+    if place.input.range is not UNSET:
+        least, most = place.input.range
+        return f"REAL NOT NULL CHECK ({quoted(name)} BETWEEN {least!r} AND {most!r})"
     if place.input.dtype.startswith("float"):
         return "REAL NOT NULL"
     if place.input.classes is None:
         return "INTEGER NOT NULL"
-    return f"INTEGER NOT NULL CHECK ({quoted(name)} BETWEEN 0 AND {place.input.classes - 1})"
+    allowed = f"{quoted(name)} BETWEEN 0 AND {place.input.classes - 1}"
+    if place.input.ignored_label is not None:
+        allowed += f" OR {quoted(name)} = {place.input.ignored_label}"
+    return f"INTEGER NOT NULL CHECK ({allowed})"
 
 
 def create_store(path: Path, inputs: tuple[Input, ...], columns: Columns) -> str:

@@ -230,8 +230,8 @@ def test_krum_takes_as_few_updates_as_it_can_combine(kind):
         ),
         (
             '"cross_entropy"',
-            '"hinge"',
-            "line 8: loss.kind = 'hinge': expected one of 'cross_entropy', 'mse'",
+            '"focal"',
+            "line 8: loss.kind = 'focal': expected one of 'cross_entropy', 'bce', 'mse', 'l1', ",
         ),
         (
             'kind = "sgd"',
@@ -397,8 +397,8 @@ def test_krum_takes_as_few_updates_as_it_can_combine(kind):
         ),
         (
             "goal = 5",
-            "goal = 5\n[training]\nmetrics = ['f1']",
-            "line 17: training.metrics[0] = 'f1': expected one of 'loss', 'accuracy', 'rmse'",
+            "goal = 5\n[training]\nmetrics = ['top_1']",
+            "line 17: training.metrics[0] = 'top_1': expected loss, accuracy, top_5 (or another",
         ),
         (
             "goal = 5",
@@ -408,7 +408,7 @@ def test_krum_takes_as_few_updates_as_it_can_combine(kind):
         (
             "goal = 5",
             "goal = 5\n[training]\nmetrics = ['rmse']",
-            "training.metrics: 'rmse' needs the loss 'mse'",
+            "training.metrics: 'rmse' needs a loss of 'mse', 'l1', 'huber'; this is 'cross_ent",
         ),
         (
             "goal = 5",

@@ -31,7 +31,7 @@ from tests.edge_agent.plans import (
     weights_of,
 )
 from wire.checkpoint import Weights
-from wire.plan import parse_manifest
+from wire.plan import Metric, parse_manifest
 from wire.rates import Cosine
 
 MOMENTUM = 0.5  # of the tasks `flowers` and `proximal`
@@ -286,6 +286,12 @@ def test_a_root_is_taken_over_all_examples_at_once(count):
     loss, _ = line_gradient(weights_of(LINE), *examples.arrays.values())
     assert found["loss"] == pytest.approx(loss, rel=1e-5)
     assert found["rmse"] == pytest.approx(math.sqrt(loss), rel=1e-5)
+
+
+def test_totals_of_another_shape_than_the_manifest_says_are_a_bad_plan():
+    wrong = (Metric(name="loss", reduce="ratio", shape=(2, 1)),)
+    with pytest.raises(BadPlan, match=r"metric/loss is \(\), not \(2, 1\)"):
+        evaluate(manifest_of(LINE, metrics=wrong), LINE, weights_of(LINE), points(3), threads=1)
 
 
 # Plans

@@ -107,6 +107,63 @@ def test_a_tensor_with_the_name_of_a_base_is_refused_only_where_there_are_bases(
     assert refusal(both.to_bytes()) == "two tensors of the manifest have one name"
 
 
+def test_labels_that_do_not_count_and_ranges_are_told_only_where_there_are_some():
+    plain = Input(name="label", dtype="int64", shape=(), classes=3)
+    assert (plain.ignored_label, plain.range) == (None, msgspec.UNSET)
+    made = manifest(inputs=(plain,))
+    assert not {b"ignored", b"range"} & set(made.to_bytes().split(b'"'))
+    both = (
+        msgspec.structs.replace(plain, ignored=-100),
+        Input(name="target", dtype="float32", shape=(2,), range=(0.0, 1.0)),
+    )
+    found = parse_manifest(manifest(inputs=both).to_bytes())
+    assert [found.inputs[0].ignored_label, found.inputs[1].range] == [-100, (0.0, 1.0)]
+
+
+def test_a_scalar_metric_is_told_as_it_always_was():
+    """So that older agents read the manifests of tasks that they can measure."""
+    assert msgspec.json.encode(Metric(name="loss")) == (
+        b'{"name":"loss","reduce":"mean","better":"lower"}'
+    )
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        Metric(name="a", reduce="ratio"),
+        Metric(name="a", reduce="auc"),
+        Metric(name="a", shape=()),
+        Metric(name="a", shape=(2, 1)),
+        Metric(name="a", reduce="root_mean", shape=(2, 1)),
+        Metric(name="a", reduce="ratio", shape=(3, 1)),
+        Metric(name="a", reduce="ratio", shape=(2,)),
+        Metric(name="a", reduce="ratio", shape=(2, 0)),
+        Metric(name="a", reduce="sum_of_ratios", shape=(2, 3, 4)),
+        Metric(name="a", reduce="auc", shape=(2,)),
+        Metric(name="a", reduce="auc", shape=(2, 1 << 19)),
+        Metric(name="a", reduce="auc", shape=(2, 1 << 30, 1 << 30)),
+    ],
+    ids=str,
+)
+def test_totals_that_no_reduction_takes_are_refused(metric):
+    assert "metric 'a': no " in refusal(manifest(metrics=(metric,)).to_bytes())
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        Metric(name="a", reduce="ratio", shape=(2, 1)),
+        Metric(name="a", reduce="sum_of_ratios", shape=(2, 9)),
+        Metric(name="a", reduce="auc", shape=(2, 64)),
+        Metric(name="a", reduce="auc", shape=(2, 10, 64), better="higher"),
+    ],
+    ids=str,
+)
+def test_totals_come_back(metric):
+    made = manifest(metrics=(metric,))
+    assert parse_manifest(made.to_bytes()) == made
+
+
 def test_bytes_that_are_not_canonical_are_refused():
     data = manifest().to_bytes()
     doubled = b'{"batch":10,' + data[1:]
@@ -228,3 +285,28 @@ def test_a_metric_over_many_examples():
     assert Metric(name="loss").value(6.0, 4) == 1.5
     assert Metric(name="rmse", reduce="root_mean").value(16.0, 4) == 2.0
     assert Metric(name="rmse", reduce="root_mean").value(-1e-9, 4) == 0.0
+
+
+def test_ratios_leave_out_what_never_was():
+    ratio = Metric(name="recall", reduce="ratio", shape=(2, 3))
+    assert ratio.value([1.0, 0.0, 3.0, 2.0, 0.0, 4.0], 9) == (0.5 + 0.75) / 2
+    assert ratio.value([0.0] * 6, 9) == 0
+    both = Metric(name="loss", reduce="sum_of_ratios", shape=(2, 3))
+    assert both.value([1.0, 0.0, 3.0, 2.0, 0.0, 4.0], 9) == 0.5 + 0.75
+    assert both.value([0.0] * 6, 9) == 0
+
+
+def test_the_area_under_the_curve_is_the_part_of_pairs_in_order():
+    auc = Metric(name="auc", reduce="auc", shape=(2, 3))
+    # Positives in the bins 1, 2, 2; negatives in 0, 1, 1, 2.
+    won = (1 + 2 / 2) + 2 * (3 + 1 / 2)
+    assert auc.value([0, 1, 2, 1, 2, 1], 7) == won / 12
+    assert auc.value([0, 0, 3, 4, 0, 0], 7) == 1
+    assert auc.value([3, 0, 0, 0, 0, 4], 7) == 0
+    assert auc.value([0, 0, 0, 1, 2, 1], 4) == 0.5
+
+
+def test_the_area_is_a_mean_over_the_classes_that_have_both_kinds():
+    auc = Metric(name="auc", reduce="auc", shape=(2, 3, 2))
+    positives, negatives = [0, 1, 1, 0, 5, 0], [1, 0, 1, 1, 0, 0]
+    assert auc.value(positives + negatives, 9) == (1 + 0.25) / 2

@@ -1,12 +1,11 @@
 """`[training]`: what a device does in a round, and how models are measured."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from msgspec import Meta
 
+from coordinator.compiler.options.metrics import MetricName
 from coordinator.compiler.options.section import NotNegative, Section
-
-MetricName = Literal["loss", "accuracy", "rmse"]
 
 
 class Training(Section, frozen=True, kw_only=True):
@@ -18,5 +17,5 @@ class Training(Section, frozen=True, kw_only=True):
 
     epochs: Annotated[int, Meta(ge=1, le=10_000)] = 1
     batch: Annotated[int, Meta(ge=1, le=65_536)] = 10
-    metrics: Annotated[tuple[MetricName, ...], Meta(min_length=1)] = ("loss",)
+    metrics: Annotated[tuple[MetricName, ...], Meta(min_length=1, max_length=32)] = ("loss",)
     proximal: NotNegative = 0.0

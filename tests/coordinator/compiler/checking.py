@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from msgspec import UNSET
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from coordinator.compiler import convert, lower, shapes, simplify
+from coordinator.compiler import convert, lower, metrics, shapes, simplify
 from coordinator.compiler import model as models
 from coordinator.compiler.assemble import Interface, write
 from coordinator.compiler.compile import differentiated
@@ -129,6 +130,8 @@ class Gradients:
             shape = (batch, *entry.shape)
             if entry.classes is not None:
                 feeds[entry.name] = rng.integers(0, entry.classes, shape)
+            elif entry.range is not UNSET:
+                feeds[entry.name] = rng.uniform(*entry.range, shape).astype(entry.dtype)
             else:
                 feeds[entry.name] = rng.normal(size=shape).astype(entry.dtype)
         return feeds
@@ -189,8 +192,9 @@ class Gradients:
 
     def _double_loss(self, examples: Feeds):  # type: ignore[no-untyped-def]
         graph: Graph = self.problem.graph.copy()
-        loss = self.problem.loss
-        total = loss.total(Emitter(graph), self.problem.output, self.problem.target)
+        emit = Emitter(graph)
+        (measured,) = metrics.measured(["loss"], self.problem.terms)
+        total = measured.totals(emit)
         graph.constants = {
             n: v.astype(np.float64) if v.dtype == np.float32 else v
             for n, v in graph.constants.items()
@@ -200,7 +204,7 @@ class Gradients:
             t: TensorType(double, k.shape) if (k := graph.types[t]).dtype == np.float32 else k
             for t in self.names
         }
-        signature = Signature(inputs, {total: TensorType(double, ())})
+        signature = Signature(inputs, {total: TensorType(double, measured.metric.totals)})
         graph.nodes = [
             replace(node, attributes={**node.attributes, "to": DOUBLE})
             if node.op == "Cast" and node.attributes["to"] == FLOAT
@@ -217,7 +221,9 @@ class Gradients:
         batch = len(next(iter(examples.values())))
 
         def mean(changed: Feeds) -> float:
-            return float(evaluator.run([total], base | changed)[0]) / batch
+            found = np.asarray(evaluator.run([total], base | changed)[0])
+            totals = float(found) if found.ndim == 0 else found.ravel().tolist()
+            return measured.metric.value(totals, batch)
 
         return mean
 

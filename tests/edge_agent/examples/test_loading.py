@@ -355,3 +355,20 @@ def test_a_header_that_claims_more_than_the_file_holds_costs_no_memory(tmp_path)
     found = loading.load(tmp_path, (Input(name="x", dtype="float32", shape=(4,)),), {})
     assert len(found) == 0
     assert found.reasons == ["bomb.npz: 'x.npy' claims 17592186044416 bytes, it has 137"]
+
+
+def test_a_label_that_does_not_count_is_taken_as_it_is(tmp_path):
+    label = Input(name="label", dtype="int64", shape=(2,), classes=3, ignored=-100)
+    np.savez(tmp_path / "a.npz", label=np.array([[0, -100], [1, 2], [-1, 0], [3, 0]]))
+    found = read(tmp_path, inputs=(label,))
+    assert found.arrays["label"].tolist() == [[0, -100], [1, 2]]
+    assert found.skipped == 2
+    assert reason(found) == ("a.npz example 2: 'label' is not a class from 0 to 2, nor -100")
+
+
+def test_a_number_out_of_range_is_skipped(tmp_path):
+    target = Input(name="t", dtype="float32", shape=(2,), range=(0.0, 1.0))
+    np.savez(tmp_path / "a.npz", t=np.array([[0, 1], [0.5, 255], [np.nan, 0], [-0.1, 0]]))
+    found = read(tmp_path, inputs=(target,))
+    assert found.arrays["t"].tolist() == [[0, 1]]
+    assert (found.skipped, reason(found)) == (3, "a.npz example 1: 't' is not a number from 0 to 1")

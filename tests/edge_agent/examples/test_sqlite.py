@@ -358,3 +358,14 @@ def test_odd_names_are_quoted(tmp_path):
     create_store(tmp_path / "a.db", (odd,), {})
     append(tmp_path / "a.db", [(0, 1.0, 2.0)])
     assert read(tmp_path, (odd,)).arrays[odd.name].tolist() == [[1.0, 2.0]]
+
+
+def test_the_table_takes_a_label_that_does_not_count_and_keeps_to_a_range(tmp_path):
+    label = Input(name="label", dtype="int64", shape=(), classes=3, ignored=-100)
+    target = Input(name="t", dtype="float32", shape=(), range=(0.0, 1.0))
+    path = store(tmp_path / "a.db", [(1, -100, 0.5), (2, 2, 1)], (label, target))
+    for row in ((3, -1, 0.5), (3, 3, 0.5), (3, 0, 1.5)):
+        with pytest.raises(sqlite3.IntegrityError):
+            append(path, [row])
+    found = read(tmp_path, inputs=(label, target))
+    assert found.arrays["label"].tolist() == [-100, 2]
