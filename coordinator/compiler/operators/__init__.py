@@ -13,6 +13,7 @@ from coordinator.compiler.operators import (
     linear,
     loss,
     pool,
+    recurrent,
     shape,
 )
 from coordinator.compiler.operators.registry import EXPANSIONS, LOWERINGS, OPERATORS, supported
@@ -27,6 +28,7 @@ __all__ = [
     "linear",
     "loss",
     "pool",
+    "recurrent",
     "shape",
     "supported",
 ]
