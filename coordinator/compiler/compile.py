@@ -1,11 +1,11 @@
 """The plan compiler: from a task file and a model to a plan that stock ONNX Runtime trains.
 
 The steps, in order: read the model (`model.py`); choose the output, the weights to train and the
-names (`problem.py`, `trained.py`); write operators as the gradient builder wants them
-(`lower.expand`); add the loss (`losses.py`); differentiate (`gradient.py`); lower what only the
-training build knows (`lower.lower`, `operators/`); add the proximal term (`proximal.py`) and the
-optimiser's step (`optimizers.py`); simplify and fuse (`simplify.py`, `fuse.py`); give public names
-and write the files (`assemble.py`).
+names (`problem.py`, `trained.py`); write operators as they are in training (`modes.py`); add the
+loss (`losses.py`); write all of it as the gradient builder wants it (`lower.expand`); differentiate
+(`gradient.py`); lower what only the training build knows (`lower.lower`, `operators/`); add the
+proximal term (`proximal.py`) and the optimiser's step (`optimizers.py`); simplify and fuse
+(`simplify.py`, `fuse.py`); give public names and write the files (`assemble.py`).
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from coordinator.compiler import fuse, gradient, lower, model, proximal, shapes, simplify
+from coordinator.compiler import fuse, gradient, lower, model, modes, proximal, shapes, simplify
 from coordinator.compiler.assemble import FrozenFile, Interface, write
 from coordinator.compiler.convert import External
 from coordinator.compiler.errors import CompileError
@@ -88,9 +88,10 @@ def differentiated(problem: Problem, values: Mapping[str, Array]) -> tuple[Graph
     The gradient of each weight of `values` is the tensor `<weight>_grad`.
     """
     graph = problem.graph.copy()
+    modes.for_training(graph)
     loss = problem.loss.mean(Emitter(graph, "loss"), problem.output, problem.target)
     examples = {tensor: graph.types[tensor] for tensor in problem.inputs}
-    shapes.infer(graph, (*examples, *values))
+    lower.expand(graph, (*examples, *values))
     simplify.prune(graph, [loss])
     graph = gradient.differentiate(graph, examples, values, loss)
     made = graph.producers()
@@ -174,6 +175,7 @@ def _state(
 def _evaluate(task: TaskFile, problem: Problem, frozen: FrozenFile) -> bytes:
     """`evaluate.onnx`: the metrics' sums over a batch."""
     graph = problem.graph.copy()
+    modes.for_evaluation(graph)
     emit = Emitter(graph, "metric")
     outputs = {
         f"metric/{name}": METRICS[name].total(emit, problem.loss, problem.output, problem.target)
@@ -187,6 +189,7 @@ def _model(loaded: model.Model, problem: Problem, initial: bytes, frozen: Frozen
     """`model.onnx`: the model as it was, its trained weights in the checkpoint beside it."""
     graph = loaded.graph.copy()
     graph.constants |= {w: v for w, v in loaded.values.items() if w not in problem.weights}
+    modes.for_evaluation(graph)
     now = simplify.simplify(graph, loaded.outputs.values())
     graph.constants |= {w: loaded.values[w] for w in problem.weights}
     places = {

@@ -1,25 +1,51 @@
 """Rewriting a graph operator by operator: expansions before differentiation, lowerings after."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 
 from onnx import defs
 
+from coordinator.compiler import shapes
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import OPSET, Emitter, Graph, Node
 from coordinator.compiler.operators import EXPANSIONS, LOWERINGS, supported
+from coordinator.compiler.operators.registry import Expansion
 
 
-def expand(graph: Graph) -> None:
-    """Write operators otherwise where an expansion says so."""
+def expand(graph: Graph, inputs: Iterable[str]) -> None:
+    """Write operators otherwise where an expansion says so, and then what that is made of.
+
+    `inputs` are typed. All types are known afterwards. Raises `CompileError`.
+    """
+    inputs = tuple(inputs)
+    new: set[str] | None = None
+    while new is None or new:
+        shapes.infer(graph, inputs)
+        new = rewrite(graph, EXPANSIONS.get, new)
+    shapes.infer(graph, inputs)
+
+
+def rewrite(
+    graph: Graph, rule_of: Callable[[str], Expansion | None], among: Container[str] | None = None
+) -> set[str]:
+    """Write operators otherwise where there is a rule for them, each once.
+
+    `among` are the outputs of the nodes that may be rewritten (all). Returns the outputs of new
+    nodes that are to be looked at again: those of another operator than what they stand for.
+    """
     old, graph.nodes = graph.nodes, []
+    fresh: set[str] = set()
     for node in old:
-        rule = EXPANSIONS.get(node.op)
+        wanted = among is None or any(o in among for o in node.outputs)
+        rule = rule_of(node.op) if wanted and not node.domain else None
         start = len(graph.nodes)
         outputs = rule(Emitter(graph, node.name), node) if rule else None
         if outputs is None:
             graph.nodes.append(node)
-        else:
-            _name_outputs(graph, start, node, outputs)
+            continue
+        _name_outputs(graph, start, node, outputs)
+        made = [new for new in graph.nodes[start:] if new.op != node.op]
+        fresh.update(o for new in made for o in new.outputs if o)
+    return fresh
 
 
 def lower(graph: Graph) -> None:

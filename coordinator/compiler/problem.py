@@ -1,11 +1,11 @@
 """What is to be trained: a task's demands, held against the model that it names."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
 
-from coordinator.compiler import losses, lower, shapes, simplify, trained
+from coordinator.compiler import losses, shapes, simplify, trained
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import BATCH, Emitter, Graph, TensorType, describe
 from coordinator.compiler.losses import Loss
@@ -20,9 +20,11 @@ from wire.plan import BASE, Input, InputType
 class Problem:
     """A model, from its inputs to `output`, and what training is to do with it.
 
-    All names are tensors of `graph`, which holds the part of the model that the loss needs and
-    nothing else yet. `inputs` are the example inputs, the labels' among them under `target`;
-    `weights` maps the weights to train to their public names; `names` has those in use.
+    All names are tensors of `graph`, which holds the part of the model that the loss needs, in the
+    model's own operators (see `modes.py`), and nothing else yet. `inputs` are the example inputs,
+    the labels' among them under `target`; `weights` maps the weights to train to their public
+    names; `names` has those in use. `updates` maps weights that change without a gradient to the
+    tensor that holds their next value in training.
     """
 
     graph: Graph
@@ -32,6 +34,7 @@ class Problem:
     inputs: dict[str, Input]
     weights: dict[str, str]
     names: Names
+    updates: dict[str, str] = field(default_factory=dict)
 
 
 def pose(task: TaskFile, model: Model) -> Problem:
@@ -42,7 +45,6 @@ def pose(task: TaskFile, model: Model) -> Problem:
     weights = trained.weights(model, output, task.model.frozen)
     trained.check_operators(graph, weights, output)
     graph.constants |= {w: v for w, v in model.values.items() if w not in weights}
-    lower.expand(graph)
     shapes.infer(graph, (*model.inputs.values(), *weights))
     simplify.prune(graph, [output])
     loss = losses.loss_of(task.loss, _output_type(graph, output, name), f"output {name!r}")

@@ -16,12 +16,21 @@ from coordinator.compiler.operators import (
     recurrent,
     shape,
 )
-from coordinator.compiler.operators.registry import EXPANSIONS, LOWERINGS, OPERATORS, supported
+from coordinator.compiler.operators.registry import (
+    EXPANSIONS,
+    INFERENCE,
+    LOWERINGS,
+    OPERATORS,
+    TRAINING,
+    supported,
+)
 
 __all__ = [
     "EXPANSIONS",
+    "INFERENCE",
     "LOWERINGS",
     "OPERATORS",
+    "TRAINING",
     "activation",
     "arithmetic",
     "conv",

@@ -8,6 +8,9 @@
     @lowering("ReluGrad")                   a gradient operator of the training build only
     def relu_grad(emit, node, forward): ...
 
+    @training("Dropout")                    what the operator is in training (see `modes.py`)
+    @inference("Dropout")                   and what in evaluation
+
 Operators whose gradient the training build writes in standard operators need the first only.
 """
 
@@ -39,6 +42,8 @@ the gradient of; returns the new outputs, "" for one that nobody wants."""
 OPERATORS: dict[str, Operator] = {}
 EXPANSIONS: dict[str, Expansion] = {}
 LOWERINGS: dict[str, Lowering] = {}
+TRAINING: dict[str, Expansion] = {}
+INFERENCE: dict[str, Expansion] = {}
 
 
 def operator(op: str, *, weights: tuple[int, ...] = (), view: bool = False) -> None:
@@ -49,10 +54,23 @@ def operator(op: str, *, weights: tuple[int, ...] = (), view: bool = False) -> N
 
 def expansion(op: str) -> Callable[[Expansion], Expansion]:
     """Say how an operator is written before differentiation."""
+    return _entry(EXPANSIONS, op)
 
+
+def training(op: str) -> Callable[[Expansion], Expansion]:
+    """Say how an operator is written in train.onnx, before its expansion."""
+    return _entry(TRAINING, op)
+
+
+def inference(op: str) -> Callable[[Expansion], Expansion]:
+    """Say how an operator is written in evaluate.onnx and model.onnx."""
+    return _entry(INFERENCE, op)
+
+
+def _entry(table: dict[str, Expansion], op: str) -> Callable[[Expansion], Expansion]:
     def register(function: Expansion) -> Expansion:
-        assert op not in EXPANSIONS, op
-        EXPANSIONS[op] = function
+        assert op not in table, op
+        table[op] = function
         return function
 
     return register
