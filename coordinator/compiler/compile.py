@@ -134,6 +134,7 @@ def _finish(
 ) -> bytes:
     shapes.update(graph, inputs)
     now = simplify.simplify(graph, outputs.values())
+    fuse.join_products(graph)
     shapes.update(graph, inputs)
     fuse.accumulate(graph)
     interface = Interface(inputs, {public: now[tensor] for public, tensor in outputs.items()})
