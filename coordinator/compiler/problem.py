@@ -87,7 +87,8 @@ def _output_type(graph: Graph, output: str, name: str) -> TensorType:
     if dtype != np.float32 or not shape or shape[0] != BATCH:
         raise CompileError(
             f"output {name!r} must be float32 with the batch as its first axis; it is "
-            f"{dtype.name} {describe(shape)}"
+            f"{dtype.name} {describe(shape)}. The first axis of the inputs must be the batch, "
+            "too: a torch model with recurrent layers needs batch_first=True"
         )
     graph.fixed(output)
     return TensorType(dtype, shape)

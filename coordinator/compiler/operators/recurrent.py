@@ -11,19 +11,34 @@ from collections.abc import Sequence
 
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import Emitter, Node
-from coordinator.compiler.operators.registry import expansion, operator
+from coordinator.compiler.operators.registry import expansion, inference, operator
 from coordinator.compiler.operators.unrolling import (
     Activation,
     Layer,
     State,
     Step,
+    again,
     layer_of,
     split,
+    time_first,
+    without_zeros,
 )
 
 operator("RNN", weights=(1, 2, 3))
 operator("LSTM", weights=(1, 2, 3, 7))
 operator("GRU", weights=(1, 2, 3))
+
+
+@inference("RNN")
+@inference("LSTM")
+@inference("GRU")
+def as_runtime_has_it(emit: Emitter, node: Node) -> list[str] | None:
+    """ONNX Runtime knows no layout but the sequence first, and a state of zeros that was exported
+    for one example must not hold up a batch."""
+    plain = without_zeros(emit.graph, node)
+    if node.attributes.get("layout", 0):
+        return time_first(emit, plain)
+    return None if plain == node else again(emit, plain, plain.inputs, plain.attributes)
 
 
 @expansion("RNN")
@@ -58,40 +73,48 @@ def lstm(emit: Emitter, node: Node) -> list[str]:
         )
     functions = layer.activations(("Sigmoid", "Tanh", "Tanh"))
     rs = layer.of_direction(node.inputs[2])
-    ps = layer.of_direction(layer.given(7)) if layer.given(7) else [""] * len(rs)
-    cells = [
-        _lstm_step(layer, *of_direction) for of_direction in zip(functions, rs, ps, strict=True)
-    ]
+    if layer.given(7):
+        ps = layer.of_direction(layer.given(7))
+        cells = [_peephole_step(layer, *one) for one in zip(functions, rs, ps, strict=True)]
+    else:
+        cells = [_lstm_step(layer, *one) for one in zip(functions, rs, strict=True)]
     return layer.unrolled(_whole_bias(layer), (4,), 2, cells)
 
 
-def _lstm_step(layer: Layer, functions: Sequence[Activation], r: str, p: str) -> Step:
+def _lstm_step(layer: Layer, functions: Sequence[Activation], r: str) -> Step:
     emit, n = layer.emit, layer.hidden
     f, g, h_of = functions
-    peep = split(emit, p, [n] * 3, axis=0) if p else ()
-
-    def seen(gate: str, weight: int, c: str) -> str:
-        return emit.op("Add", gate, emit.op("Mul", c, peep[weight]))
-
-    def gates(x: str, c: str) -> tuple[str, str, str, str | None]:
-        """I, F and g's argument; O, unless it is to see the new C: then its argument."""
-        if not peep:
-            iof, cell = split(emit, x, [3 * n, n], axis=1)
-            i, o, forget = split(emit, f(iof), [n] * 3, axis=1)
-            return i, forget, cell, o
-        i, o, forget, cell = split(emit, x, [n] * 4, axis=1)
-        return f(seen(i, 0, c)), f(seen(forget, 2, c)), cell, o
 
     def step(pieces: tuple[str, ...], state: State) -> tuple[str, ...]:
         (x,), (h, c) = pieces, state
-        c = c or emit.const(0.0)
-        i, forget, cell, o = gates(_with_state(emit, x, h, r), c)
-        new = emit.op("Add", emit.op("Mul", i, g(cell)), emit.op("Mul", forget, c))
-        if peep:
-            o = f(seen(o, 1, new))
+        gates, cell = split(emit, _with_state(emit, x, h, r), [3 * n, n], axis=1)
+        i, o, forget = split(emit, f(gates), [n] * 3, axis=1)
+        new = _new_cell(emit, i, g(cell), forget, c or emit.const(0.0))
         return emit.op("Mul", o, h_of(new)), new
 
     return step
+
+
+def _peephole_step(layer: Layer, functions: Sequence[Activation], r: str, p: str) -> Step:
+    emit, n = layer.emit, layer.hidden
+    f, g, h_of = functions
+    p_i, p_o, p_f = split(emit, p, [n] * 3, axis=0)
+
+    def gate(x: str, weight: str, c: str) -> str:
+        return f(emit.op("Add", x, emit.op("Mul", c, weight)))
+
+    def step(pieces: tuple[str, ...], state: State) -> tuple[str, ...]:
+        (x,), (h, before) = pieces, state
+        c = before or emit.const(0.0)
+        i, o, forget, cell = split(emit, _with_state(emit, x, h, r), [n] * 4, axis=1)
+        new = _new_cell(emit, gate(i, p_i, c), g(cell), gate(forget, p_f, c), c)
+        return emit.op("Mul", gate(o, p_o, new), h_of(new)), new
+
+    return step
+
+
+def _new_cell(emit: Emitter, i: str, new: str, forget: str, old: str) -> str:
+    return emit.op("Add", emit.op("Mul", i, new), emit.op("Mul", forget, old))
 
 
 @expansion("GRU")

@@ -9,15 +9,16 @@ A `Split` all of whose outputs are used has a gradient, the others' is wrong in 
 cells must use every piece they are given.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from coordinator.compiler.constancy import filled
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import BATCH, Emitter, Graph, Node, describe
 
 STEPS_LIMIT = 512
-"""Steps of a sequence, at most: each is a part of the graph of its own, and devices must load it."""
+"""Steps of a sequence, at most: each is a part of its own of the graph that devices load."""
 
 _DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
 
@@ -89,9 +90,7 @@ class Layer:
         found = [self._activation(str(name).lower(), alphas, betas) for name in names]
         return [found[i : i + count] for i in range(0, len(found), count)]
 
-    def _activation(
-        self, name: str, alphas: Iterator[float], betas: Iterator[float]
-    ) -> Activation:
+    def _activation(self, name: str, alphas: Iterator[float], betas: Iterator[float]) -> Activation:
         emit = self.emit
         match name:
             case "tanh" | "relu" | "sigmoid":
@@ -233,6 +232,42 @@ def layer_of(emit: Emitter, node: Node, gates: int) -> Layer:
         )
     hidden = graph.fixed(node.inputs[2], slice(2, 3))[0]
     return Layer(emit, node, gates, steps, hidden, directions)
+
+
+def without_zeros(graph: Graph, node: Node) -> Node:
+    """The recurrent node without initial states that are zeros, as they are by default."""
+    inputs = [
+        "" if i in (5, 6) and name and filled(graph, name) == 0 else name
+        for i, name in enumerate(node.inputs)
+    ]
+    while not inputs[-1]:
+        inputs.pop()
+    return node if tuple(inputs) == node.inputs else replace(node, inputs=tuple(inputs))
+
+
+def time_first(emit: Emitter, node: Node) -> list[str]:
+    """A recurrent node of layout 1, batch first, as one of layout 0."""
+    inputs = [
+        emit.op("Transpose", name, perm=[1, 0, 2]) if i in (0, 5, 6) and name else name
+        for i, name in enumerate(node.inputs)
+    ]
+    attributes = {k: v for k, v in node.attributes.items() if k != "layout"}
+    made = again(emit, node, inputs, attributes)
+    perms = ([2, 0, 1, 3], [1, 0, 2], [1, 0, 2])
+    return [
+        emit.op("Transpose", name, perm=perm) if name else ""
+        for name, perm in zip(made, perms, strict=False)
+    ]
+
+
+def again(
+    emit: Emitter, node: Node, inputs: Sequence[str], attributes: Mapping[str, Any]
+) -> list[str]:
+    """The node once more, of other inputs; only the outputs that it has are made."""
+    outputs = [emit.name() if name else "" for name in node.outputs]
+    name = f"{emit.origin}.{next(filter(None, outputs))}"
+    emit.graph.nodes.append(Node(node.op, tuple(inputs), tuple(outputs), dict(attributes), name))
+    return outputs
 
 
 def optional(node: Node, place: int) -> str:
