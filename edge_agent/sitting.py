@@ -156,6 +156,7 @@ class _Sitting:
             job.threads,
             kept.tensors if kept else None,
             kept.standing.steps if kept else 0,
+            assignment.seed,
         )
         course = Course(job, assignment, trainer, training, kept, self._now)
         del kept  # the trainer has copies

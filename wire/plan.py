@@ -18,6 +18,8 @@ Names of graph inputs and outputs are part of the format:
 * weights and optimiser state go in under their own names and come out as `next/<name>`;
 * with a proximal term (`Manifest.proximal`), `train.onnx` also takes the weights that the round
   started from, as `base/<name>`: the same at every step;
+* with random numbers (`Manifest.draws`), `train.onnx` also takes a float32 tensor [batch, *shape]
+  for each, uniform in [0, 1) and drawn anew at each step: dropout needs them;
 * `learning_rate` is a float32 scalar input of `train.onnx`; `loss` is its float32 scalar output;
 * metric sums come out as `metric/<name>`, float32 scalars.
 """
@@ -96,6 +98,14 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return math.sqrt(max(mean, 0.0)) if self.reduce == "root_mean" else mean
 
 
+class Draw(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Random numbers that `train.onnx` takes at each step: float32, uniform in [0, 1), `shape` for
+    each example of the batch."""
+
+    name: Name
+    shape: Shape
+
+
 class PlanFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A file of the plan: its content address and its size in bytes."""
 
@@ -123,6 +133,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """As `tolerance`: older agents refuse only the plans that they could not train."""
     lazy: Annotated[float, Meta(gt=0)] | UnsetType = UNSET
     """As `tolerance`: older agents refuse only the plans of lazy tasks."""
+    draws: Annotated[tuple[Draw, ...], Meta(min_length=1, max_length=1000)] | UnsetType = UNSET
+    """As `tolerance`: older agents refuse only the plans whose training needs random numbers."""
 
     @property
     def may_be_worse_by(self) -> float:
@@ -141,6 +153,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """A device reports when its change is at least so many times as long as the model's own
         movement a version (see `edge_agent.lazy`). 0: it always does."""
         return 0.0 if self.lazy is UNSET else self.lazy
+
+    @property
+    def drawn(self) -> tuple[Draw, ...]:
+        """The random numbers that `train.onnx` takes; none for most plans."""
+        return () if self.draws is UNSET else self.draws
 
     @property
     def bases(self) -> dict[str, str]:
@@ -178,6 +195,7 @@ def parse_manifest(data: bytes) -> Manifest:
     names += [p.name for p in manifest.parameters]
     names += [s.name for s in manifest.state]
     names += manifest.bases.values()
+    names += [d.name for d in manifest.drawn]
     if len(set(names)) != len(names):
         raise WireError(Rule.BAD_MESSAGE, "two tensors of the manifest have one name")
     if METADATA in names:

@@ -10,7 +10,7 @@ proximal term (`proximal.py`) and the optimiser's step (`optimizers.py`); simpli
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -30,6 +30,7 @@ from wire.digest import digest_of
 from wire.plan import (
     BASE,
     CHECKPOINT_NAME,
+    Draw,
     FileName,
     Manifest,
     Parameter,
@@ -54,9 +55,9 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
     frozen = FrozenFile()
     values = {w: loaded.values[w] for w in problem.weights}
     initial = checkpoint.write({problem.weights[w]: v for w, v in values.items()})
-    train, slots = _train(task, problem, values, frozen)
+    train = _train(task, problem, values, frozen)
     files: dict[FileName, bytes] = {
-        "train.onnx": train,
+        "train.onnx": train.data,
         "evaluate.onnx": _evaluate(task, problem, frozen),
         "model.onnx": _model(loaded, problem, initial, frozen),
     }
@@ -68,7 +69,7 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
         parameters=tuple(
             Parameter(name=name, shape=values[w].shape) for w, name in problem.weights.items()
         ),
-        state=tuple(slots),
+        state=tuple(train.state),
         metrics=tuple(METRICS[name].metric for name in task.training.metrics),
         epochs=task.training.epochs,
         batch=task.training.batch,
@@ -78,6 +79,7 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
         tolerance=task.keep.tolerance or msgspec.UNSET,
         proximal=task.training.proximal or msgspec.UNSET,
         lazy=task.upload.lazy or msgspec.UNSET,
+        draws=train.draws or msgspec.UNSET,
     )
     return CompiledPlan(parse_manifest(manifest.to_bytes()), files, initial)
 
@@ -90,7 +92,7 @@ def differentiated(problem: Problem, values: Mapping[str, Array]) -> tuple[Graph
     graph = problem.graph.copy()
     modes.for_training(graph)
     loss = problem.loss.mean(Emitter(graph, "loss"), problem.output, problem.target)
-    examples = {tensor: graph.types[tensor] for tensor in problem.inputs}
+    examples = {tensor: graph.types[tensor] for tensor in (*problem.inputs, *graph.draws)}
     lower.expand(graph, (*examples, *values))
     simplify.prune(graph, [loss])
     graph = gradient.differentiate(graph, examples, values, loss)
@@ -101,10 +103,18 @@ def differentiated(problem: Problem, values: Mapping[str, Array]) -> tuple[Graph
     return graph, loss
 
 
+class _Train(NamedTuple):
+    """`train.onnx`, the optimiser's state and the random numbers that it takes."""
+
+    data: bytes
+    state: list[Slot]
+    draws: tuple[Draw, ...]
+
+
 def _train(
     task: TaskFile, problem: Problem, values: Mapping[str, Array], frozen: FrozenFile
-) -> tuple[bytes, list[Slot]]:
-    """`train.onnx`, and the optimiser's state. `values` are the trained weights'."""
+) -> _Train:
+    """`train.onnx`, and what it takes. `values` are the trained weights'."""
     graph, loss = differentiated(problem, values)
     lower.lower(graph)
     optimizer = optimizer_of(task.optimizer)
@@ -121,12 +131,22 @@ def _train(
     inputs = {tensor: entry.name for tensor, entry in problem.inputs.items()}
     inputs |= problem.weights
     inputs |= {base: BASE + problem.weights[w] for w, base in bases.items()}
+    draws = _draws(graph, problem)
+    inputs |= {tensor: draw.name for tensor, draw in draws.items()}
     slots, state_outputs = _state(graph, problem, step, inputs)
     inputs[rate] = "learning_rate"
     wanted = {"loss": loss}
     wanted |= {f"next/{problem.weights[w]}": made for w, made in step.weights.items()}
     wanted |= state_outputs
-    return _finish(graph, inputs, wanted, frozen), slots
+    return _Train(_finish(graph, inputs, wanted, frozen), slots, tuple(draws.values()))
+
+
+def _draws(graph: Graph, problem: Problem) -> dict[str, Draw]:
+    """Name the random numbers that the training graph takes."""
+    return {
+        tensor: Draw(name=problem.names.take(f"draw/{number}"), shape=shape)
+        for number, (tensor, shape) in enumerate(graph.draws.items(), start=1)
+    }
 
 
 def _finish(

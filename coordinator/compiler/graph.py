@@ -72,7 +72,8 @@ class Node:
 class Graph:
     """Nodes in an order in which they can run, constants by name, and what types are known.
 
-    `labels` says, for messages, what a node or tensor of the user's model is called there.
+    `labels` says, for messages, what a node or tensor of the user's model is called there. `draws`
+    are inputs for random numbers, uniform in [0, 1), by the shape that they have for one example.
     """
 
     nodes: list[Node] = field(default_factory=list)
@@ -80,11 +81,17 @@ class Graph:
     types: dict[str, TensorType] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
     fresh: int = 0
+    draws: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def copy(self) -> "Graph":
         """A graph that can be changed without changing this one; arrays are shared."""
         return Graph(
-            list(self.nodes), dict(self.constants), dict(self.types), self.labels, self.fresh
+            list(self.nodes),
+            dict(self.constants),
+            dict(self.types),
+            self.labels,
+            self.fresh,
+            dict(self.draws),
         )
 
     def producers(self) -> dict[str, Node]:

@@ -16,6 +16,11 @@ def for_training(graph: Graph) -> None:
     lower.rewrite(graph, TRAINING.get)
 
 
+def without_dropout(graph: Graph) -> None:
+    """Write dropout as it behaves when the model is used, for both modes."""
+    lower.rewrite(graph, {"Dropout": INFERENCE["Dropout"]}.get)
+
+
 def for_evaluation(graph: Graph) -> None:
     """Write operators as they behave when the model is used."""
     lower.rewrite(graph, INFERENCE.get)

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from coordinator.compiler import losses, shapes, simplify, trained
+from coordinator.compiler import losses, modes, shapes, simplify, trained
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import BATCH, Emitter, Graph, TensorType, describe
 from coordinator.compiler.losses import Loss
@@ -42,6 +42,8 @@ def pose(task: TaskFile, model: Model) -> Problem:
     graph = model.graph.copy()
     name = _output_name(model, task.loss.output)
     output = _logits(graph, model.outputs[name], task.loss)
+    if task.model.dropout == "off":
+        modes.without_dropout(graph)
     weights = trained.weights(model, output, task.model.frozen)
     trained.check_operators(graph, weights, output)
     graph.constants |= {w: v for w, v in model.values.items() if w not in weights}

@@ -17,8 +17,9 @@ from coordinator.compiler.graph import BATCH, Array, Emitter, Graph, Node
 FOLD_LIMIT = 1 << 16
 """Elements of a constant that folding may make, at most: large ones cost more as bytes."""
 
-_NEVER_FOLD = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike",
-               "Multinomial", "Bernoulli")  # fmt: skip
+RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike",
+          "Multinomial", "Bernoulli")  # fmt: skip
+"""Operators that give something else each time."""
 
 
 def simplify(graph: Graph, outputs: Iterable[str]) -> dict[str, str]:
@@ -82,7 +83,7 @@ def _fixed_shape(graph: Graph, node: Node) -> list[Array] | None:
 
 
 def _computed(graph: Graph, node: Node) -> list[Array] | None:
-    if node.domain or node.op in _NEVER_FOLD or not node.inputs:
+    if node.domain or node.op in RANDOM or not node.inputs:
         return None
     if not all(n in graph.constants for n in node.inputs if n):
         return None

@@ -7,6 +7,7 @@ from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import Graph, Node
 from coordinator.compiler.model import Model
 from coordinator.compiler.operators import OPERATORS, supported
+from coordinator.compiler.simplify import RANDOM
 
 
 def weights(model: Model, output: str, frozen: Iterable[str]) -> list[str]:
@@ -37,6 +38,12 @@ def check_operators(graph: Graph, trained: Iterable[str], output: str) -> None:
     """Raise `CompileError` if a gradient must pass an operator that is not supported."""
     moving = set(trained)
     for node in _toward(graph, output):
+        if node.op in RANDOM:
+            raise CompileError(
+                f"operator {node.op} ({graph.label(node.origin)}) takes random numbers of its own, "
+                "which would differ from device to device; export the model without it. Dropout is "
+                "supported"
+            )
         if not moving.intersection(node.inputs):
             continue
         if node.op not in OPERATORS:
