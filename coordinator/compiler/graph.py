@@ -110,6 +110,11 @@ class Graph:
             )
         return known.shape
 
+    def knows(self, name: str) -> bool:
+        """Whether a tensor's rank, at least, is known."""
+        known = self.types.get(name)
+        return name in self.constants or (known is not None and known.shape is not None)
+
     def fixed(self, name: str, axes: slice = slice(1, None)) -> tuple[int, ...]:
         """The lengths of these axes (all but the first), which must be known numbers."""
         shape = self.shape(name)[axes]

@@ -48,7 +48,7 @@ def pose(task: TaskFile, model: Model) -> Problem:
     trained.check_operators(graph, weights, output)
     graph.constants |= {w: v for w, v in model.values.items() if w not in weights}
     shapes.infer(graph, (*model.inputs.values(), *weights))
-    simplify.prune(graph, [output])
+    simplify.forget(graph, [output])
     loss = losses.loss_of(task.loss, _output_type(graph, output, name), f"output {name!r}")
     inputs = _inputs(graph, model)
     target = _target(graph, model, loss.target(task.loss.label), inputs)

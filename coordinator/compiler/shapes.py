@@ -1,9 +1,10 @@
-"""Types and shapes of every tensor of a model, with the batch axis followed through reshapes.
+"""Types and shapes of every tensor of a model, with the batch axis followed through everything.
 
 ONNX's own inference gives up on `Reshape` to [-1, 16] when the batch varies, and cannot know that
-a shape computed from another tensor's begins with the batch. So reshapes are settled here, one
-after the other, each written as a constant target with -1 where the batch goes; then inference
-runs again, with more to go on.
+a shape computed from another tensor's begins with the batch. So each node is inferred for a few
+made-up lengths of the batch (`probes.py`), and an axis whose length grows with it is that many
+times the batch: `batch`, `batch*4`. On the way, shapes that do not depend on the batch become
+constants, and reshapes and expansions are written with constants wherever they can be.
 """
 
 import math
@@ -11,155 +12,233 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
-from onnx import shape_inference
+import onnx
+from onnx import defs, helper, numpy_helper, shape_inference
 
 from coordinator.compiler import convert
 from coordinator.compiler.errors import CompileError
-from coordinator.compiler.graph import BATCH, Emitter, Graph, Node, Shape, TensorType
+from coordinator.compiler.graph import OPSET, Array, Emitter, Graph, Node, Shape, TensorType
+from coordinator.compiler.probes import LENGTHS, SMALL, Probes, joined, multiple, tried
 
-_INDEX_OPS = ("Shape", "Gather", "Slice", "Concat", "Unsqueeze", "Squeeze", "Cast", "Mul")
+_OPSETS = [helper.make_opsetid("", OPSET)]
 
 
 def infer(graph: Graph, inputs: Iterable[str], fixed_batch: int | None = None) -> None:
-    """Fill in `graph.types`; rewrite reshapes whose target can be told.
+    """Fill in `graph.types`; compute shapes that do not vary, rewrite reshapes that can be told.
 
     `inputs` are already typed. `fixed_batch` is the length that the batch axis had in the
     exported model, so that a reshape to [1, 16] in a model exported for one example is understood.
     Raises `CompileError` when the shapes contradict each other.
     """
-    inputs = tuple(inputs)
-    settled: set[str] = set()
-    while True:
-        # What was inferred from a reshape that has changed since does not hold any more.
-        graph.types = {n: t for n, t in graph.types.items() if n in inputs or n in settled}
-        update(graph, inputs)
-        progress = False
-        for i, node in enumerate(graph.nodes):
-            if node.op != "Reshape" or node.outputs[0] in settled:
-                continue
-            target = _target(graph, node, fixed_batch)
-            if target is None:
-                continue
-            settled.add(node.outputs[0])
-            raw = [-1 if n == BATCH else int(n) for n in target]
-            name = Emitter(graph, node.name).const(raw, np.int64)
-            graph.nodes[i] = replace(
-                node, inputs=(node.inputs[0], name), attributes={"allowzero": 0}
-            )
-            known = graph.types[node.inputs[0]]
-            graph.types[node.outputs[0]] = TensorType(known.dtype, target)
-            progress = True
-            break  # what comes after must be inferred anew
-        if not progress:
-            return
+    kept = set(inputs)
+    made = {name for node in graph.nodes for name in node.outputs}
+    graph.types = {n: t for n, t in graph.types.items() if n in kept or n not in made}
+    update(graph, kept, fixed_batch)
 
 
-def update(graph: Graph, inputs: Iterable[str]) -> None:
-    """Run ONNX's inference over the graph, starting from the types already known."""
-    inputs = tuple(inputs)
-    known = {n: t for n, t in graph.types.items() if n not in inputs and t.shape is not None}
-    signature = convert.Signature({n: graph.types[n] for n in inputs}, {})
-    model = convert.model_of(graph, signature)
-    model.graph.value_info.extend(convert.info_of(n, t) for n, t in known.items())
-    try:
-        inferred = shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
-    except shape_inference.InferenceError as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        text = " ".join(lines)[:400]
-        for name, label in graph.labels.items():
-            if f"node name: {name})" in text:
-                text = text.replace(f"node name: {name})", f"{label})")
-        raise CompileError(f"the model's shapes do not fit together: {text}") from None
-    for info in inferred.graph.value_info:
-        found = convert.type_of(info)
-        if found is not None:
-            graph.types[info.name] = found
-
-
-def _target(graph: Graph, node: Node, fixed_batch: int | None) -> Shape | None:
-    """The shape that this Reshape makes, or None if it cannot be told (yet)."""
-    source = graph.types.get(node.inputs[0])
-    if source is None or source.shape is None:
-        return None
-    wanted = index_value(graph, node.inputs[1])
-    if wanted is None:
-        return None
-    shape = source.shape
-    if node.attributes.get("allowzero", 0) == 0:
-        if any(n == 0 and i >= len(shape) for i, n in enumerate(wanted)):
-            return None
-        wanted = tuple(shape[i] if n == 0 else n for i, n in enumerate(wanted))
-    batches = [n for n in shape if isinstance(n, str)]
-    if not batches:
-        return _settle(wanted, math.prod(int(n) for n in shape))
-    if batches != [BATCH]:
-        return None
-    each = math.prod(int(n) for n in shape if n != BATCH)  # elements of one example
-    if BATCH not in wanted:
-        numbers = [int(n) for n in wanted]
-        if -1 in numbers and math.prod(n for n in numbers if n != -1) == each:
-            wanted = tuple(BATCH if n == -1 else n for n in numbers)
-        elif fixed_batch is not None and numbers and numbers[0] == fixed_batch:
-            wanted = (BATCH, *numbers[1:])
+def update(graph: Graph, inputs: Iterable[str], fixed_batch: int | None = None) -> None:
+    """As `infer`, and what is known already of a tensor stays where nothing can be inferred."""
+    probes = Probes(graph)
+    old, graph.nodes = graph.nodes, []
+    for original in old:
+        node = _settled(graph, original, probes, fixed_batch)
+        _infer_node(graph, node, probes)
+        values = probes.see(node)
+        if values is None:
+            graph.nodes.append(node)
         else:
-            return None
-    if sum(n == BATCH for n in wanted) != 1:
-        return None
-    place = wanted.index(BATCH)
-    rest = _settle((*wanted[:place], *wanted[place + 1 :]), each)
-    return None if rest is None else (*rest[:place], BATCH, *rest[place:])
+            graph.constants.update(
+                (name, value) for name, value in zip(node.outputs, values, strict=False) if name
+            )
 
 
-def _settle(wanted: Shape, size: int) -> Shape | None:
-    """The shape with its -1, if any, worked out; None if it does not hold `size` elements."""
-    if any(isinstance(n, str) for n in wanted):
+def _settled(graph: Graph, node: Node, probes: Probes, fixed_batch: int | None) -> Node:
+    """The node with a constant for the shape that it reads, if there is one that will do."""
+    if node.domain or not node.inputs or not graph.knows(node.inputs[0]):
+        return node
+    if node.op == "Resize":
+        return _settled_resize(graph, node, probes, fixed_batch)
+    if node.op not in ("Reshape", "Expand"):
+        return node
+    wanted = probes.elements(node.inputs[1])
+    if wanted is None:
+        return node
+    shape = graph.shape(node.inputs[0])
+    if node.op == "Expand":
+        return _settled_expand(graph, node, shape, wanted)
+    return _settled_reshape(graph, node, shape, wanted, fixed_batch)
+
+
+def _settled_reshape(
+    graph: Graph, node: Node, shape: Shape, wanted: Shape, fixed_batch: int | None
+) -> Node:
+    """Reshape to numbers, with -1 for the axis that holds the batch."""
+    if not node.attributes.get("allowzero", 0):
+        if any(n == 0 and i >= len(shape) for i, n in enumerate(wanted)):
+            return node
+        wanted = tuple(shape[i] if n == 0 else n for i, n in enumerate(wanted))
+    if fixed_batch is not None:
+        wanted = _freed(shape, wanted, fixed_batch)
+    varying = [n for n in wanted if isinstance(n, str)]
+    if -1 in wanted and len(varying) == 1 and 0 not in wanted:
+        each, others = _size(shape), _size(tuple(n for n in wanted if n != -1))
+        if each is not None and others is not None and each % others == 0:
+            wanted = tuple(each // others if n == -1 else n for n in wanted)
+    if len(varying) > 1 or (varying and -1 in wanted) or 0 in wanted:
+        return node
+    numbers = [-1 if isinstance(n, str) else int(n) for n in wanted]
+    if node.inputs[1] in graph.constants and graph.constants[node.inputs[1]].tolist() == numbers:
+        return replace(node, attributes={"allowzero": 0})
+    target = Emitter(graph, node.name).ints(*numbers)
+    return replace(node, inputs=(node.inputs[0], target), attributes={"allowzero": 0})
+
+
+def _size(shape: Shape) -> int | None:
+    """Elements of the shape for one example; None if the batch is not in it exactly once."""
+    numbers = [n if isinstance(n, int) else multiple(n) for n in shape]
+    if sum(isinstance(n, str) for n in shape) != 1 or None in numbers:
         return None
+    return math.prod(n for n in numbers if n is not None)
+
+
+def _freed(shape: Shape, wanted: Shape, fixed_batch: int) -> Shape:
+    """The target with -1 in the place of the length at which the batch was fixed.
+
+    As many elements come before it as before the batch's axis in `shape`.
+    """
+    each = _size(shape)
+    if each is None or any(isinstance(n, str) for n in wanted):
+        return wanted
     numbers = [int(n) for n in wanted]
     others = math.prod(n for n in numbers if n != -1)
-    if numbers.count(-1) > 1 or others == 0 or size % others:
+    if numbers.count(-1) > 1 or others == 0 or each * fixed_batch % others:
+        return wanted
+    numbers = [each * fixed_batch // others if n == -1 else n for n in numbers]
+    start = next(i for i, n in enumerate(shape) if isinstance(n, str))
+    before = math.prod(n for n in shape[:start] if isinstance(n, int))
+    places = [i for i in range(len(numbers)) if math.prod(numbers[:i]) == before]
+    exact = [i for i in places if numbers[i] == fixed_batch]
+    for i in exact or [i for i in places if numbers[i] % fixed_batch == 0]:
+        return (*numbers[:i], -1, *numbers[i + 1 :])
+    return wanted
+
+
+def _settled_expand(graph: Graph, node: Node, shape: Shape, wanted: Shape) -> Node:
+    """Expand to numbers, with 1 for an axis that is as long as it should be."""
+    offset = len(shape) - len(wanted)
+    numbers = []
+    for i, n in enumerate(wanted):
+        if isinstance(n, str):
+            if i + offset < 0 or shape[i + offset] != n:
+                return node
+            n = 1
+        numbers.append(n)
+    if node.inputs[1] in graph.constants:
+        return node
+    return replace(node, inputs=(node.inputs[0], Emitter(graph, node.name).ints(*numbers)))
+
+
+def _settled_resize(graph: Graph, node: Node, probes: Probes, fixed_batch: int | None) -> Node:
+    """Resize to numbers, without the axes that stay as they are, the batch among them."""
+    wanted = probes.elements(node.inputs[3]) if len(node.inputs) > 3 and node.inputs[3] else None
+    if not wanted or node.attributes.get("keep_aspect_ratio_policy", "stretch") != "stretch":
+        return node
+    shape = graph.shape(node.inputs[0])
+    axes = [a % len(shape) for a in node.integers("axes", range(len(shape)))]
+    sizes = {}
+    for axis, n in zip(axes, wanted, strict=True):
+        fixed = isinstance(shape[axis], str) and n == fixed_batch
+        if n != shape[axis] and not fixed:
+            sizes[axis] = n
+    if not sizes:
+        return replace(node, op="Identity", inputs=node.inputs[:1], attributes={})
+    if any(isinstance(n, str) for n in sizes.values()):
+        return node
+    target = Emitter(graph, node.name).ints(*(int(n) for n in sizes.values()))
+    return replace(
+        node,
+        inputs=(node.inputs[0], "", "", target),
+        attributes={**node.attributes, "axes": list(sizes)},
+    )
+
+
+def _infer_node(graph: Graph, node: Node, probes: Probes) -> None:
+    """Set the types of a node's outputs, as far as they can be told."""
+    if node.domain:
+        return
+    known = {n: _type_of(graph, n) for n in node.inputs if n}
+    if any(k is None for k in known.values()):
+        return
+    types = {n: k for n, k in known.items() if k is not None}
+    proto = convert.proto_of(node)
+    found = [_inferred(graph, node, proto, types, probes, i) for i in range(len(LENGTHS))]
+    for name in node.outputs:
+        each = [f.get(name) for f in found]
+        if not name or any(t is None for t in each):
+            continue
+        shapes = [t.shape for t in each if t is not None]
+        dtype = next(t.dtype for t in each if t is not None)
+        joint = _joined_shape(name, shapes)
+        if joint is None and name in graph.types:
+            continue
+        graph.types[name] = TensorType(dtype, joint)
+
+
+def _joined_shape(name: str, found: list[Shape | None]) -> Shape | None:
+    shapes = [s for s in found if s is not None]
+    if len(shapes) < len(found) or len({len(s) for s in shapes}) > 1:
         return None
-    settled = tuple(size // others if n == -1 else n for n in numbers)
-    return settled if math.prod(settled) == size else None
+    columns = zip(*shapes, strict=True)
+    lengths = (joined([n if isinstance(n, int) else None for n in c]) for c in columns)
+    return tuple(f"unknown_{name}_{i}" if n is None else n for i, n in enumerate(lengths))
 
 
-def index_value(graph: Graph, name: str) -> Shape | None:
-    """The elements of a small integer tensor computed from shapes, or None.
-
-    An element that is the batch's length is `BATCH`.
-    """
-    if name in graph.constants:
-        value = graph.constants[name]
-        return tuple(int(n) for n in value.ravel()) if value.dtype.kind in "iu" else None
-    node = next((n for n in graph.nodes if name in n.outputs), None)
-    if node is None or node.op not in _INDEX_OPS:
-        return None
-    if node.op == "Shape":
-        known = graph.types.get(node.inputs[0])
-        if known is None or known.shape is None:
-            return None
-        start, end = node.attributes.get("start", 0), node.attributes.get("end", len(known.shape))
-        return known.shape[start:end]
-    values = [index_value(graph, n) for n in node.inputs]
-    if any(v is None for v in values):
-        return None
-    first, *others = (v for v in values if v is not None)
-    match node.op:
-        case "Gather":
-            chosen = [int(i) for i in others[0]]
-            return tuple(first[i] for i in chosen) if _inside(chosen, first) else None
-        case "Slice":
-            steps = others[3] if len(others) > 3 else (1,)
-            return first[int(others[0][0]) : int(others[1][0]) : int(steps[0])]
-        case "Concat":
-            return tuple(n for v in (first, *others) for n in v)
-        case "Mul":
-            if len(first) == len(others[0]) == 1 and isinstance(first[0], int):
-                other = others[0][0]
-                return (first[0] * other,) if isinstance(other, int) else None
-            return None
-        case _:  # Unsqueeze, Squeeze and Cast keep the elements
-            return first
+def _type_of(graph: Graph, name: str) -> TensorType | None:
+    value = graph.constants.get(name)
+    return graph.types.get(name) if value is None else TensorType(value.dtype, value.shape)
 
 
-def _inside(chosen: list[int], values: Shape) -> bool:
-    return all(-len(values) <= i < len(values) for i in chosen)
+def _inferred(
+    graph: Graph,
+    node: Node,
+    proto: onnx.NodeProto,
+    types: dict[str, TensorType],
+    probes: Probes,
+    place: int,
+) -> dict[str, TensorType]:
+    """What ONNX says of the outputs for one of the batch's lengths."""
+    length = LENGTHS[place]
+    given = {
+        n: helper.make_tensor_type_proto(
+            helper.np_dtype_to_tensor_dtype(t.dtype),
+            None if t.shape is None else tried(t.shape, length),
+        )
+        for n, t in types.items()
+    }
+    data = {n: _tensor(v[place]) for n in types if (v := probes.of(n)) is not None}
+    try:
+        schema = defs.get_schema(node.op, OPSET, "")
+        found = shape_inference.infer_node_outputs(
+            schema, proto, given, data, opset_imports=_OPSETS
+        )
+    except (shape_inference.InferenceError, defs.SchemaError) as error:
+        text = " ".join(str(error).split())[:400].replace(str(length), "batch")
+        shapes = ", ".join(_described(t.shape) for t in types.values())
+        raise CompileError(
+            f"the model's shapes do not fit together: {node.op} ({graph.label(node.origin)}) "
+            f"of {shapes}: {text}"
+        ) from None
+    return {name: known for name, t in found.items() if (known := _known(t)) is not None}
+
+
+def _described(shape: Shape | None) -> str:
+    return "unknown" if shape is None else f"[{', '.join(map(str, shape))}]"
+
+
+def _known(proto: onnx.TypeProto) -> TensorType | None:
+    return convert.type_of(onnx.ValueInfoProto(type=proto))
+
+
+def _tensor(value: Array) -> onnx.TensorProto:
+    assert value.size <= SMALL
+    return numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape))

@@ -55,6 +55,20 @@ def prune(graph: Graph, outputs: Iterable[str]) -> None:
     graph.constants = {n: v for n, v in graph.constants.items() if n in needed}
 
 
+def forget(graph: Graph, outputs: Iterable[str]) -> None:
+    """Drop what no output needs, and the names of parts and indices that nobody reads.
+
+    Expansions write a Split otherwise when some of its parts lead nowhere, and refuse a MaxPool
+    whose indices are read.
+    """
+    prune(graph, outputs)
+    read = {n for node in graph.nodes for n in node.inputs} | set(outputs)
+    for i, node in enumerate(graph.nodes):
+        if node.op in ("Split", "MaxPool"):
+            kept = tuple(o if o in read else "" for o in node.outputs)
+            graph.nodes[i] = replace(node, outputs=kept)
+
+
 def fold(graph: Graph) -> bool:
     """Compute nodes whose inputs are all constants, and shapes that do not vary."""
     kept: list[Node] = []

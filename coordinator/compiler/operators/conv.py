@@ -4,6 +4,8 @@ X is [N, C, ...], W [O, C / group, ...], Y [N, O, ...]. Formulas: Dumoulin and V
 guide to convolution arithmetic for deep learning".
 """
 
+from typing import NamedTuple
+
 from coordinator.compiler.graph import Emitter, Node
 from coordinator.compiler.operators.registry import expansion, lowering, operator
 from coordinator.compiler.operators.windows import (
@@ -65,19 +67,38 @@ def _dx(emit: Emitter, forward: Node, windows: Windows, dy: str) -> str:
 
 
 def _dw(emit: Emitter, forward: Node, windows: Windows, dy: str) -> str:
+    """dW of a convolution."""
+    x, w = forward.inputs[:2]
+    return weight_gradient(emit, forward, windows, Slid(x, forward.outputs[0], w, (x, dy)))
+
+
+class Slid(NamedTuple):
+    """Two tensors of which one slid over the other, and the weights between them.
+
+    `image` [N, C, ...] is the large one and `out` [N, O, ...] has one element for each place of
+    the windows; `weight` is [O, C / group, ...]. They stand for shapes: what is convolved are
+    `values`, tensors like `image` and `out`.
+    """
+
+    image: str
+    out: str
+    weight: str
+    values: tuple[str, str]
+
+
+def weight_gradient(emit: Emitter, forward: Node, windows: Windows, slid: Slid) -> str:
     """dW: the convolution of X by dY, batch and channels swapped, strides and dilations too.
 
     With groups, the channels of X within a group take the batch's place and the batch joins the
     groups: [N, G C', ...] to [C', G N, ...], so that it remains one convolution of G groups.
     """
-    x, w = forward.inputs[:2]
     graph, rank = emit.graph, windows.rank
     group = int(forward.attributes.get("group", 1))
-    size, out = spatial(graph, x, forward), spatial(graph, forward.outputs[0], forward)
+    size, out = graph.fixed(slid.image, slice(2, None)), graph.fixed(slid.out, slice(2, None))
     swap = [1, 0, *range(2, rank + 2)]
-    image, kernel = emit.op("Transpose", x, perm=swap), emit.op("Transpose", dy, perm=swap)
+    image, kernel = (emit.op("Transpose", value, perm=swap) for value in slid.values)
     if group > 1:
-        per_group = graph.fixed(w, slice(1, 2))[0]
+        per_group = graph.fixed(slid.weight, slice(1, 2))[0]
         image = emit.op("Reshape", image, emit.ints(group, per_group, -1, *size))
         image = emit.op("Transpose", image, perm=[1, 0, *range(2, rank + 3)])
         image = emit.op("Reshape", image, emit.ints(per_group, -1, *size))

@@ -1,9 +1,11 @@
 """Pooling: X is [N, C, ...], Y [N, C, ...] with smaller spatial axes."""
 
+import math
+
 import numpy as np
 
 from coordinator.compiler.errors import CompileError
-from coordinator.compiler.graph import Array, Emitter, Node
+from coordinator.compiler.graph import FLOAT, Array, Emitter, Node
 from coordinator.compiler.operators.registry import expansion, lowering, operator
 from coordinator.compiler.operators.windows import (
     Windows,
@@ -12,8 +14,12 @@ from coordinator.compiler.operators.windows import (
     with_explicit_pads,
 )
 
-operator("MaxPool")
 operator("AveragePool")
+operator("GlobalAveragePool")
+operator("GlobalLpPool")
+operator("GlobalMaxPool")
+operator("LpPool")
+operator("MaxPool")
 
 
 @expansion("MaxPool")
@@ -24,29 +30,107 @@ def explicit_max(emit: Emitter, node: Node) -> list[str]:
             f"MaxPool ({emit.graph.label(node.origin)}) with its second output, the indices, "
             "is not supported; export the model without it"
         )
-    spatial(emit.graph, node.inputs[0], node)
+    size = spatial(emit.graph, node.inputs[0], node)
     windows = windows_of(emit.graph, node)
+    out = spatial(emit.graph, node.outputs[0], node)
     attributes = with_explicit_pads(node, windows)
     attributes.pop("storage_order", None)
+    rest = _rest(windows, size, out)
+    if attributes.pop("ceil_mode", 0) and any(rest):
+        after = tuple(a + r for a, r in zip(windows.after, rest, strict=True))
+        attributes["pads"] = [*windows.before, *after]
     return [emit.op("MaxPool", *node.inputs, **attributes)]
+
+
+def _rest(windows: Windows, size: tuple[int, ...], out: tuple[int, ...]) -> tuple[int, ...]:
+    """How far the last windows reach beyond the pads, as they may in `ceil_mode`."""
+    reach = zip(windows.covered(out), size, windows.before, windows.after, strict=True)
+    return tuple(max(c - n - b - a, 0) for c, n, b, a in reach)
 
 
 @expansion("AveragePool")
 def explicit_average(emit: Emitter, node: Node) -> list[str]:
-    """The same pooling with its windows written out."""
-    size = spatial(emit.graph, node.inputs[0], node)
+    """The mean of every window as the mean with pads, put right where there are fewer elements.
+
+    Runtimes differ in what they count where windows reach beyond the pads; none is asked to here.
+    """
+    x = node.inputs[0]
+    size = spatial(emit.graph, x, node)
     windows = windows_of(emit.graph, node)
     out = spatial(emit.graph, node.outputs[0], node)
-    covered = windows.covered(out)
-    if any(c > n + b + a for c, n, b, a in zip(covered, size, windows.before, windows.after,
-                                               strict=True)):  # fmt: skip
-        raise CompileError(
-            f"AveragePool ({emit.graph.label(node.origin)}) with ceil_mode whose last window "
-            "leaves the padded input is not supported; pad the input instead"
-        )
-    attributes = with_explicit_pads(node, windows)
-    attributes.pop("ceil_mode", None)
-    return [emit.op("AveragePool", *node.inputs, **attributes)]
+    count = _elements(windows, size, out, bool(node.attributes.get("count_include_pad", 0)))
+    mean = whole_average(emit, x, windows, size, out)
+    whole = math.prod(windows.kernel)
+    if (count == whole).all():
+        return [mean]
+    return [emit.op("Mul", mean, emit.const(whole / count))]
+
+
+def whole_average(
+    emit: Emitter, x: str, windows: Windows, size: tuple[int, ...], out: tuple[int, ...]
+) -> str:
+    """The mean of every window, pads and what is beyond them counted as zeros."""
+    rest = _rest(windows, size, out)
+    before, after = windows.before, tuple(a + r for a, r in zip(windows.after, rest, strict=True))
+    if any(p >= k for p, k in zip((*before, *after), windows.kernel * 2, strict=True)):
+        # More than the kernel allows of pads.
+        x = emit.op("Pad", x, emit.ints(0, 0, *before, 0, 0, *after))
+        before = after = (0,) * windows.rank
+    attributes: dict[str, object] = {
+        "kernel_shape": list(windows.kernel),
+        "strides": list(windows.strides),
+        "pads": [*before, *after],
+    }
+    if any(before) or any(after):
+        attributes["count_include_pad"] = 1
+    if any(d > 1 for d in windows.dilations):
+        attributes["dilations"] = list(windows.dilations)
+    return emit.op("AveragePool", x, **attributes)
+
+
+@expansion("LpPool")
+def lp_pool(emit: Emitter, node: Node) -> list[str]:
+    """(sum |x|^p)^(1/p) over each window."""
+    x = node.inputs[0]
+    size = spatial(emit.graph, x, node)
+    windows = windows_of(emit.graph, node)
+    out = spatial(emit.graph, node.outputs[0], node)
+    p = int(node.attributes.get("p", 2))
+    mean = whole_average(emit, _power(emit, x, p), windows, size, out)
+    return [_root(emit, emit.op("Mul", mean, emit.const(math.prod(windows.kernel))), p)]
+
+
+@expansion("GlobalLpPool")
+def global_lp_pool(emit: Emitter, node: Node) -> list[str]:
+    """(sum |x|^p)^(1/p) over all places."""
+    rank = len(emit.graph.shape(node.inputs[0]))
+    p = int(node.attributes.get("p", 2))
+    powers = _power(emit, node.inputs[0], p)
+    return [_root(emit, emit.op("ReduceSum", powers, emit.ints(*range(2, rank)), keepdims=1), p)]
+
+
+def _power(emit: Emitter, x: str, p: int) -> str:
+    if p == 2:
+        return emit.op("Mul", x, x)
+    size = emit.op("Abs", x)
+    return size if p == 1 else emit.op("Pow", size, emit.const(float(p)))
+
+
+def _root(emit: Emitter, total: str, p: int) -> str:
+    """The p-th root; where the sum is zero its gradient is taken as zero, not as infinite."""
+    if p == 1:
+        return total
+    positive = emit.op("Greater", total, emit.const(0.0))
+    safe = emit.op("Where", positive, total, emit.const(1.0))
+    root = emit.op("Sqrt", safe) if p == 2 else emit.op("Pow", safe, emit.const(1 / p))
+    return emit.op("Mul", root, emit.op("Cast", positive, to=FLOAT))
+
+
+@expansion("GlobalMaxPool")
+def global_max_pool(emit: Emitter, node: Node) -> list[str]:
+    """The maximum of one window that is as large as X."""
+    size = list(spatial(emit.graph, node.inputs[0], node))
+    return [emit.op("MaxPool", node.inputs[0], kernel_shape=size, strides=size)]
 
 
 @lowering("MaxPoolGrad")
