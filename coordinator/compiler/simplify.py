@@ -97,7 +97,7 @@ def _fixed_shape(graph: Graph, node: Node) -> list[Array] | None:
 
 
 def _computed(graph: Graph, node: Node) -> list[Array] | None:
-    if node.domain or node.op in RANDOM or not node.inputs:
+    if node.domain or node.op in (*RANDOM, "Dropout") or not node.inputs:
         return None
     if not all(n in graph.constants for n in node.inputs if n):
         return None

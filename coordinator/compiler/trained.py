@@ -51,7 +51,7 @@ def check_operators(graph: Graph, trained: Iterable[str], output: str) -> None:
                 f"operator {node.op} ({graph.label(node.origin)}) cannot be trained through. "
                 f"Supported: {supported()}. Freezing every weight before it also helps"
             )
-        moving.update(node.outputs)
+        moving.update(name for name in node.outputs if _carries_gradient(graph, name))
 
 
 def _frozen(model: Model, patterns: tuple[str, ...]) -> set[str]:

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from coordinator.compiler.errors import CompileError
-from coordinator.compiler.graph import BATCH, FLOAT, Emitter, Node, TensorType, describe
+from coordinator.compiler.graph import BATCH, FLOAT, Emitter, Graph, Node, TensorType, describe
 from coordinator.compiler.operators.registry import inference, operator, training
+from coordinator.compiler.probes import multiple
 
 operator("Dropout")
 
@@ -62,20 +63,28 @@ def _ratio(emit: Emitter, node: Node) -> float:
 
 def _draw(emit: Emitter, node: Node) -> str:
     """A number for each element of the node's input."""
-    graph = emit.graph
-    shape = graph.shape(node.inputs[0])
+    shape = emit.graph.shape(node.inputs[0])
+    varying = [i for i, n in enumerate(shape) if isinstance(n, str)]
     each = tuple(n for n in shape if isinstance(n, int))
-    if shape.count(BATCH) != 1 or len(each) != len(shape) - 1:
+    times = multiple(shape[varying[0]]) if len(varying) == 1 else None
+    if times is None:
         raise CompileError(
-            f"Dropout ({graph.label(node.origin)}) works on {describe(shape)}; one axis, the "
+            f"Dropout ({emit.graph.label(node.origin)}) works on {describe(shape)}; one axis, the "
             'batch, must vary and all others be fixed. model.dropout = "off" trains without'
         )
-    drawn = emit.name()
-    graph.draws[drawn] = each
-    graph.types[drawn] = TensorType(np.dtype(np.float32), (BATCH, *each))
-    place = shape.index(BATCH)
+    (place,) = varying
     if place == 0:
-        return drawn
-    return emit.op(
-        "Transpose", drawn, perm=[*range(1, place + 1), 0, *range(place + 1, len(shape))]
-    )
+        drawn = _input(emit.graph, each if times == 1 else (times, *each))
+        return drawn if times == 1 else emit.op("Reshape", drawn, emit.ints(-1, *each))
+    drawn = _input(emit.graph, (*each[:place], times, *each[place:]))
+    around = [*range(1, place + 1), 0, *range(place + 1, len(shape) + 1)]
+    moved = emit.op("Transpose", drawn, perm=around)
+    return emit.op("Reshape", moved, emit.ints(*each[:place], -1, *each[place:]))
+
+
+def _input(graph: Graph, shape: tuple[int, ...]) -> str:
+    """A new input for random numbers, of this shape for each example."""
+    name = Emitter(graph).name()
+    graph.draws[name] = shape
+    graph.types[name] = TensorType(np.dtype(np.float32), (BATCH, *shape))
+    return name

@@ -7,7 +7,7 @@ import onnx
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
-from coordinator.compiler import convert, lower, shapes, simplify
+from coordinator.compiler import convert, lower, modes, shapes, simplify
 from coordinator.compiler import model as models
 from coordinator.compiler.assemble import Interface, write
 from coordinator.compiler.compile import differentiated
@@ -37,7 +37,8 @@ class Gradients:
     @property
     def names(self) -> dict[str, str]:
         """Public input names by tensor."""
-        return {t: i.name for t, i in self.problem.inputs.items()} | self.problem.weights
+        given = {t: i.name for t, i in self.problem.inputs.items()} | self.problem.weights
+        return given | {t: f"draw {i}" for i, t in enumerate(self.raw.draws)}
 
     def examples(self, batch: int, seed: int = 1) -> Feeds:
         """Random example inputs, by public name."""
@@ -49,6 +50,8 @@ class Gradients:
                 feeds[entry.name] = rng.integers(0, entry.classes, shape)
             else:
                 feeds[entry.name] = rng.normal(size=shape).astype(entry.dtype)
+        for tensor, each in self.raw.draws.items():
+            feeds[self.names[tensor]] = rng.random((batch, *each), dtype=np.float32)
         return feeds
 
     def feeds(self, examples: Feeds) -> Feeds:
@@ -109,6 +112,7 @@ class Gradients:
 
     def _double_loss(self, examples: Feeds):  # type: ignore[no-untyped-def]
         graph: Graph = self.problem.graph.copy()
+        modes.for_training(graph)
         loss = self.problem.loss
         total = loss.total(Emitter(graph), self.problem.output, self.problem.target)
         graph.constants = {
@@ -116,9 +120,9 @@ class Gradients:
             for n, v in graph.constants.items()
         }
         double = np.dtype(np.float64)
+        types = {t: graph.types[t] for t in self.names}
         inputs = {
-            t: TensorType(double, k.shape) if (k := graph.types[t]).dtype == np.float32 else k
-            for t in self.names
+            t: TensorType(double, k.shape) if k.dtype == np.float32 else k for t, k in types.items()
         }
         signature = Signature(inputs, {total: TensorType(double, ())})
         reference = ReferenceEvaluator(convert.model_of(graph, signature))
