@@ -8,7 +8,7 @@ from onnx import checker
 
 from coordinator.compiler import convert
 from coordinator.compiler.convert import External, Signature
-from coordinator.compiler.graph import Array, Emitter, Graph, Node, TensorType
+from coordinator.compiler.graph import Array, Emitter, Graph, Node, TensorType, in_order
 
 FROZEN_NAME = "frozen.bin"
 FROZEN_LEAST = 1024
@@ -61,7 +61,7 @@ def write(graph: Graph, interface: Interface, place: Place) -> bytes:
     which it was built. The result is checked in full before it is returned.
     """
     outputs = _distinct(graph, interface.inputs, interface.outputs)
-    nodes = _in_order(graph, outputs.values())
+    nodes = in_order(graph.nodes, outputs.values())
     names = {"": "", **interface.inputs, **{now: name for name, now in outputs.items()}}
     public = set(names.values())
     number = 0
@@ -109,20 +109,3 @@ def _distinct(graph: Graph, inputs: Iterable[str], outputs: Mapping[str, str]) -
 def _type_of_constant(graph: Graph, name: str) -> TensorType:
     value = graph.constants[name]
     return TensorType(value.dtype, value.shape)
-
-
-def _in_order(graph: Graph, outputs: Iterable[str]) -> list[Node]:
-    """The nodes that the outputs need, each after those it reads, outputs in their order."""
-    made = graph.producers()
-    done: dict[int, Node] = {}
-    stack = [(made[name], False) for name in reversed(list(outputs))]
-    while stack:
-        node, ready = stack.pop()
-        if id(node) in done:
-            continue
-        if ready:
-            done[id(node)] = node
-            continue
-        stack.append((node, True))
-        stack += [(made[n], False) for n in reversed(node.inputs) if n in made]
-    return list(done.values())

@@ -15,10 +15,19 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from coordinator.compiler import fuse, gradient, lower, model, modes, proximal, shapes, simplify
+from coordinator.compiler import (
+    fuse,
+    gradient,
+    lower,
+    model,
+    modes,
+    proximal,
+    shapes,
+    simplify,
+    trained,
+)
 from coordinator.compiler.assemble import FrozenFile, Interface, write
 from coordinator.compiler.convert import External
-from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import OPSET, Array, Emitter, Graph, TensorType
 from coordinator.compiler.metrics import METRICS
 from coordinator.compiler.optimizers import Optimizer, Step, optimizer_of
@@ -93,13 +102,10 @@ def differentiated(problem: Problem, values: Mapping[str, Array]) -> tuple[Graph
     modes.for_training(graph)
     loss = problem.loss.mean(Emitter(graph, "loss"), problem.output, problem.target)
     examples = {tensor: graph.types[tensor] for tensor in (*problem.inputs, *graph.draws)}
-    lower.expand(graph, (*examples, *values))
     simplify.prune(graph, [loss])
+    lower.expand(graph, examples, values)
+    trained.check_operators(graph, values, loss)
     graph = gradient.differentiate(graph, examples, values, loss)
-    made = graph.producers()
-    for w in values:
-        if w + gradient.SUFFIX not in made:
-            raise CompileError(f"no gradient reaches {graph.label(w)}; freeze it")
     return graph, loss
 
 

@@ -47,6 +47,15 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def constant_of(node: Node) -> Array:
+    """The value of a `Constant` node."""
+    ((kind, value),) = node.attributes.items()
+    dtypes = {"value_int": np.int64, "value_ints": np.int64}
+    if kind == "value":
+        return np.asarray(value)
+    return np.asarray(value, dtype=dtypes.get(kind, np.float32))
+
+
 def proto_of(node: Node) -> onnx.NodeProto:
     """Our node as ONNX's; attributes in alphabetical order, so that bytes are the same."""
     proto = helper.make_node(
@@ -81,6 +90,14 @@ def type_of(info: onnx.ValueInfoProto) -> TensorType | None:
             for i, d in enumerate(dims)
         ),
     )
+
+
+def type_in(graph: Graph, name: str) -> TensorType:
+    """What is known of a tensor, a constant's own type included."""
+    if name in graph.constants:
+        value = graph.constants[name]
+        return TensorType(value.dtype, tuple(value.shape))
+    return graph.types[name]
 
 
 def info_of(name: str, known: TensorType) -> onnx.ValueInfoProto:

@@ -4,21 +4,31 @@
 part would import torch, and is not needed.
 """
 
+import json
 import os
 import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import onnx
 
 from coordinator.compiler import convert
 from coordinator.compiler.errors import CompileError
-from coordinator.compiler.graph import Array, Graph, TensorType
+from coordinator.compiler.graph import Array, Graph, Node, TensorType, in_order
+from coordinator.compiler.operators import GRADIENTS, OPERATORS
 
 SUFFIX = "_grad"
 """What the builder appends to a tensor's name for its gradient."""
+OWN = "ATen"
+"""The operator that the builder puts where a gradient of ours goes (`registry.gradient`). It can
+have any number of inputs and outputs, and the builder infers nothing about them."""
+_STAND_INS = {"Pow": "Mod"}
+"""The builder passes no gradient to Pow's exponent, whatever its registered gradient says. So it is
+shown another operator of the same signature, one that it otherwise never sees (no gradient passes).
+"""
 
 _INSTALL = (
     "compiling needs ONNX Runtime's training build, and it is not installed here: "
@@ -34,15 +44,23 @@ def differentiate(
     """The graph with the nodes that compute `<weight>_grad` for each weight.
 
     The gradient of the loss by itself is the constant `<loss>_grad`. Gradient nodes are named
-    `<node>_Grad/...` after the node they are the gradient of. Raises `CompileError` when the
-    training build is missing or the builder refuses.
+    `<node>_Grad/...` after the node they are the gradient of; where it is our own, it is the
+    operator `OWN`. Raises `CompileError` when the training build is missing or the builder refuses.
     """
     builder_class = training_build()
-    signature = convert.Signature(inputs, {loss: graph.types[loss]})
+    _register_own()
+    beside = [node for node in graph.nodes if _stops(graph, node)]
+    known_beside = {o: graph.types[o] for node in beside for o in node.outputs if o}
+    signature = convert.Signature({**inputs, **known_beside}, {loss: graph.types[loss]})
     with_values = graph.copy()
+    with_values.nodes = [
+        replace(node, op=_STAND_INS.get(node.op, node.op))
+        for node in graph.nodes
+        if node not in beside
+    ]
     with_values.constants.update(weights)
     model = convert.model_of(with_values, signature)
-    known = {o: graph.types[o] for n in graph.nodes for o in n.outputs if o in graph.types}
+    known = {o: graph.types[o] for n in with_values.nodes for o in n.outputs if o in graph.types}
     model.graph.value_info.extend(convert.info_of(n, t) for n, t in known.items() if n != loss)
     with _quiet():
         try:
@@ -55,7 +73,10 @@ def differentiate(
             ) from None
     built = onnx.load_model_from_string(raw)
     result = graph.copy()
-    result.nodes = [convert.node_of(node) for node in built.graph.node]
+    whole = {node.name: node for node in graph.nodes if node.op in _STAND_INS}
+    result.nodes = [whole.get(node.name) or convert.node_of(node) for node in built.graph.node]
+    if beside:
+        result.nodes = in_order([*beside, *result.nodes])
     for tensor in built.graph.initializer:
         if tensor.name not in with_values.constants:
             result.constants[tensor.name] = convert.array_of(tensor)
@@ -63,6 +84,33 @@ def differentiate(
         if info.name not in result.types and (found := convert.type_of(info)) is not None:
             result.types[info.name] = found
     return result
+
+
+def _stops(graph: Graph, node: Node) -> bool:
+    """Whether the builder must not see this node, as it would ask for its gradient.
+
+    It knows that none passes a tensor that holds no real numbers.
+    """
+    entry = OPERATORS.get(node.op)
+    if entry is None or not entry.stops or node.domain:
+        return False
+    return any(o and graph.types[o].dtype.kind == "f" for o in node.outputs)
+
+
+def _register_own() -> None:
+    """Tell the builder of the gradients that are ours."""
+    from onnxruntime.capi import _pybind_state
+
+    for op, own in GRADIENTS.items():
+        attribute = _pybind_state.GradientNodeAttributeDefinition()
+        attribute.name, attribute.value_json, attribute.dtype = "operator", json.dumps(op), "string"
+        attribute.is_tensor = False
+        definition = _pybind_state.GradientNodeDefinition()
+        definition.op_type, definition.domain = OWN, "org.pytorch.aten"
+        definition.inputs = ["GO(0)"]
+        definition.outputs = [f"GI({i})" for i in range(own.inputs)]
+        definition.attributes = [attribute]
+        _pybind_state.register_gradient_definition(f"::{_STAND_INS.get(op, op)}", [definition])
 
 
 def training_build() -> Any:

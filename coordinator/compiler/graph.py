@@ -98,6 +98,11 @@ class Graph:
         """The node that makes each tensor."""
         return {name: node for node in self.nodes for name in node.outputs if name}
 
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """A tensor's element type, which must be known."""
+        known = self.constants.get(name)
+        return self.types[name].dtype if known is None else known.dtype
+
     def shape(self, name: str) -> Shape:
         """A tensor's shape. Raises `CompileError` when it is not known."""
         if name in self.constants:
@@ -128,6 +133,24 @@ class Graph:
     def label(self, name: str) -> str:
         """What to call a tensor or a node in a message."""
         return self.labels.get(name, f"tensor {name!r}")
+
+
+def in_order(nodes: Sequence[Node], outputs: Iterable[str] | None = None) -> list[Node]:
+    """The nodes that the outputs need (all), each after those it reads, outputs in their order."""
+    made = {name: node for node in nodes for name in node.outputs if name}
+    wanted = list(made if outputs is None else outputs)
+    done: dict[int, Node] = {}
+    stack = [(made[name], False) for name in reversed(wanted)]
+    while stack:
+        node, ready = stack.pop()
+        if id(node) in done:
+            continue
+        if ready:
+            done[id(node)] = node
+            continue
+        stack.append((node, True))
+        stack += [(made[n], False) for n in reversed(node.inputs) if n in made]
+    return list(done.values())
 
 
 class Emitter:

@@ -4,28 +4,39 @@ from collections.abc import Callable, Container, Iterable, Sequence
 
 from onnx import defs
 
-from coordinator.compiler import shapes
+from coordinator.compiler import bodies, shapes, trained
 from coordinator.compiler.errors import CompileError
+from coordinator.compiler.gradient import OWN
 from coordinator.compiler.graph import OPSET, Emitter, Graph, Node
-from coordinator.compiler.operators import EXPANSIONS, LOWERINGS, supported
+from coordinator.compiler.operators import EXPANSIONS, GRADIENTS, LOWERINGS, supported
 from coordinator.compiler.operators.registry import Expansion
 
 
-def expand(graph: Graph, inputs: Iterable[str]) -> None:
+def expand(graph: Graph, inputs: Iterable[str], weights: Iterable[str]) -> None:
     """Write operators otherwise where an expansion says so, and then what that is made of.
 
-    `inputs` are typed. All types are known afterwards. Raises `CompileError`.
+    An operator that a gradient must pass, and that nothing is known of, is replaced by ONNX's own
+    function body. The inputs and weights are typed; all types are known afterwards. Raises
+    `CompileError`.
     """
-    inputs = tuple(inputs)
-    new: set[str] | None = None
-    while new is None or new:
-        shapes.infer(graph, inputs)
-        new = rewrite(graph, EXPANSIONS.get, new)
-    shapes.infer(graph, inputs)
+    weights = tuple(weights)
+    known = (*inputs, *weights)
+    fresh: set[str] | None = None
+    while fresh is None or fresh:
+        shapes.infer(graph, known)
+        passed = trained.moving(graph, weights)
+
+        def rule_of(node: Node, passed: set[str] = passed) -> Expansion | None:
+            unknown = not (trained.is_supported(graph, node) or passed.isdisjoint(node.outputs))
+            return EXPANSIONS.get(node.op) or (bodies.written_out if unknown else None)
+
+        fresh = rewrite(graph, rule_of, fresh)
 
 
 def rewrite(
-    graph: Graph, rule_of: Callable[[str], Expansion | None], among: Container[str] | None = None
+    graph: Graph,
+    rule_of: Callable[[Node], Expansion | None],
+    among: Container[str] | None = None,
 ) -> set[str]:
     """Write operators otherwise where there is a rule for them, each once.
 
@@ -36,7 +47,7 @@ def rewrite(
     fresh: set[str] = set()
     for node in old:
         wanted = among is None or any(o in among for o in node.outputs)
-        rule = rule_of(node.op) if wanted and not node.domain else None
+        rule = rule_of(node) if wanted and not node.domain else None
         start = len(graph.nodes)
         outputs = rule(Emitter(graph, node.name), node) if rule else None
         if outputs is None:
@@ -56,12 +67,13 @@ def lower(graph: Graph) -> None:
     old, graph.nodes = graph.nodes, []
     forward = {node.name: node for node in old if "_Grad/" not in node.name}
     for node in old:
-        rule = LOWERINGS.get(node.op)
+        made_from = forward.get(node.name.split("_Grad/")[0], node)
+        own = GRADIENTS.get(made_from.op) if node.op == OWN else None
+        rule = own.rule if own else LOWERINGS.get(node.op)
         if rule is None:
             _check_standard(graph, node)
             graph.nodes.append(node)
             continue
-        made_from = forward.get(node.name.split("_Grad/")[0], node)
         start = len(graph.nodes)
         outputs = rule(Emitter(graph, made_from.name), node, made_from)
         _name_outputs(graph, start, node, outputs)

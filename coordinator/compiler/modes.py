@@ -13,14 +13,14 @@ from coordinator.compiler.operators import INFERENCE, TRAINING
 
 def for_training(graph: Graph) -> None:
     """Write operators as they behave in training. Expansions come after it."""
-    lower.rewrite(graph, TRAINING.get)
+    lower.rewrite(graph, lambda node: TRAINING.get(node.op))
 
 
 def without_dropout(graph: Graph) -> None:
     """Write dropout as it behaves when the model is used, for both modes."""
-    lower.rewrite(graph, {"Dropout": INFERENCE["Dropout"]}.get)
+    lower.rewrite(graph, lambda node: INFERENCE[node.op] if node.op == "Dropout" else None)
 
 
 def for_evaluation(graph: Graph) -> None:
     """Write operators as they behave when the model is used."""
-    lower.rewrite(graph, INFERENCE.get)
+    lower.rewrite(graph, lambda node: INFERENCE.get(node.op))

@@ -44,8 +44,7 @@ def pose(task: TaskFile, model: Model) -> Problem:
     output = _logits(graph, model.outputs[name], task.loss)
     if task.model.dropout == "off":
         modes.without_dropout(graph)
-    weights = trained.weights(model, output, task.model.frozen)
-    trained.check_operators(graph, weights, output)
+    weights = trained.weights(model, output, task.model.frozen, task.model.trained)
     graph.constants |= {w: v for w, v in model.values.items() if w not in weights}
     shapes.infer(graph, (*model.inputs.values(), *weights))
     simplify.forget(graph, [output])

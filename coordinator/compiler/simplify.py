@@ -209,7 +209,8 @@ def _sum_of_twins(graph: Graph) -> bool:
     changed = False
     for i, node in enumerate(graph.nodes):
         if node.op in ("Sum", "Add") and len(node.inputs) == 2 and len(set(node.inputs)) == 1:
-            two = Emitter(graph).const(2.0)
+            known = graph.types.get(node.inputs[0])
+            two = Emitter(graph).const(2.0, known.dtype if known else np.float32)
             graph.nodes[i] = replace(node, op="Mul", inputs=(node.inputs[0], two))
             changed = True
     return changed

@@ -15,8 +15,10 @@ from coordinator.compiler.operators import (
     gather,
     linear,
     loss,
+    norm,
     pool,
     recurrent,
+    reduce,
     resize,
     shape,
     slicing,
@@ -24,6 +26,7 @@ from coordinator.compiler.operators import (
 )
 from coordinator.compiler.operators.registry import (
     EXPANSIONS,
+    GRADIENTS,
     INFERENCE,
     LOWERINGS,
     OPERATORS,
@@ -33,6 +36,7 @@ from coordinator.compiler.operators.registry import (
 
 __all__ = [
     "EXPANSIONS",
+    "GRADIENTS",
     "INFERENCE",
     "LOWERINGS",
     "OPERATORS",
@@ -45,8 +49,10 @@ __all__ = [
     "gather",
     "linear",
     "loss",
+    "norm",
     "pool",
     "recurrent",
+    "reduce",
     "resize",
     "shape",
     "slicing",

@@ -12,6 +12,7 @@ from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import BATCH, FLOAT, Emitter, Graph, Node, TensorType, describe
 from coordinator.compiler.operators.registry import inference, operator, training
 from coordinator.compiler.probes import multiple
+from coordinator.compiler.simplify import RANDOM
 
 operator("Dropout")
 
@@ -37,6 +38,18 @@ def dropped(emit: Emitter, node: Node) -> Sequence[str]:
 def kept(emit: Emitter, node: Node) -> Sequence[str]:
     """Y = X, and True everywhere."""
     return _all(emit, node)
+
+
+def _refused(emit: Emitter, node: Node) -> None:
+    """Other random numbers are drawn by the runtime: nobody could draw them again."""
+    raise CompileError(
+        f"operator {node.op} ({emit.graph.label(node.origin)}) takes random numbers, which would "
+        "differ from runtime to runtime; export the model without it. Dropout is supported"
+    )
+
+
+for _op in RANDOM:
+    training(_op)(_refused)
 
 
 def _all(emit: Emitter, node: Node) -> list[str]:

@@ -8,6 +8,9 @@
     @lowering("ReluGrad")                   a gradient operator of the training build only
     def relu_grad(emit, node, forward): ...
 
+    @gradient("Elu")                        one that the gradient builder cannot differentiate
+    def elu_grad(emit, node, forward): ...
+
     @training("Dropout")                    what the operator is in training (see `modes.py`)
     @inference("Dropout")                   and what in evaluation
 
@@ -26,10 +29,16 @@ class Operator:
 
     `weights`: inputs that, when they are float32 initialisers of the model, are trained.
     `view`: the operator only rearranges its first input, so a weight may come through it.
+    `least`: more than 0 where such an initialiser may as well be a constant: it is a weight from so
+    many elements on, and only after another weight (`trained.py` tells it in full).
+    `stops`: no gradient passes, as its slope is zero wherever it has one, or its result no number;
+    it may stand beside a gradient's way.
     """
 
     weights: tuple[int, ...] = ()
     view: bool = False
+    least: int = 0
+    stops: bool = False
 
 
 Expansion = Callable[[Emitter, Node], Sequence[str] | None]
@@ -39,22 +48,57 @@ Lowering = Callable[[Emitter, Node, Node], Sequence[str]]
 """Emits standard operators that compute a gradient node, given also the model's node that it is
 the gradient of; returns the new outputs, "" for one that nobody wants."""
 
+
+@dataclass(frozen=True)
+class Gradient:
+    """An operator's own gradient. Only the first `inputs` inputs have one.
+
+    `rule` is a lowering from the gradients of the operator's outputs (`node.inputs`) to those of
+    its inputs (`node.outputs`, "" where none is wanted).
+    """
+
+    inputs: int
+    rule: Lowering
+
+
 OPERATORS: dict[str, Operator] = {}
 EXPANSIONS: dict[str, Expansion] = {}
 LOWERINGS: dict[str, Lowering] = {}
+GRADIENTS: dict[str, Gradient] = {}
 TRAINING: dict[str, Expansion] = {}
 INFERENCE: dict[str, Expansion] = {}
 
 
-def operator(op: str, *, weights: tuple[int, ...] = (), view: bool = False) -> None:
-    """Say that gradients pass through an operator."""
+def operator(
+    op: str,
+    *,
+    weights: tuple[int, ...] = (),
+    view: bool = False,
+    least: int = 0,
+    stops: bool = False,
+) -> None:
+    """Say that gradients pass through an operator, or may stop at it."""
     assert op not in OPERATORS, op
-    OPERATORS[op] = Operator(weights, view)
+    OPERATORS[op] = Operator(weights, view, least, stops)
 
 
 def expansion(op: str) -> Callable[[Expansion], Expansion]:
     """Say how an operator is written before differentiation."""
     return _entry(EXPANSIONS, op)
+
+
+def gradient(op: str, inputs: int = 1) -> Callable[[Lowering], Lowering]:
+    """Say what the gradient of an operator is, by its first `inputs` inputs.
+
+    The operator itself stays as it is. It may have only one output that has a gradient, the first.
+    """
+
+    def register(function: Lowering) -> Lowering:
+        assert op not in GRADIENTS, op
+        GRADIENTS[op] = Gradient(inputs, function)
+        return function
+
+    return register
 
 
 def training(op: str) -> Callable[[Expansion], Expansion]:
@@ -88,5 +132,5 @@ def lowering(op: str) -> Callable[[Lowering], Lowering]:
 
 
 def supported() -> str:
-    """The supported operators, for messages and documentation."""
-    return ", ".join(sorted(OPERATORS))
+    """The operators that can be trained through, for messages and documentation."""
+    return ", ".join(sorted(op for op, entry in OPERATORS.items() if not entry.stops))

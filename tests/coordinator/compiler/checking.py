@@ -1,21 +1,49 @@
 """Three ways to the same gradient: lowered, as the training build has it, and by differences."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
 
 from coordinator.compiler import convert, lower, modes, shapes, simplify
 from coordinator.compiler import model as models
 from coordinator.compiler.assemble import Interface, write
 from coordinator.compiler.compile import differentiated
 from coordinator.compiler.convert import Signature
-from coordinator.compiler.graph import Emitter, Graph, TensorType
+from coordinator.compiler.gradient import OWN
+from coordinator.compiler.graph import FLOAT, Emitter, Graph, TensorType
 from coordinator.compiler.problem import Problem, pose
 from coordinator.taskfile import TaskFile
 from tests.coordinator.compiler.building import run, session
+
+DOUBLE = 11
+
+
+class Erf(OpRun):
+    """The reference evaluator's own rounds to float32."""
+
+    op_domain = ""
+
+    def _run(self, x: np.ndarray) -> tuple[np.ndarray]:
+        return (np.vectorize(math.erf, otypes=["d"])(x),)
+
+
+class Gelu(OpRun):
+    """The reference evaluator's own is a function body, and so rounds to float32 with its Erf."""
+
+    op_domain = ""
+
+    def _run(self, x: np.ndarray, approximate: str = "none") -> tuple[np.ndarray]:
+        if approximate == "tanh":
+            inner = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
+            return (0.5 * x * (1 + np.tanh(inner)),)
+        return (0.5 * x * (1 + np.vectorize(math.erf, otypes=["d"])(x / np.sqrt(2))),)
+
 
 Feeds = dict[str, np.ndarray]
 
@@ -39,6 +67,11 @@ class Gradients:
         """Public input names by tensor."""
         given = {t: i.name for t, i in self.problem.inputs.items()} | self.problem.weights
         return given | {t: f"draw {i}" for i, t in enumerate(self.raw.draws)}
+
+    @property
+    def own(self) -> bool:
+        """Whether a gradient is ours, so that the training build cannot run the graph."""
+        return any(node.op == OWN for node in self.raw.nodes)
 
     def examples(self, batch: int, seed: int = 1) -> Feeds:
         """Random example inputs, by public name."""
@@ -125,7 +158,13 @@ class Gradients:
             t: TensorType(double, k.shape) if k.dtype == np.float32 else k for t, k in types.items()
         }
         signature = Signature(inputs, {total: TensorType(double, ())})
-        reference = ReferenceEvaluator(convert.model_of(graph, signature))
+        graph.nodes = [
+            replace(node, attributes={**node.attributes, "to": DOUBLE})
+            if node.op == "Cast" and node.attributes["to"] == FLOAT
+            else node
+            for node in graph.nodes
+        ]
+        reference = ReferenceEvaluator(convert.model_of(graph, signature), new_ops=[Erf, Gelu])
         feeds = self.feeds(examples)
         base = {
             t: feeds[n].astype(np.float64) if feeds[n].dtype == np.float32 else feeds[n]

@@ -149,8 +149,8 @@ def check(proto: onnx.ModelProto, tmp_path: Path, batch: int = 3, known: bool = 
     lowered = gradients.lowered(examples)
     assert all(np.abs(value).max() > 1e-6 for value in lowered.values())
     if not known:
-        inputs = (*gradients.problem.inputs, *gradients.problem.weights)
-        lower.expand(gradients.problem.graph, inputs)
+        problem = gradients.problem
+        lower.expand(problem.graph, problem.inputs, problem.weights)
     gradients.check_differences(examples, lowered)
     expected = gradients.training_build(examples)
     for name, value in lowered.items():
