@@ -11,6 +11,7 @@ from edge_agent.examples import Examples
 from edge_agent.session import BadPlan, Diverged, Preempted, Trainer, evaluate, open_session, train
 from tests.edge_agent.plans import (
     ADAMW,
+    DROPOUT,
     FLOWERS,
     LINE,
     PROXIMAL,
@@ -281,7 +282,7 @@ def test_a_root_is_taken_over_all_examples_at_once(count):
 # Plans
 
 
-@pytest.mark.parametrize("plan", [FLOWERS, LINE, ADAMW, PROXIMAL, PROXIMAL_ADAMW])
+@pytest.mark.parametrize("plan", [FLOWERS, LINE, ADAMW, DROPOUT, PROXIMAL, PROXIMAL_ADAMW])
 def test_the_plans_here_are_whole(plan):
     manifest = parse_manifest((plan / "manifest.json").read_bytes())
     for name, file in manifest.files.items():
