@@ -96,16 +96,18 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
 def differentiated(problem: Problem, values: Mapping[str, Array]) -> tuple[Graph, str]:
     """The model, its mean loss and their gradient, not lowered yet; and the loss's tensor.
 
-    The gradient of each weight of `values` is the tensor `<weight>_grad`.
+    The gradient of each weight of `values` is the tensor `<weight>_grad`, but for those that
+    change without (`Problem.updates`): their next values are there.
     """
     graph = problem.graph.copy()
     modes.for_training(graph)
     loss = problem.loss.mean(Emitter(graph, "loss"), problem.output, problem.target)
-    examples = {tensor: graph.types[tensor] for tensor in (*problem.inputs, *graph.draws)}
     simplify.prune(graph, [loss])
-    lower.expand(graph, examples, values)
-    trained.check_operators(graph, values, loss)
-    graph = gradient.differentiate(graph, examples, values, loss)
+    examples = {n: graph.types[n] for n in (*problem.inputs, *graph.draws, *problem.updates)}
+    moved = {w: value for w, value in values.items() if w not in problem.updates}
+    lower.expand(graph, examples, moved)
+    trained.check_operators(graph, moved, loss)
+    graph = gradient.differentiate(graph, examples, moved, loss)
     return graph, loss
 
 
@@ -127,11 +129,12 @@ def _train(
     rate = Emitter(graph).name()
     graph.types[rate] = _SCALAR
     seed = _seeded(graph, loss, optimizer, rate)
-    gradients = {w: w + gradient.SUFFIX for w in problem.weights}
+    gradients = {w: w + gradient.SUFFIX for w in problem.weights if w not in problem.updates}
     bases: dict[str, str] = {}
     if mu := task.training.proximal:
         emit = Emitter(graph, "proximal")
         gradients, bases = proximal.pulled(emit, mu, seed, gradients)
+        bases |= {w: proximal.base_of(emit, w) for w in problem.updates}
     step = optimizer.step(Emitter(graph, "optimizer"), rate, gradients)
 
     inputs = {tensor: entry.name for tensor, entry in problem.inputs.items()}
@@ -142,7 +145,8 @@ def _train(
     slots, state_outputs = _state(graph, problem, step, inputs)
     inputs[rate] = "learning_rate"
     wanted = {"loss": loss}
-    wanted |= {f"next/{problem.weights[w]}": made for w, made in step.weights.items()}
+    after = step.weights | problem.updates
+    wanted |= {f"next/{name}": after[w] for w, name in problem.weights.items()}
     wanted |= state_outputs
     return _Train(_finish(graph, inputs, wanted, frozen), slots, tuple(draws.values()))
 

@@ -70,12 +70,12 @@ def lower(graph: Graph) -> None:
         made_from = forward.get(node.name.split("_Grad/")[0], node)
         own = GRADIENTS.get(made_from.op) if node.op == OWN else None
         rule = own.rule if own else LOWERINGS.get(node.op)
-        if rule is None:
+        start = len(graph.nodes)
+        outputs = rule(Emitter(graph, made_from.name), node, made_from) if rule else None
+        if outputs is None:
             _check_standard(graph, node)
             graph.nodes.append(node)
             continue
-        start = len(graph.nodes)
-        outputs = rule(Emitter(graph, made_from.name), node, made_from)
         _name_outputs(graph, start, node, outputs)
 
 

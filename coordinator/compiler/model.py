@@ -4,19 +4,19 @@ What comes out is a graph under names of our own (see `graph.py`), and what the 
 inputs, outputs and weights. Every refusal is a `CompileError` that says what to do.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import checker, inliner, version_converter
+from onnx import checker
 
-from coordinator.compiler import bodies, convert, shapes, simplify
+from coordinator.compiler import convert, opsets, shapes, simplify
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import (
     BATCH,
     IR_VERSION,
-    OPSET,
     Array,
     Graph,
     Node,
@@ -50,7 +50,7 @@ def load(path: Path) -> Model:
     proto = _parse(path)
     _check_operators(proto)
     _refuse_large(proto)
-    proto = _working_opset(proto)
+    proto = opsets.working(proto)
     model = _ours(proto)
     fixed = _free_batch(model)
     _check_weights(model)
@@ -82,9 +82,7 @@ def _parse(path: Path) -> onnx.ModelProto:
         checker.check_model(proto)
     except checker.ValidationError as error:
         raise CompileError(f"{path}: not a valid ONNX model: {_first_line(error)}") from None
-    if proto.functions:
-        proto = inliner.inline_local_functions(proto)
-    return proto
+    return opsets.inlined(proto)
 
 
 def _check_operators(proto: onnx.ModelProto) -> None:
@@ -102,27 +100,26 @@ def _check_operators(proto: onnx.ModelProto) -> None:
                 f"operator {node.op_type} ({where}) holds a graph of its own; loops and branches "
                 "are not supported"
             )
+        if node.op_type == "Constant" and not _ordinary(node.attribute):
+            raise CompileError(
+                f"operator Constant ({where}) holds text or a sparse tensor; only ordinary "
+                "tensors of numbers are supported"
+            )
+
+
+def _ordinary(attributes: Iterable[onnx.AttributeProto]) -> bool:
+    """Whether a constant is a number, some numbers or a tensor of them."""
+    allowed = ("value_int", "value_ints", "value_float", "value_floats")
+    return all(
+        a.name in allowed or (a.name == "value" and a.t.data_type != onnx.TensorProto.STRING)
+        for a in attributes
+    )
 
 
 def _refuse_large(proto: onnx.ModelProto) -> None:
     size = proto.ByteSize()
     if size > WEIGHTS_LIMIT:
         raise CompileError(f"the model has {size} bytes; at most {WEIGHTS_LIMIT} are supported")
-
-
-def _working_opset(proto: onnx.ModelProto) -> onnx.ModelProto:
-    found = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
-    if found == OPSET:
-        return proto
-    try:
-        written_out = bodies.older(proto, found)
-        converted: onnx.ModelProto = version_converter.convert_version(written_out, OPSET)
-    except Exception as error:  # noqa: BLE001  (the converter raises several kinds)
-        raise CompileError(
-            f"the model uses ONNX operator set {found} and cannot be converted to {OPSET} "
-            f"({_first_line(error)}); export it with operator set {OPSET}"
-        ) from None
-    return converted
 
 
 def _ours(proto: onnx.ModelProto) -> Model:
@@ -193,6 +190,11 @@ def _free_batch(model: Model) -> int | None:
             raise CompileError(
                 f"input {name!r} has the shape {describe(shape)}; only the batch, the first axis, "
                 "may vary: export the model with the others fixed"
+            )
+        if 0 in shape[1:]:
+            raise CompileError(
+                f"input {name!r} has the shape {describe(shape)}: there is nothing in it; export "
+                "the model with the lengths that its examples have"
             )
         if isinstance(shape[0], int):
             lengths.add(shape[0])

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from coordinator.compiler import losses, modes, shapes, simplify, trained
+from coordinator.compiler import losses, modes, running, shapes, simplify, trained
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import BATCH, Emitter, Graph, TensorType, describe
 from coordinator.compiler.losses import Loss
@@ -45,6 +45,9 @@ def pose(task: TaskFile, model: Model) -> Problem:
     if task.model.dropout == "off":
         modes.without_dropout(graph)
     weights = trained.weights(model, output, task.model.frozen, task.model.trained)
+    simplify.prune(graph, [output])
+    updates = _updates(graph, task, model)
+    weights += [w for w in updates if w not in weights]
     graph.constants |= {w: v for w, v in model.values.items() if w not in weights}
     shapes.infer(graph, (*model.inputs.values(), *weights))
     simplify.forget(graph, [output])
@@ -54,7 +57,15 @@ def pose(task: TaskFile, model: Model) -> Problem:
     # Reserved only where it is used, so that the names of all other plans stay as they were.
     names = Names(list(inputs.values()), (BASE,) if task.training.proximal else ())
     public = {w: names.take(model.weights[w]) for w in weights}
-    return Problem(graph, loss, output, target, inputs, public, names)
+    return Problem(graph, loss, output, target, inputs, public, names, updates)
+
+
+def _updates(graph: Graph, task: TaskFile, model: Model) -> dict[str, str]:
+    """Put batch norms in the mode that the task asks for."""
+    if task.model.batch_norm == "frozen":
+        running.keep(graph)
+        return {}
+    return running.recompute(graph, model, trained.matching(model, "frozen", task.model.frozen))
 
 
 def _output_name(model: Model, wanted: str | None) -> str:

@@ -25,9 +25,15 @@ def pulled(
         strength = emit.op("Mul", seed, strength)
     sums, bases = {}, {}
     for w, gradient in gradients.items():
-        base = emit.name()
-        emit.graph.types[base] = TensorType(np.dtype(np.float32), emit.graph.shape(w))
+        base = base_of(emit, w)
         drift = emit.op("Sub", w, base)
         sums[w] = emit.op("Add", gradient, emit.op("Mul", drift, strength))
         bases[w] = base
     return sums, bases
+
+
+def base_of(emit: Emitter, weight: str) -> str:
+    """A new tensor for a weight's base. One that no gradient moves has it too, and no pull."""
+    base = emit.name()
+    emit.graph.types[base] = TensorType(np.dtype(np.float32), emit.graph.shape(weight))
+    return base

@@ -1,34 +1,42 @@
-"""Running small graphs while compiling, on the ONNX Runtime that is installed here."""
+"""Running statistics of batch norms: kept as they are, or recomputed by the devices."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection
 
-import numpy as np
-import onnxruntime
-
-from coordinator.compiler import convert
-from coordinator.compiler.graph import Array, Graph, Node, TensorType
+from coordinator.compiler.errors import CompileError
+from coordinator.compiler.graph import Emitter, Graph
+from coordinator.compiler.model import Model
+from coordinator.compiler.operators.batch_norm import OP, in_mode
 
 
-def session(data: bytes) -> Any:
-    """A session on one thread that logs nothing. Raises what ONNX Runtime raises."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+def keep(graph: Graph) -> None:
+    """Have every batch norm use its running statistics, also in training."""
+    graph.nodes = [
+        in_mode(node, False, node.outputs[:1]) if node.op == OP else node for node in graph.nodes
+    ]
 
 
-def result(node: Node, feeds: Mapping[str, Array]) -> Array:
-    """The first output, float32, of one node whose first input is float32 and fed.
+def recompute(graph: Graph, model: Model, frozen: Collection[str]) -> dict[str, str]:
+    """Have batch norms use each batch's statistics, and tell which tensor updates which weight.
 
-    The node's other inputs are fed as constants.
+    `graph` is the part of the model that leads to the output. A batch norm with statistics among
+    `frozen`, or with others than float32 initialisers, keeps them. Raises `CompileError` if none
+    is left.
     """
-    (first, x), *rest = feeds.items()
-    float32 = np.dtype(np.float32)
-    graph = Graph([node], dict(rest))
-    signature = convert.Signature(
-        {first: TensorType(float32, x.shape)}, {node.outputs[0]: TensorType(float32, None)}
-    )
-    made = session(convert.bytes_of(convert.model_of(graph, signature)))
-    return np.asarray(made.run(None, {first: x})[0])
+    keep(graph)
+    emit = Emitter(graph)
+    updates: dict[str, str] = {}
+    for i, node in enumerate(graph.nodes):
+        if node.op != OP:
+            continue
+        running = node.inputs[3:5]
+        if all(w in model.values and w not in frozen for w in running):
+            outputs = (node.outputs[0], emit.name(), emit.name())
+            graph.nodes[i] = in_mode(node, True, outputs)
+            updates.update(zip(running, outputs[1:], strict=True))
+    if not updates:
+        raise CompileError(
+            "model.batch_norm = 'recomputed': the model has no batch norm with statistics of its "
+            "own. Exporters fold them into the layer before: export the model in training mode "
+            "(torch.onnx.export with training=TrainingMode.TRAINING, do_constant_folding=False)"
+        )
+    return updates

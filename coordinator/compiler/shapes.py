@@ -15,12 +15,18 @@ import numpy as np
 import onnx
 from onnx import defs, helper, numpy_helper, shape_inference
 
-from coordinator.compiler import convert
+from coordinator.compiler import ceiling, convert
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import OPSET, Array, Emitter, Graph, Node, Shape, TensorType
 from coordinator.compiler.probes import LENGTHS, SMALL, Probes, joined, multiple, tried
 
 _OPSETS = [helper.make_opsetid("", OPSET)]
+
+_SHOWN = {
+    "GroupNormalization": "InstanceNormalization",
+    "MeanVarianceNormalization": "Softsign",
+}
+"""ONNX infers nothing for these operators, but does for others of the same types and shapes."""
 
 
 def infer(graph: Graph, inputs: Iterable[str], fixed_batch: int | None = None) -> None:
@@ -41,21 +47,25 @@ def update(graph: Graph, inputs: Iterable[str], fixed_batch: int | None = None) 
     probes = Probes(graph)
     old, graph.nodes = graph.nodes, []
     for original in old:
-        node = _settled(graph, original, probes, fixed_batch)
-        _infer_node(graph, node, probes)
-        values = probes.see(node)
-        if values is None:
-            graph.nodes.append(node)
-        else:
-            graph.constants.update(
-                (name, value) for name, value in zip(node.outputs, values, strict=False) if name
-            )
+        nodes = [original]
+        if not original.domain and original.inputs and graph.knows(original.inputs[0]):
+            settled = _settled(graph, original, probes, fixed_batch)
+            nodes = ceiling.floored(graph, settled)
+        for node in nodes:
+            _infer_node(graph, node, probes)
+            values = probes.see(node)
+            if values is None:
+                graph.nodes.append(node)
+            else:
+                named = zip(node.outputs, values, strict=False)
+                graph.constants.update((name, value) for name, value in named if name)
 
 
 def _settled(graph: Graph, node: Node, probes: Probes, fixed_batch: int | None) -> Node:
     """The node with a constant for the shape that it reads, if there is one that will do."""
-    if node.domain or not node.inputs or not graph.knows(node.inputs[0]):
-        return node
+    if node.op == "CastLike" and (like := _type_of(graph, node.inputs[1])) is not None:
+        to = helper.np_dtype_to_tensor_dtype(like.dtype)
+        return replace(node, op="Cast", inputs=node.inputs[:1], attributes={"to": int(to)})
     if node.op == "Resize":
         return _settled_resize(graph, node, probes, fixed_batch)
     if node.op not in ("Reshape", "Expand"):
@@ -170,7 +180,8 @@ def _infer_node(graph: Graph, node: Node, probes: Probes) -> None:
     if any(k is None for k in known.values()):
         return
     types = {n: k for n, k in known.items() if k is not None}
-    proto = convert.proto_of(node)
+    shown = replace(node, op=_SHOWN[node.op], attributes={}) if node.op in _SHOWN else node
+    proto = convert.proto_of(shown)
     found = [_inferred(graph, node, proto, types, probes, i) for i in range(len(LENGTHS))]
     for name in node.outputs:
         each = [f.get(name) for f in found]
@@ -217,7 +228,7 @@ def _inferred(
     }
     data = {n: _tensor(v[place]) for n in types if (v := probes.of(n)) is not None}
     try:
-        schema = defs.get_schema(node.op, OPSET, "")
+        schema = defs.get_schema(proto.op_type, OPSET, "")
         found = shape_inference.infer_node_outputs(
             schema, proto, given, data, opset_imports=_OPSETS
         )

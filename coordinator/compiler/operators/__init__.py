@@ -9,6 +9,7 @@ tables.
 from coordinator.compiler.operators import (
     activation,
     arithmetic,
+    batch_norm,
     conv,
     dropout,
     einsum,
@@ -43,6 +44,7 @@ __all__ = [
     "TRAINING",
     "activation",
     "arithmetic",
+    "batch_norm",
     "conv",
     "dropout",
     "einsum",

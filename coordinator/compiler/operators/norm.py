@@ -1,7 +1,10 @@
 """Normalisation: layer, instance, group, mean-variance and Lp norms. Batch norm has its own module.
 
 Instance and group norm are layer norms of their input with the axes arranged, and then a scale and
-a bias for each channel. X^ is the input with mean 0 and variance 1.
+a bias for each channel. ONNX Runtime has no kernel for group and mean-variance norm, and ONNX no
+rule for their shapes: so they are written out everywhere.
+
+X^ is the input with mean 0 and variance 1.
 """
 
 import math
@@ -10,7 +13,13 @@ import numpy as np
 
 from coordinator.compiler.graph import Emitter, Node
 from coordinator.compiler.operators.elementwise import or_infinity
-from coordinator.compiler.operators.registry import expansion, gradient, lowering, operator
+from coordinator.compiler.operators.registry import (
+    expansion,
+    gradient,
+    inference,
+    lowering,
+    operator,
+)
 
 operator("LayerNormalization", weights=(1, 2))
 operator("InstanceNormalization", weights=(1, 2))
@@ -64,6 +73,7 @@ def instance_norm(emit: Emitter, node: Node) -> list[str]:
     return [_scaled(emit, hat, scale, bias, len(emit.graph.shape(x)))]
 
 
+@inference("GroupNormalization")
 @expansion("GroupNormalization")
 def group_norm(emit: Emitter, node: Node) -> list[str]:
     """A layer norm of each group of channels."""
@@ -95,6 +105,7 @@ def _scaled(emit: Emitter, hat: str, scale: str, bias: str, rank: int) -> str:
     return emit.op("Add", emit.op("Mul", hat, scale), bias)
 
 
+@inference("MeanVarianceNormalization")
 @expansion("MeanVarianceNormalization")
 def mean_variance(emit: Emitter, node: Node) -> list[str]:
     """(X - mean) / (sqrt(variance) + 1e-9), along the axes; in primitives, as ONNX has it."""

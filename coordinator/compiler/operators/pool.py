@@ -30,59 +30,32 @@ def explicit_max(emit: Emitter, node: Node) -> list[str]:
             f"MaxPool ({emit.graph.label(node.origin)}) with its second output, the indices, "
             "is not supported; export the model without it"
         )
-    size = spatial(emit.graph, node.inputs[0], node)
+    spatial(emit.graph, node.inputs[0], node)
     windows = windows_of(emit.graph, node)
-    out = spatial(emit.graph, node.outputs[0], node)
     attributes = with_explicit_pads(node, windows)
     attributes.pop("storage_order", None)
-    rest = _rest(windows, size, out)
-    if attributes.pop("ceil_mode", 0) and any(rest):
-        after = tuple(a + r for a, r in zip(windows.after, rest, strict=True))
-        attributes["pads"] = [*windows.before, *after]
     return [emit.op("MaxPool", *node.inputs, **attributes)]
-
-
-def _rest(windows: Windows, size: tuple[int, ...], out: tuple[int, ...]) -> tuple[int, ...]:
-    """How far the last windows reach beyond the pads, as they may in `ceil_mode`."""
-    reach = zip(windows.covered(out), size, windows.before, windows.after, strict=True)
-    return tuple(max(c - n - b - a, 0) for c, n, b, a in reach)
 
 
 @expansion("AveragePool")
 def explicit_average(emit: Emitter, node: Node) -> list[str]:
-    """The mean of every window as the mean with pads, put right where there are fewer elements.
-
-    Runtimes differ in what they count where windows reach beyond the pads; none is asked to here.
-    """
+    """The same pooling with its windows written out."""
     x = node.inputs[0]
-    size = spatial(emit.graph, x, node)
+    spatial(emit.graph, x, node)
     windows = windows_of(emit.graph, node)
-    out = spatial(emit.graph, node.outputs[0], node)
-    count = _elements(windows, size, out, bool(node.attributes.get("count_include_pad", 0)))
-    mean = whole_average(emit, x, windows, size, out)
-    whole = math.prod(windows.kernel)
-    if (count == whole).all():
-        return [mean]
-    return [emit.op("Mul", mean, emit.const(whole / count))]
+    counted = bool(node.attributes.get("count_include_pad", 0))
+    return [_average(emit, x, windows, counted)]
 
 
-def whole_average(
-    emit: Emitter, x: str, windows: Windows, size: tuple[int, ...], out: tuple[int, ...]
-) -> str:
-    """The mean of every window, pads and what is beyond them counted as zeros."""
-    rest = _rest(windows, size, out)
-    before, after = windows.before, tuple(a + r for a, r in zip(windows.after, rest, strict=True))
-    if any(p >= k for p, k in zip((*before, *after), windows.kernel * 2, strict=True)):
-        # More than the kernel allows of pads.
-        x = emit.op("Pad", x, emit.ints(0, 0, *before, 0, 0, *after))
-        before = after = (0,) * windows.rank
+def _average(emit: Emitter, x: str, windows: Windows, counted: bool) -> str:
+    """The mean of every window; `counted`: pads are zeros like others."""
+    before, after = windows.before, windows.after
     attributes: dict[str, object] = {
         "kernel_shape": list(windows.kernel),
         "strides": list(windows.strides),
         "pads": [*before, *after],
+        "count_include_pad": int(counted),
     }
-    if any(before) or any(after):
-        attributes["count_include_pad"] = 1
     if any(d > 1 for d in windows.dilations):
         attributes["dilations"] = list(windows.dilations)
     return emit.op("AveragePool", x, **attributes)
@@ -92,11 +65,10 @@ def whole_average(
 def lp_pool(emit: Emitter, node: Node) -> list[str]:
     """(sum |x|^p)^(1/p) over each window."""
     x = node.inputs[0]
-    size = spatial(emit.graph, x, node)
+    spatial(emit.graph, x, node)
     windows = windows_of(emit.graph, node)
-    out = spatial(emit.graph, node.outputs[0], node)
     p = int(node.attributes.get("p", 2))
-    mean = whole_average(emit, _power(emit, x, p), windows, size, out)
+    mean = _average(emit, _power(emit, x, p), windows, counted=True)
     return [_root(emit, emit.op("Mul", mean, emit.const(math.prod(windows.kernel))), p)]
 
 

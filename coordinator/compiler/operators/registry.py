@@ -44,9 +44,10 @@ class Operator:
 Expansion = Callable[[Emitter, Node], Sequence[str] | None]
 """Emits what computes the node otherwise; returns the new outputs, or None to leave it as is."""
 
-Lowering = Callable[[Emitter, Node, Node], Sequence[str]]
+Lowering = Callable[[Emitter, Node, Node], Sequence[str] | None]
 """Emits standard operators that compute a gradient node, given also the model's node that it is
-the gradient of; returns the new outputs, "" for one that nobody wants."""
+the gradient of; returns the new outputs, "" for one that nobody wants, or None to leave the node as
+it is."""
 
 
 @dataclass(frozen=True)

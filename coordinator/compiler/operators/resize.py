@@ -6,7 +6,7 @@ the unit matrix.
 
 import numpy as np
 
-from coordinator.compiler import running
+from coordinator.compiler import runtime
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import Array, Emitter, Node, Shape
 from coordinator.compiler.operators.along import product, spread
@@ -94,7 +94,7 @@ def _map(forward: Node, shape: Shape, axis: int, scale: float) -> Array:
     scales = np.array([1, 1, scale, 1], np.float32)
     node = Node("Resize", ("x", "", "s"), ("y",), forward.attributes)
     unit = np.eye(length, dtype=np.float32)[None, None]
-    return np.asarray(running.result(node, {"x": unit, "s": scales})[0, 0])
+    return np.asarray(runtime.result(node, {"x": unit, "s": scales})[0, 0])
 
 
 def _whole(forward: Node, shape: Shape, axis: int, scale: float) -> int | None:

@@ -98,7 +98,9 @@ def tile(emit: Emitter, node: Node) -> list[str]:
     wide = [m for r in repeats for m in (r, 1)]
     cells = emit.op("Reshape", node.inputs[0], emit.ints(*narrow))
     return [
-        emit.op("Reshape", emit.op("Expand", cells, emit.ints(*wide)), emit.ints(*target(made)))
+        emit.op(
+            "Reshape", emit.op("Expand", cells, emit.ints(*wide)), emit.ints(*target(tuple(made)))
+        )
     ]
 
 

@@ -117,6 +117,6 @@ def _padded(
 ) -> str:
     """One axis with a border of its own elements, or (by negative pads) cut."""
     mode = node.attributes["mode"]
-    index = np.pad(np.arange(length), (max(before, 0), max(after, 0)), mode)  # type: ignore[call-overload]
+    index = np.pad(np.arange(length), (max(before, 0), max(after, 0)), mode)
     index = index[max(-before, 0) : len(index) - max(-after, 0)]
     return emit.op("Gather", x, emit.ints(*index), axis=axis)

@@ -3,6 +3,7 @@
 X is [N, C, ...], W [C, M / group, ...], Y [N, M, ...].
 """
 
+from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import Emitter, Node
 from coordinator.compiler.operators.conv import Slid, weight_gradient
 from coordinator.compiler.operators.registry import expansion, lowering, operator
@@ -26,6 +27,12 @@ def explicit(emit: Emitter, node: Node) -> list[str]:
     )
     extra = list(node.integers("output_padding", [0] * rank))
     before, after = _pads(node, bare, size, extra)
+    if any(e >= s for e, s in zip(extra, bare.strides, strict=True)):
+        # ONNX Runtime leaves such places as they were in memory.
+        raise CompileError(
+            f"ConvTranspose ({emit.graph.label(node.origin)}) pads its output by as much as its "
+            "stride, or more; use a larger stride or less padding"
+        )
     windows = Windows(kernel, bare.strides, bare.dilations, before, after)
     attributes = with_explicit_pads(node, windows)
     attributes.pop("output_shape", None)
@@ -79,7 +86,7 @@ def conv_transpose_grad(emit: Emitter, node: Node, forward: Node) -> list[str]:
 
 
 def _dx(emit: Emitter, forward: Node, windows: Windows, dy: str) -> str:
-    dx = emit.op(
+    return emit.op(
         "Conv",
         dy,
         forward.inputs[1],
@@ -89,17 +96,3 @@ def _dx(emit: Emitter, forward: Node, windows: Windows, dy: str) -> str:
         dilations=list(windows.dilations),
         pads=windows.pads,
     )
-    size = spatial(emit.graph, forward.inputs[0], forward)
-    made = spatial(emit.graph, forward.outputs[0], forward)
-    rest = [
-        n + b + a - c
-        for n, b, a, c in zip(
-            made, windows.before, windows.after, windows.covered(size), strict=True
-        )
-    ]
-    if all(r < s for r, s in zip(rest, windows.strides, strict=True)):
-        return dx
-    # Output padding beyond the stride: windows that X has no element for.
-    axes = range(2, windows.rank + 2)
-    starts = emit.ints(*[0] * windows.rank)
-    return emit.op("Slice", dx, starts, emit.ints(*size), emit.ints(*axes))

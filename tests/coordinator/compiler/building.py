@@ -82,14 +82,16 @@ def task(
     more: str = "",
     proximal: float = 0.0,
     rest: str = "",
+    model: str = "",
 ) -> TaskFile:
-    """A task; `more` are further lines of the [loss] table, `rest` further tables."""
+    """A task; `more` and `model` are further lines of their tables, `rest` further tables."""
     return parse(
         f"""
         name = "test"
         [model]
         file = "model.onnx"
         frozen = {list(frozen)!r}
+        {model}
         [loss]
         kind = "{loss}"
         {more}

@@ -1,6 +1,7 @@
 """Three ways to the same gradient: lowered, as the training build has it, and by differences."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from coordinator.compiler.gradient import OWN
 from coordinator.compiler.graph import FLOAT, Emitter, Graph, TensorType
 from coordinator.compiler.problem import Problem, pose
 from coordinator.taskfile import TaskFile
+from tests.coordinator.compiler import reference
 from tests.coordinator.compiler.building import run, session
 
 DOUBLE = 11
@@ -45,6 +47,47 @@ class Gelu(OpRun):
         return (0.5 * x * (1 + np.vectorize(math.erf, otypes=["d"])(x / np.sqrt(2))),)
 
 
+class LpNormalization(OpRun):
+    """The reference evaluator's own takes no absolute values."""
+
+    op_domain = ""
+
+    def _run(self, x: np.ndarray, axis: int = -1, p: int = 2) -> tuple[np.ndarray]:
+        return (x / (np.abs(x) ** p).sum(axis=axis, keepdims=True) ** (1 / p),)
+
+
+class MeanVarianceNormalization(OpRun):
+    """The reference evaluator's own is a function body with float32 constants."""
+
+    op_domain = ""
+
+    def _run(self, x: np.ndarray, axes: Sequence[int] = (0, 2, 3)) -> tuple[np.ndarray]:
+        centred = x - x.mean(axis=tuple(axes), keepdims=True)
+        return (centred / (x.std(axis=tuple(axes), keepdims=True) + 1e-9),)
+
+
+class GroupNormalization(OpRun):
+    """The reference evaluator's own is a function body that computes in float32."""
+
+    op_domain = ""
+
+    def _run(
+        self,
+        x: np.ndarray,
+        scale: np.ndarray,
+        bias: np.ndarray,
+        epsilon: float = 1e-5,
+        num_groups: int = 1,
+        stash_type: int = 1,
+    ) -> tuple[np.ndarray]:
+        groups = x.reshape(len(x), num_groups, -1)
+        centred = groups - groups.mean(axis=2, keepdims=True)
+        hat = centred / np.sqrt(groups.var(axis=2, keepdims=True) + epsilon)
+        channels = (-1, *[1] * (x.ndim - 2))
+        return (hat.reshape(x.shape) * scale.reshape(channels) + bias.reshape(channels),)
+
+
+DOUBLES = [Erf, Gelu, GroupNormalization, LpNormalization, MeanVarianceNormalization]
 Feeds = dict[str, np.ndarray]
 
 
@@ -67,6 +110,12 @@ class Gradients:
         """Public input names by tensor."""
         given = {t: i.name for t, i in self.problem.inputs.items()} | self.problem.weights
         return given | {t: f"draw {i}" for i, t in enumerate(self.raw.draws)}
+
+    @property
+    def moved(self) -> dict[str, str]:
+        """The weights that have a gradient, with their public names."""
+        problem = self.problem
+        return {w: name for w, name in problem.weights.items() if w not in problem.updates}
 
     @property
     def own(self) -> bool:
@@ -96,7 +145,7 @@ class Gradients:
         graph = self.raw.copy()
         lower.lower(graph)
         shapes.update(graph, self.names)
-        wanted = {f"d {name}": f"{w}_grad" for w, name in self.problem.weights.items()}
+        wanted = {f"d {name}": f"{w}_grad" for w, name in self.moved.items()}
         now = simplify.simplify(graph, wanted.values())
         outputs = {public: now[tensor] for public, tensor in wanted.items()}
         shapes.update(graph, self.names)
@@ -109,9 +158,7 @@ class Gradients:
         """By the gradient graph as it was built. Raises if a kernel is missing."""
         graph = self.raw.copy()
         float32 = np.dtype(np.float32)
-        outputs = {
-            f"{w}_grad": TensorType(float32, value.shape) for w, value in self.values.items()
-        }
+        outputs = {f"{w}_grad": TensorType(float32, self.values[w].shape) for w in self.moved}
         signature = Signature({t: graph.types[t] for t in self.names}, outputs)
         proto = convert.model_of(graph, signature)
         proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
@@ -123,7 +170,7 @@ class Gradients:
         feeds = self.feeds(examples)
         made = session(proto.SerializeToString())
         found = run(made, {t: feeds[n] for t, n in self.names.items()})
-        return {name: found[f"{w}_grad"] for w, name in self.problem.weights.items()}
+        return {name: found[f"{w}_grad"] for w, name in self.moved.items()}
 
     def check_differences(self, examples: Feeds, gradients: Feeds, step: float = 1e-6) -> None:
         """Assert that the gradients agree with central differences, in double precision.
@@ -132,7 +179,7 @@ class Gradients:
         """
         loss = self._double_loss(examples)
         rng = np.random.default_rng(2)
-        for w, name in self.problem.weights.items():
+        for w, name in self.moved.items():
             gradient = gradients[name].astype(np.float64)
             size = max(float(np.linalg.norm(gradient)), 1e-12)
             for direction in (gradient / size, rng.normal(size=gradient.shape)):
@@ -164,7 +211,8 @@ class Gradients:
             else node
             for node in graph.nodes
         ]
-        reference = ReferenceEvaluator(convert.model_of(graph, signature), new_ops=[Erf, Gelu])
+        new = [*DOUBLES, *reference.OPERATORS]
+        evaluator = ReferenceEvaluator(convert.model_of(graph, signature), new_ops=new)
         feeds = self.feeds(examples)
         base = {
             t: feeds[n].astype(np.float64) if feeds[n].dtype == np.float32 else feeds[n]
@@ -173,7 +221,7 @@ class Gradients:
         batch = len(next(iter(examples.values())))
 
         def mean(changed: Feeds) -> float:
-            return float(reference.run([total], base | changed)[0]) / batch
+            return float(evaluator.run([total], base | changed)[0]) / batch
 
         return mean
 

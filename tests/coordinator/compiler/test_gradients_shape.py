@@ -21,10 +21,9 @@ def ints(*values: int) -> np.ndarray:
 
 
 def over(x: Shape, *nodes: onnx.NodeProto, **constants: Any) -> Case:
-    """`nodes` go from `h`, x times a weight of its shape, to `out`."""
-    start = [node("Mul", "x w0", "g", "scale"), node("Add", "g b0", "h", "under")]
-    own = weights(w0=x[1:], b0=x[1:])  # type: ignore[arg-type]
-    return [*start, *nodes], {**own, **constants}, x
+    """`nodes` go from `h`, x with its last axis multiplied by a weight, to `out`."""
+    own = weights(w0=(x[-1], x[-1]))  # type: ignore[arg-type]
+    return [node("MatMul", "x w0", "h", "under"), *nodes], {**own, **constants}, x
 
 
 def einsum(equation: str, x: Shape, *w: Sequence[int]) -> Case:
@@ -78,8 +77,8 @@ CASES: dict[str, Case] = {
     "Pad wrap": pad("wrap", 0, 1, 2, 0, 0, 1),
     "Tile": over(("N", 2, 3), node("Tile", "h r", "out"), r=ints(1, 3, 2)),
     "Expand": over(("N", 1, 3), node("Expand", "h s", "out"), s=ints(1, 4, 1)),
-    "Expand to more axes": over(("N", 3), node("Unsqueeze", "h a", "u"), node("Expand", "u s", "out"),
-                                a=ints(1), s=ints(2, 3)),
+    "Expand to more axes": over(("N", 3), node("Unsqueeze", "h a", "u"),
+                                node("Expand", "u s", "out"), a=ints(1), s=ints(2, 3)),
     "Gather": over(("N", 5, 3), node("Gather", "h i", "out", axis=1), i=ints(4, 0, -1)),
     "Gather, one place": over(("N", 5, 3), node("Gather", "h i", "out", axis=-2), i=np.array(-1)),
     "Gather, a matrix": over(("N", 5), node("Gather", "h i", "out", axis=1), i=PICK),
@@ -163,12 +162,59 @@ def test_negative_pads_cut(tmp_path: Path) -> None:
         close(value, expected[name])
 
 
-def embedding(*indices: int) -> onnx.ModelProto:
+def embedding(rows: int = 50, axis: int = 0) -> onnx.ModelProto:
+    """Four embeddings, and a layer above it."""
+    table = (rows, 4) if axis == 0 else (4, rows)
     nodes = [
-        node("Gather", "table x", "e"),
-        node("ReduceSum", "e axis", "s", keepdims=0),
+        node("Gather", "table x", "e", axis=axis),
+        *([] if axis == 0 else [node("Transpose", "e", "f", perm=[1, 2, 0])]),
+        node("Flatten", "f" if axis else "e", "s"),
         node("MatMul", "s w", "out"),
     ]
-    values = weights(table=(50, 4), w=(4, 3))
-    x = {"x": (INT64, ("N", *indices))}
-    return model(nodes, {**values, "axis": ints(1)}, inputs=x)
+    return model(nodes, weights(table=table, w=(16, 3)), inputs={"x": (INT64, ("N", 4))})
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_embeddings(axis: int, tmp_path: Path) -> None:
+    made = Gradients(embedding(5, axis), task("mse"), tmp_path)
+    examples = made.examples(3)
+    examples["x"] = np.random.default_rng(0).integers(-5, 5, (3, 4))
+    lowered = made.lowered(examples)
+    assert set(lowered) == {"table", "w"}
+    made.check_differences(examples, lowered)
+
+
+def test_an_embedding_s_gradient_has_no_one_hot_of_the_vocabulary(tmp_path: Path) -> None:
+    plan = compiled(embedding(1000), tmp_path, task("mse"))
+    made = onnx.load_from_string(plan.files["train.onnx"])
+    ops = [n.op_type for n in made.graph.node]
+    assert "ScatterND" in ops
+    assert "OneHot" not in ops
+
+
+ALONG_THE_BATCH = {
+    "Concat": over(("N", 3), node("Concat", "h h", "out", axis=0)),
+    "Gather": over(("N", 3), node("Gather", "h i", "out"), i=ints(0, 0)),
+    "GatherND": over(("N", 3), node("GatherND", "h i", "out"), i=ints(0, 0).reshape(2, 1)),
+    "Pad": pad("constant", 1, 0, 0, 0, 0, 0),
+    "Slice": cut([0], [2], [0], [1]),
+    "Tile": over(("N", 3), node("Tile", "h r", "out"), r=ints(2, 1)),
+    "Resize": resize(("N", 2, 3, 2), (2, 1, 1, 1)),
+}
+
+
+@pytest.mark.parametrize("op", ALONG_THE_BATCH)
+def test_along_the_batch_is_refused(op: str, tmp_path: Path) -> None:
+    with pytest.raises(CompileError, match=rf"{op} \(|output 'out' must be float32 with the batch"):
+        compiled(build(ALONG_THE_BATCH[op]), tmp_path, task("mse"))
+
+
+def test_einsum_with_a_diagonal_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CompileError, match="an index twice in one operand"):
+        compiled(build(einsum("bii->bi", ("N", 3, 3))), tmp_path, task("mse"))
+
+
+def test_a_gather_beyond_the_end_is_refused(tmp_path: Path) -> None:
+    case = over(("N", 3), node("Gather", "h i", "out", axis=1), i=ints(3))
+    with pytest.raises(CompileError, match="index 3 or 3 on an axis of length 3"):
+        compiled(build(case), tmp_path, task("mse"))

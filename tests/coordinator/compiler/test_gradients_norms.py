@@ -1,0 +1,102 @@
+"""Gradients of normalisations; and batch norms whose statistics the devices recompute."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.coordinator.compiler.building import Shape, node, task
+from tests.coordinator.compiler.checking import Gradients
+from tests.coordinator.compiler.test_gradients import Case, check
+from tests.coordinator.compiler.test_gradients_math import build, case, f32, i64
+
+IMAGE: Shape = ("N", 4, 3, 2)
+
+
+def statistics(channels: int = 4) -> dict[str, np.ndarray]:
+    """Running statistics, which are no weights by themselves."""
+    rng = np.random.default_rng(5)
+    return {
+        "mean": rng.normal(size=channels).astype(np.float32),
+        "var": rng.uniform(0.5, 2, channels).astype(np.float32),
+    }
+
+
+def norm(*nodes: onnx.NodeProto, x: Shape = IMAGE, **values: object) -> Case:
+    """`nodes` from `h` to `n`, and something that makes the loss depend on more than its norm."""
+    return case(*nodes, node("Sin", "n", "out"), x=x, **values)
+
+
+def bent(*nodes: onnx.NodeProto, x: Shape = IMAGE, **values: object) -> Case:
+    """The same with a bent `t` in the place of `h`."""
+    return norm(node("Tanh", "h", "t"), *nodes, x=x, **values)
+
+
+CASES: dict[str, Case] = {
+    "BatchNormalization": norm(
+        node("BatchNormalization", "h s b mean var", "n", epsilon=1e-3), s=(4,), b=(4,),
+        **statistics(),
+    ),
+    "BatchNormalization of features": norm(
+        node("BatchNormalization", "h s b mean var", "n"), x=("N", 4), s=(4,), b=(4,),
+        **statistics(),
+    ),
+    "BatchNormalization of sequences": norm(
+        node("BatchNormalization", "h s b mean var", "n"), x=("N", 3, 4), s=(3,), b=(3,),
+        **statistics(3),
+    ),
+    "LayerNormalization": bent(
+        node("LayerNormalization", "t s b", "n"), x=("N", 3, 4), s=(4,), b=(4,)
+    ),
+    "LayerNormalization without bias": bent(
+        node("LayerNormalization", "t s", "n", epsilon=1e-2), x=("N", 3, 4), s=(4,)
+    ),
+    "LayerNormalization of two axes": bent(
+        node("LayerNormalization", "t s b", "n", axis=-2), s=(3, 2), b=(3, 2)
+    ),
+    "LayerNormalization, axis 1": bent(
+        node("LayerNormalization", "t s b", "n", axis=1), s=(4, 3, 2), b=(4, 3, 2)
+    ),
+    "LayerNormalization in primitives": bent(
+        node("ReduceMean", "t axes", "m"), node("Sub", "t m", "c"), node("Pow", "c two", "q"),
+        node("ReduceMean", "q axes", "v"), node("Add", "v eps", "e"), node("Sqrt", "e", "d"),
+        node("Div", "c d", "z"), node("Mul", "z s", "y"), node("Add", "y b", "n"),
+        x=("N", 3, 4), s=(4,), b=(4,), axes=i64(-1), two=f32(2), eps=f32(1e-5),
+    ),
+    "InstanceNormalization": bent(
+        node("InstanceNormalization", "t s b", "n"), s=(4,), b=(4,)
+    ),
+    "InstanceNormalization of sequences": bent(
+        node("InstanceNormalization", "t s b", "n", epsilon=1e-2), x=("N", 3, 5), s=(3,), b=(3,)
+    ),
+    "GroupNormalization": bent(
+        node("GroupNormalization", "t s b", "n", num_groups=2), s=(4,), b=(4,)
+    ),
+    "GroupNormalization, one group": bent(
+        node("GroupNormalization", "t s b", "n", num_groups=1, epsilon=1e-2),
+        x=("N", 4, 5), s=(4,), b=(4,),
+    ),
+    "LpNormalization": bent(node("LpNormalization", "t", "n")),
+    "LpNormalization, axis 1": bent(node("LpNormalization", "t", "n", axis=1, p=2)),
+    "LpNormalization, p 1": bent(node("LpNormalization", "t", "n", axis=1, p=1)),
+    "MeanVarianceNormalization": bent(node("MeanVarianceNormalization", "t", "n")),
+    "MeanVarianceNormalization of a channel": bent(
+        node("MeanVarianceNormalization", "t", "n", axes=[2, 3])
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_operator(name: str, tmp_path: Path) -> None:
+    check(Gradients(build(CASES[name]), task("mse"), tmp_path))
+
+
+@pytest.mark.parametrize("name", [n for n in CASES if n.startswith("BatchNormalization")])
+def test_recomputed(name: str, tmp_path: Path) -> None:
+    gradients = Gradients(build(CASES[name]), task("mse", model='batch_norm = "recomputed"'),
+                          tmp_path)  # fmt: skip
+    assert set(gradients.problem.updates) == {
+        w for w, public in gradients.problem.weights.items() if public in ("mean", "var")
+    }
+    check(gradients)
