@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import defs, helper, inliner
+from onnx import defs, helper, inliner, shape_inference
 
 from coordinator.compiler import convert
 from coordinator.compiler.graph import IR_VERSION, OPSET, Array, Emitter, Graph, Node
@@ -47,14 +47,22 @@ def older(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     }
     if not new:
         return proto
-    whole = onnx.ModelProto()
-    whole.CopyFrom(proto)
+    whole = shape_inference.infer_shapes(proto)  # some bodies depend on the types
     for node in whole.graph.node:
         if node.op_type in new:
             node.CopyFrom(_with_defaults(node, opset))
+    inputs = list(whole.graph.input)
+    typed = {info.name for info in inputs}
+    for tensor in whole.graph.initializer:  # the inliner knows the types of inputs only
+        if tensor.name not in typed:
+            whole.graph.input.append(
+                helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            )
     found: onnx.ModelProto = inliner.inline_selected_functions(
         whole, [("", op) for op in sorted(new)], inline_schema_functions=True
     )
+    del found.graph.input[:]
+    found.graph.input.extend(inputs)
     return found
 
 

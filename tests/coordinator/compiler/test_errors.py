@@ -13,6 +13,7 @@ from coordinator.compiler.compile import compile_task
 from coordinator.compiler.errors import CompileError
 from tests.coordinator.compiler.building import (
     FLOAT,
+    INT64,
     compiled,
     dense,
     model,
@@ -64,15 +65,40 @@ def test_external_data_missing(tmp_path: Path) -> None:
 
 def test_unsupported_operator(tmp_path: Path) -> None:
     made = model(
-        [node("Gemm", "x w b", "h"), node("Elu", "h", "e", "my_elu"), node("Tanh", "e", "out")],
+        [node("Gemm", "x w b", "h"), node("Acosh", "h", "e", "mine"), node("Tanh", "e", "out")],
         weights(w=(4, 3), b=(3,)),
     )
-    refused(made, tmp_path, "operator Elu", "node 'my_elu'", "Supported: Add, AveragePool, Con")
+    refused(made, tmp_path, "operator Acosh", "node 'mine'", "Supported: Abs, Add, AveragePool")
 
 
 def test_unsupported_operator_without_a_name(tmp_path: Path) -> None:
-    made = model([node("Gemm", "x w b", "h"), node("Elu", "h", "out")], weights(w=(4, 3), b=(3,)))
-    refused(made, tmp_path, "operator Elu", "the node that makes 'out'")
+    made = model([node("Gemm", "x w b", "h"), node("Acosh", "h", "out")], weights(w=(4, 3), b=(3,)))
+    refused(made, tmp_path, "operator Acosh", "the node that makes 'out'")
+
+
+def test_a_product_along_an_axis(tmp_path: Path) -> None:
+    made = model(
+        [node("Gemm", "x w b", "h"), node("ReduceProd", "h", "out", axes=[1])],
+        weights(w=(4, 3), b=(3,)),
+    )
+    refused(made, tmp_path, "operator ReduceProd", "the node that makes 'out'", loss="mse")
+
+
+def test_a_norm_without_any_axis(tmp_path: Path) -> None:
+    nodes = [node("Gemm", "x w b", "h"), node("ReduceL2", "h", "out", noop_with_empty_axes=1)]
+    made = model(nodes, weights(w=(4, 3), b=(3,)), opset=21)
+    refused(made, tmp_path, "ReduceL2", "without any axis", loss="mse")
+
+
+def test_a_weight_that_only_rounding_leads_from(tmp_path: Path) -> None:
+    nodes = [
+        node("Gemm", "x w b", "h"),
+        node("Round", "h", "r"),
+        node("MatMul", "r v", "out"),
+    ]
+    made = model(nodes, weights(w=(4, 3), b=(3,), v=(3, 3)))
+    refused(made, tmp_path, "no gradient reaches weight 'w'", "freeze it")
+    assert compiled(made, tmp_path, task(frozen=["w", "b"])).manifest.parameters[0].name == "v"
 
 
 def test_operator_that_is_not_standard(tmp_path: Path) -> None:
@@ -123,7 +149,7 @@ def test_an_output_without_batch(tmp_path: Path) -> None:
     made = model(
         [node("Gemm", "x w", "h"), node("ReduceMean", "h", "out", keepdims=0)], weights(w=(4, 3))
     )
-    refused(made, tmp_path, "cannot be trained through", "ReduceMean", loss="mse")
+    refused(made, tmp_path, "output 'out'", "batch as its first axis", loss="mse")
     made = model([node("Add", "w w", "out"), node("Relu", "x", "y")], weights(w=(4, 3)))
     refused(made, tmp_path, "output 'out'", "batch as its first axis", loss="mse")
 
@@ -207,14 +233,14 @@ def test_max_pool_with_indices(tmp_path: Path) -> None:
         [
             node("Conv", "x w", "h"),
             node("MaxPool", "h", "p i", "pool", kernel_shape=[2, 2], strides=[2, 2]),
-            node("Gather", "t i", "g"),
-            node("Mul", "p g", "m"),
-            node("Flatten", "m", "out"),
+            node("Flatten", "p", "out"),
         ],
-        weights(w=(1, 1, 1, 1), t=(16,)),
+        weights(w=(1, 1, 1, 1)),
         ("N", 1, 4, 4),
+        ("out", "i"),
     )
-    refused(made, tmp_path, "MaxPool (node 'pool')", "indices", loss="mse")
+    made.graph.output[1].type.tensor_type.elem_type = INT64
+    refused(made, tmp_path, "MaxPool (node 'pool')", "indices", more='output = "out"')
 
 
 def test_the_training_build_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

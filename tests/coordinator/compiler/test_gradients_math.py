@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from tests.coordinator.compiler.building import FLOAT, Shape, model, node, task
+from tests.coordinator.compiler.building import FLOAT, Shape, model, node, task, weights
 from tests.coordinator.compiler.checking import Gradients
 from tests.coordinator.compiler.test_gradients import Case, above, check
 
@@ -77,7 +79,7 @@ ACTIVATIONS: dict[str, Case] = {
     "HardSigmoid alpha beta": unary("HardSigmoid", alpha=0.7, beta=0.4),
     "HardSwish": case(node("Mul", "h ten", "t"), node("HardSwish", "t", "out"), ten=f32(10)),
     "Mish": unary("Mish"),
-    "Swish composed": case(node("Sigmoid", "h", "s"), node("Mul", "h s", "out")),
+    "Mul by Sigmoid, Swish": case(node("Sigmoid", "h", "s"), node("Mul", "h s", "out")),
     "Gelu": unary("Gelu"),
     "Gelu tanh": unary("Gelu", approximate="tanh"),
     "Erf": unary("Erf"),
@@ -90,7 +92,6 @@ ACTIVATIONS: dict[str, Case] = {
     "Softmax of the batch": case(node("Softmax", "h", "out", axis=0)),
     "Softmax axis -2": case(node("Softmax", "h", "out", axis=-2), x=("N", 3, 4)),
     "LogSoftmax axis 1 of 3": case(node("LogSoftmax", "h", "out", axis=1), x=("N", 3, 4)),
-    "Shrink": unary("Shrink", lambd=0.3, bias=0.1),  # by ONNX's own function body
 }  # fmt: skip
 
 ARITHMETIC: dict[str, Case] = {
@@ -203,3 +204,190 @@ def build(case: Case, opset: int = 21) -> onnx.ModelProto:
 def test_operator(name: str, tmp_path: Path) -> None:
     kernels = not name.startswith(NO_KERNEL)
     check(Gradients(build(CASES[name]), task("mse"), tmp_path), kernels=kernels)
+
+
+def slope_at(made: onnx.ModelProto, values: np.ndarray, tmp_path: Path) -> np.ndarray:
+    """The gradient of mean((out - 0)^2) by `b`, which is added to an input of zeros."""
+    gradients = Gradients(made, task("mse"), tmp_path)
+    tensor = next(w for w, name in gradients.problem.weights.items() if name == "b")
+    gradients.values[tensor] = values.astype(np.float32)
+    examples = {n: np.zeros_like(v) for n, v in gradients.examples(2).items()}
+    return gradients.lowered(examples)["b"]
+
+
+def from_bias(op: str, width: int) -> onnx.ModelProto:
+    """The operator, of b + x w; along axis 1 if it is a reduction."""
+    axes = {"axes": i64(1)} if op.startswith("Reduce") else {}
+    nodes = [
+        node("MatMul", "x w", "m"),
+        node("Add", "m b", "h"),
+        node(op, "h axes" if axes else "h", "y"),
+        node("Add", "y one", "out"),  # so that the loss has a slope also where y is 0
+    ]
+    values = {**weights(w=(width, width), b=(width,)), "one": f32(1), **axes}
+    return model(nodes, values, ("N", width), opset=21)
+
+
+FAR_OUT = np.array([-100, -30, -1, 0.5, 1, 30, 100], np.float32)
+
+
+def expected_softplus(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.logaddexp(0, x), 1 / (1 + np.exp(-x))
+
+
+def expected_mish(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    soft, steep = expected_softplus(x)
+    t = np.tanh(soft)
+    return x * t, t + x * (1 - t**2) * steep
+
+
+def expected_elu(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    low = np.exp(np.minimum(x, 0))
+    return np.where(x > 0, x, low - 1), np.where(x > 0, 1, low)
+
+
+def expected_sigmoid(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    y = 1 / (1 + np.exp(-x))
+    return y, y * (1 - y)
+
+
+def expected_softsign(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return x / (1 + abs(x)), 1 / (1 + abs(x)) ** 2
+
+
+def expected_gelu(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    from math import erf
+
+    phi = np.array([(1 + erf(v / 2**0.5)) / 2 for v in x])
+    return x * phi, phi + x * np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
+
+
+@pytest.mark.parametrize(
+    ("op", "expected"),
+    [
+        ("Softplus", expected_softplus),
+        ("Mish", expected_mish),
+        ("Elu", expected_elu),
+        ("Celu", expected_elu),
+        ("Sigmoid", expected_sigmoid),
+        ("Softsign", expected_softsign),
+        ("Gelu", expected_gelu),
+    ],
+)
+def test_far_out(op: str, expected: Any, tmp_path: Path) -> None:
+    found = slope_at(from_bias(op, len(FAR_OUT)), FAR_OUT, tmp_path)
+    y, slope = expected(FAR_OUT.astype(np.float64))
+    wanted = 2 * (y + 1) * slope / len(FAR_OUT)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("op", ["LogSoftmax", "Softmax", "ReduceLogSumExp", "Selu", "HardSwish"])
+def test_far_out_is_finite(op: str, tmp_path: Path) -> None:
+    found = slope_at(from_bias(op, len(FAR_OUT)), FAR_OUT, tmp_path)
+    assert np.isfinite(found).all()
+    assert np.abs(found).max() > 0
+
+
+CORNERS: dict[str, tuple[list[onnx.NodeProto], float]] = {
+    "Abs": ([node("Abs", "h", "y")], 0),
+    "Sqrt": ([node("Sqrt", "h", "y")], 0),
+    "Pow": ([node("Pow", "h e", "y")], 0),
+    "Relu": ([node("Relu", "h", "y")], 0),
+    "LeakyRelu": ([node("LeakyRelu", "h", "y", alpha=0.25)], 0.25),
+    "Elu": ([node("Elu", "h", "y", alpha=0.25)], 0.25),
+    "Clip": ([node("Clip", "h zero six", "y")], 1),
+    "Max": ([node("Max", "h zero", "y")], 0.5),
+    "Sign": ([node("Sign", "h", "s"), node("Mul", "s h", "y")], 0),
+    "ReduceL1": ([node("ReduceL1", "h axes", "y")], 0),
+    "ReduceL2": ([node("ReduceL2", "h axes", "y")], 0),
+    "LpNormalization": ([node("LpNormalization", "h", "y")], 0),
+    "norm": (
+        [node("Mul", "h h", "q"), node("ReduceSum", "q axes", "s"), node("Sqrt", "s", "y")],
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CORNERS)
+def test_the_slope_at_a_corner(name: str, tmp_path: Path) -> None:
+    nodes, expected = CORNERS[name]
+    constants = {"zero": f32(0), "six": f32(6), "e": f32(0.5), "axes": i64(1)}
+    used = {n for made in nodes for n in made.input}
+    made = model(
+        [
+            node("MatMul", "x w", "m"),
+            node("Add", "m b", "h"),
+            *nodes,
+            node("Add", "y one", "out"),
+        ],
+        {
+            **weights(w=(3, 3), b=(3,)),
+            **{n: v for n, v in constants.items() if n in used},
+            "one": f32(1),
+        },
+        ("N", 3),
+        opset=21,
+    )
+    found = slope_at(made, np.zeros(3), tmp_path)
+    np.testing.assert_allclose(found, np.full(3, 2 * expected / 3), rtol=1e-6)
+
+
+@pytest.mark.parametrize("opset", [13, 17])
+@pytest.mark.parametrize("op", ["ReduceMean", "ReduceMax", "ReduceL2", "ReduceLogSumExp"])
+def test_axes_of_older_operator_sets(op: str, opset: int, tmp_path: Path) -> None:
+    made = case(node(op, "h", "r", axes=[-1], keepdims=0), node("Sin", "r", "out"), x=("N", 3, 4))
+    check(Gradients(build(made, opset), task("mse"), tmp_path))
+
+
+SHAPES = st.lists(st.integers(1, 3), min_size=1, max_size=3)
+
+
+@settings(max_examples=20)
+@given(
+    op=st.sampled_from(["Add", "Sub", "Mul", "Div", "Pow", "Max", "Where", "PRelu"]),
+    full=SHAPES,
+    data=st.data(),
+)
+def test_broadcasting(op: str, full: list[int], data: st.DataObject, tmp_path_factory: Any) -> None:
+    """A tensor of features meets a weight of any shape that repeats to its own."""
+    kept = data.draw(st.integers(0, len(full)), "axes of the weight")
+    shape = [data.draw(st.sampled_from([1, n])) for n in full[len(full) - kept :]]
+    left = data.draw(st.booleans(), "on the left") and op != "PRelu"
+    nodes = [
+        node("MatMul", "x w0", "h"),
+        node("Exp", "h", "e"),
+        node("Add", "v zero", "u"),
+        node("Exp", "u", "a"),
+    ]
+    pair = "a e" if left else "e a"
+    if op == "Where":
+        nodes.append(node("Greater", pair, "g"))
+    inputs = {"Where": f"g {pair}", "PRelu": "h a"}.get(op, pair)
+    nodes += [node(op, inputs, "y"), node("Sin", "y", "out")]
+    values = {**weights(w0=(full[-1], full[-1]), v=shape or (1,)), "zero": f32(0)}
+    made = model(nodes, values, ("N", *full), opset=21)
+    spec = task("mse", model='trained = ["v"]')
+    check(Gradients(made, spec, tmp_path_factory.mktemp("broadcast")), 2)
+
+
+@settings(max_examples=20)
+@given(
+    op=st.sampled_from([*_SMOOTH, "ReduceLogSum"]),
+    shape=SHAPES,
+    keep=st.booleans(),
+    data=st.data(),
+)
+def test_reductions(
+    op: str, shape: list[int], keep: bool, data: st.DataObject, tmp_path_factory: Any
+) -> None:
+    rank = len(shape) + 1
+    axes = data.draw(st.sets(st.integers(1, rank - 1), min_size=1), "axes")
+    signed = [a - rank if data.draw(st.booleans()) else a for a in sorted(axes)]
+    made = case(
+        node("Exp", "h", "e"),
+        node(op, "e axes", "r", keepdims=int(keep)),
+        node("Sin", "r", "out"),
+        x=("N", *shape),
+        axes=i64(*signed),
+    )
+    check(Gradients(build(made), task("mse"), tmp_path_factory.mktemp("reduce")), 3)
