@@ -19,6 +19,7 @@ from coordinator.compiler import (
     fuse,
     gradient,
     lower,
+    mixing,
     model,
     modes,
     proximal,
@@ -65,6 +66,7 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
     values = {w: loaded.values[w] for w in problem.weights}
     initial = checkpoint.write({problem.weights[w]: v for w, v in values.items()})
     train = _train(task, problem, values, frozen)
+    _check_examples(problem, values)
     files: dict[FileName, bytes] = {
         "train.onnx": train.data,
         "evaluate.onnx": _evaluate(task, problem, frozen),
@@ -91,6 +93,15 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
         draws=train.draws or msgspec.UNSET,
     )
     return CompiledPlan(parse_manifest(manifest.to_bytes()), files, initial)
+
+
+def _check_examples(problem: Problem, values: Mapping[str, Array]) -> None:
+    """Raise `CompileError` if an example's output depends on the others in its batch."""
+    graph = problem.graph.copy()
+    modes.for_evaluation(graph)
+    simplify.prune(graph, [problem.output])
+    examples = [tensor for tensor in problem.inputs if tensor != problem.target]
+    mixing.check(graph, examples, values, {problem.output: "the output"})
 
 
 def differentiated(problem: Problem, values: Mapping[str, Array]) -> tuple[Graph, str]:

@@ -4,9 +4,11 @@ X is [N, C, ...], W [O, C / group, ...], Y [N, O, ...]. Formulas: Dumoulin and V
 guide to convolution arithmetic for deep learning".
 """
 
+import math
 from typing import NamedTuple
 
 from coordinator.compiler.graph import Emitter, Node
+from coordinator.compiler.operators import depthwise
 from coordinator.compiler.operators.registry import expansion, lowering, operator
 from coordinator.compiler.operators.windows import (
     Windows,
@@ -95,6 +97,11 @@ def weight_gradient(emit: Emitter, forward: Node, windows: Windows, slid: Slid) 
     graph, rank = emit.graph, windows.rank
     group = int(forward.attributes.get("group", 1))
     size, out = graph.fixed(slid.image, slice(2, None)), graph.fixed(slid.out, slice(2, None))
+    if (
+        graph.fixed(slid.weight, slice(0, 2)) == (group, 1)
+        and math.prod(windows.kernel) <= depthwise.TAPS
+    ):
+        return depthwise.weight_gradient(emit, *slid.values, windows, size, out)
     swap = [1, 0, *range(2, rank + 2)]
     image, kernel = (emit.op("Transpose", value, perm=swap) for value in slid.values)
     if group > 1:

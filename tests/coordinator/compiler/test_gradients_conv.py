@@ -65,6 +65,10 @@ CASES: dict[str, Case] = {
         ("N", 3, 7, 7), (3, 1, 3, 3), group=3, dilations=[2, 1], pads=[2, 1, 2, 1]
     ),
     "Conv depthwise, several outputs each": conv(("N", 2, 6, 6), (4, 1, 3, 3), group=2),
+    "Conv depthwise, a large window": conv(("N", 2, 7, 6), (2, 1, 6, 6), group=2, pads=[2, 2, 3, 3]),
+    "Conv depthwise, rest left over": conv(
+        ("N", 3, 8, 9), (3, 1, 3, 2), group=3, strides=[3, 2], dilations=[1, 2]
+    ),
     "Conv 1-D groups, depthwise": conv(("N", 4, 9), (4, 1, 3), group=4, pads=[1, 1], strides=[2]),
     "ConvTranspose": transposed(("N", 2, 3, 4), (2, 3, 3, 2)),
     "ConvTranspose without bias": transposed(("N", 2, 3, 4), (2, 3, 2, 2), bias=False,
