@@ -15,7 +15,8 @@ from typing import Any
 
 from coordinator.compiler.constancy import filled
 from coordinator.compiler.errors import CompileError
-from coordinator.compiler.graph import BATCH, Emitter, Graph, Node, describe
+from coordinator.compiler.graph import Emitter, Graph, Node, describe
+from coordinator.compiler.probes import multiple
 
 STEPS_LIMIT = 512
 """Steps of a sequence, at most: each is a part of its own of the graph that devices load."""
@@ -164,7 +165,7 @@ class Layer:
             return [None] * len(self.directions)
         axis = 1 if self.batch_first else 0
         batch = self.emit.graph.shape(name)[1 - axis]
-        if batch != BATCH:
+        if isinstance(batch, int):
             raise CompileError(
                 f"{self.where} starts from a state for {batch} examples; export the model with a "
                 "batch that varies, or without the state (then it is zeros)"
@@ -207,12 +208,12 @@ def layer_of(emit: Emitter, node: Node, gates: int) -> Layer:
         raise CompileError(f"{where} takes a sequence with three axes, not {describe(shape)}")
     places = (1, 0) if node.attributes.get("layout", 0) else (0, 1)
     steps, batch = (shape[i] for i in places)
-    if steps == BATCH:
+    if multiple(steps):
         raise CompileError(
             f"{where} reads the batch as its sequence: the model's input has the sequence first; "
             "its first axis must be the batch (in torch: batch_first=True)"
         )
-    if not isinstance(steps, int) or batch != BATCH:
+    if not isinstance(steps, int) or not multiple(batch):
         raise CompileError(
             f"{where} reads {describe(shape)}: for training it is unrolled, so the sequence must "
             "have a fixed length and the batch must vary: export the model with a fixed length, "
