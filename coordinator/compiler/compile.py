@@ -178,6 +178,7 @@ def _finish(
     fuse.join_products(graph)
     shapes.update(graph, inputs)
     fuse.accumulate(graph)
+    simplify.name_batch(graph)
     interface = Interface(inputs, {public: now[tensor] for public, tensor in outputs.items()})
     return write(graph, interface, lambda _, value: frozen.place(value))
 

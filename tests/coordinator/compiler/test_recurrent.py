@@ -214,3 +214,20 @@ def test_sequences_of_sequences(tmp_path: Path) -> None:
     label = 2 * (z[:, 0].sum((1, 2)) > 0) + (z[:, 1].sum((1, 2)) > 0)
     losses = trained(plan, tmp_path, {"z": z, "label": label.astype(np.int64)}, 60)
     assert losses[-1] < 0.7 * losses[0]
+
+
+def test_the_batch_is_known_throughout(tmp_path: Path) -> None:
+    """Else ONNX Runtime takes minutes to plan the memory of a graph with so many nodes."""
+    plan = compiled(classifier(), tmp_path)
+    inferred = onnx.shape_inference.infer_shapes(onnx.load_from_string(plan.files["train.onnx"]))
+    types = [info.type.tensor_type for info in inferred.graph.value_info]
+    varying = [d for t in types for d in t.shape.dim if not d.HasField("dim_value")]
+    assert len(varying) > 50
+    assert {d.dim_param for d in varying} == {"batch"}
+
+
+def test_a_long_sequence_loads(tmp_path: Path) -> None:
+    """Its cuts are a list of over a thousand bytes, which must not be in another file."""
+    plan = compiled(classifier("GRU", x=("N", 150, INPUTS)), tmp_path)
+    assert "frozen.bin" not in plan.files
+    assert session(tmp_path / "plan" / "train.onnx")
