@@ -15,6 +15,7 @@ import numpy as np
 import onnxruntime as ort
 from msgspec import UNSET
 
+from edge_agent.draws import drawn
 from edge_agent.examples import Examples
 from edge_agent.limits import OutOfMemory, require_room_for
 from wire.checkpoint import FLOAT32, Weights
@@ -93,7 +94,8 @@ class Trainer:
 
     `weights` are the model's, with what is given beside them: the base of a proximal term, and of
     the delta. A training that goes on brings its own, with its state, in `kept`, and the `steps`
-    that it has made; one that begins takes the state in `carried` rather than its fill.
+    that it has made; one that begins takes the state in `carried` rather than its fill. `seed` is
+    that of the random numbers that the plan takes, if any.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class Trainer:
         kept: Mapping[str, Array] | None = None,
         steps: int = 0,
         carried: Mapping[str, Array] | None = None,
+        seed: int = 0,
     ) -> None:
         self._manifest = manifest
         self._session = open_session(folder / "train.onnx", threads)
@@ -136,6 +139,7 @@ class Trainer:
         first, second = self._sets
         self._bindings = (self._bind(first, second), self._bind(second, first))
         self.steps = steps
+        self._seed = seed
 
     def _bind(self, read: dict[str, Any], write: dict[str, Any]) -> ort.IOBinding:
         binding = self._session.io_binding()
@@ -159,12 +163,19 @@ class Trainer:
         binding = self._bindings[self.steps % 2]
         for i in self._manifest.inputs:
             binding.bind_cpu_input(i.name, np.ascontiguousarray(batch.arrays[i.name]))
+        for name, numbers in self._drawn(len(batch)).items():
+            binding.bind_cpu_input(name, numbers)
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:  # noqa: BLE001 - the runtime's errors share no other base
             raise _explained("train.onnx", error) from None
         self.steps += 1
         return float(self._loss.numpy())
+
+    def _drawn(self, batch: int) -> dict[str, Array]:
+        """The random numbers of the step to come."""
+        draws = self._manifest.drawn
+        return drawn(draws, self._seed, self.steps, batch) if draws else {}
 
     def state(self) -> dict[str, Array]:
         """The weights and the optimiser's state now: the runtime's own memory, so until the next

@@ -160,6 +160,7 @@ class _Sitting:
             kept.tensors if kept else None,
             kept.standing.steps if kept else 0,
             _begun(carried) if not kept else None,
+            assignment.seed,
         )
         self.tell(forgot=carried.lost)
         course = Course(job, assignment, trainer, training, kept, self._now)

@@ -21,6 +21,8 @@ Names of graph inputs and outputs are part of the format:
   reads the present one runs before;
 * with a proximal term (`Manifest.proximal`), `train.onnx` also takes the weights that the round
   started from, as `base/<name>`: the same at every step;
+* with random numbers (`Manifest.draws`), `train.onnx` also takes a float32 tensor [batch, *shape]
+  for each, uniform in [0, 1) and drawn anew at each step: dropout needs them;
 * `learning_rate` is a float32 scalar input of `train.onnx`, which `Manifest.rate` tells for each
   step; `loss` is its float32 scalar output;
 * metric sums come out as `metric/<name>`, float32, of the shape that `Metric` says.
@@ -174,6 +176,14 @@ def _mean(values: Sequence[float], of_none: float) -> float:
     return math.fsum(values) / len(values) if values else of_none
 
 
+class Draw(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Random numbers that `train.onnx` takes at each step: float32, uniform in [0, 1), `shape` for
+    each example of the batch."""
+
+    name: Name
+    shape: Shape
+
+
 class PlanFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A file of the plan: its content address and its size in bytes."""
 
@@ -208,6 +218,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     only travel down: no device changes them, so updates do not have them. As `tolerance`."""
     schedule: RateSchedule | UnsetType = UNSET
     """As `tolerance`: older agents refuse only the plans whose rate changes."""
+    draws: Annotated[tuple[Draw, ...], Meta(min_length=1, max_length=1000)] | UnsetType = UNSET
+    """As `tolerance`: older agents refuse only the plans whose training needs random numbers."""
 
     @property
     def may_be_worse_by(self) -> float:
@@ -233,6 +245,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         if self.schedule is UNSET:
             return self.learning_rate
         return rate(self.schedule, self.learning_rate, version, step, steps)
+
+    @property
+    def drawn(self) -> tuple[Draw, ...]:
+        """The random numbers that `train.onnx` takes; none for most plans."""
+        return () if self.draws is UNSET else self.draws
 
     @property
     def bases(self) -> dict[str, str]:
@@ -281,6 +298,7 @@ def parse_manifest(data: bytes) -> Manifest:
     names += [p.name for p in manifest.checkpoint]
     names += [s.name for s in manifest.state]
     names += manifest.bases.values()
+    names += [d.name for d in manifest.drawn]
     if len(set(names)) != len(names):
         raise WireError(Rule.BAD_MESSAGE, "two tensors of the manifest have one name")
     if METADATA in names:

@@ -13,6 +13,8 @@ from coordinator.compiler.graph import Array, Emitter, Graph, Node, TensorType, 
 FROZEN_NAME = "frozen.bin"
 FROZEN_LEAST = 1024
 """Bytes from which on a constant is stored in the frozen file rather than in each graph."""
+LIST_MOST = 1 << 16
+"""Bytes up to which a list of whole numbers is stored in the graphs all the same."""
 _ALIGN = 64
 
 
@@ -25,8 +27,14 @@ class FrozenFile:
         self._size = 0
 
     def place(self, value: Array) -> External | None:
-        """Where this constant lies, stored if need be; None if it is small."""
-        if value.nbytes < FROZEN_LEAST:
+        """Where this constant lies, stored if need be; None if it is small.
+
+        Also a list of whole numbers is kept in the graph: it may be lengths or places, which ONNX
+        Runtime wants to read before it reads other files.
+        """
+        if value.nbytes < FROZEN_LEAST or (
+            value.dtype == np.int64 and value.nbytes <= LIST_MOST and value.ndim == 1
+        ):
             return None
         data = np.asarray(value, dtype=value.dtype.newbyteorder("<"), order="C").tobytes()
         key = (value.dtype.str, data)

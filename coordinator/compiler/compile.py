@@ -12,6 +12,7 @@ That no example depends on the others in its batch, a run shows (`mixing.py`).
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -49,6 +50,7 @@ from wire.digest import digest_of
 from wire.plan import (
     BASE,
     CHECKPOINT_NAME,
+    Draw,
     FileName,
     Manifest,
     Parameter,
@@ -83,10 +85,10 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
     given = _given(task, problem, values)
     zeros = {p.name: np.zeros(p.shape, _FLOAT32) for p in given}
     initial = checkpoint.write({problem.weights[w]: v for w, v in values.items()} | zeros)
-    train, slots = _train(task, problem, values, frozen)
+    train = _train(task, problem, values, frozen)
     _check_examples(problem, values)
     files: dict[FileName, bytes] = {
-        "train.onnx": train,
+        "train.onnx": train.data,
         "evaluate.onnx": _evaluate(task, problem, frozen),
         "model.onnx": _model(loaded, problem, initial, frozen),
     }
@@ -98,7 +100,7 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
         parameters=tuple(
             Parameter(name=name, shape=values[w].shape) for w, name in problem.weights.items()
         ),
-        state=tuple(slots),
+        state=tuple(train.state),
         metrics=tuple(m.metric for m in measured(task.training.metrics, problem.terms)),
         epochs=task.training.epochs,
         batch=task.training.batch,
@@ -110,6 +112,7 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
         lazy=task.upload.lazy or msgspec.UNSET,
         given=given or msgspec.UNSET,
         schedule=schedule_of(task) or msgspec.UNSET,
+        draws=train.draws or msgspec.UNSET,
     )
     return CompiledPlan(parse_manifest(manifest.to_bytes()), files, initial)
 
@@ -143,7 +146,7 @@ def differentiated(problem: Problem, values: Mapping[str, Array]) -> tuple[Graph
     """
     graph = problem.graph.copy()
     modes.for_training(graph)
-    examples = {n: graph.types[n] for n in (*problem.inputs, *problem.updates)}
+    examples = {n: graph.types[n] for n in (*problem.inputs, *graph.draws, *problem.updates)}
     moved = {w: value for w, value in values.items() if w not in problem.updates}
     lower.expand(graph, examples, moved)
     # After it: what a loss is made of needs no gradient but its own (see `slopes.py`).
@@ -155,10 +158,18 @@ def differentiated(problem: Problem, values: Mapping[str, Array]) -> tuple[Graph
     return graph, loss
 
 
+class _Train(NamedTuple):
+    """`train.onnx`, the optimiser's state and the random numbers that it takes."""
+
+    data: bytes
+    state: list[Slot]
+    draws: tuple[Draw, ...]
+
+
 def _train(
     task: TaskFile, problem: Problem, values: Mapping[str, Array], frozen: FrozenFile
-) -> tuple[bytes, list[Slot]]:
-    """`train.onnx`, and the optimiser's state. `values` are the trained weights'."""
+) -> _Train:
+    """`train.onnx`, and what it takes. `values` are the trained weights'."""
     graph, loss = differentiated(problem, values)
     lower.lower(graph)
     optimizer = optimizer_of(task.optimizer)
@@ -189,13 +200,25 @@ def _train(
     inputs |= problem.weights
     inputs |= {base: BASE + problem.weights[w] for w, base in bases.items()}
     inputs |= {control: CONTROL + problem.weights[w] for w, control in controls.items()}
+    draws = _draws(graph, problem)
+    inputs |= {tensor: draw.name for tensor, draw in draws.items()}
     slots, state_outputs = _state(graph, problem, step, inputs)
     inputs[rate] = "learning_rate"
     wanted = {"loss": loss}
     after = step.weights | problem.updates
     wanted |= {f"next/{name}": after[w] for w, name in problem.weights.items()}
     wanted |= state_outputs
-    return _finish(graph, inputs, wanted, frozen, {s.now for s in step.state if s.next}), slots
+    state = {s.now for s in step.state if s.next}
+    data = _finish(graph, inputs, wanted, frozen, state)
+    return _Train(data, slots, tuple(draws.values()))
+
+
+def _draws(graph: Graph, problem: Problem) -> dict[str, Draw]:
+    """Name the random numbers that the training graph takes."""
+    return {
+        tensor: Draw(name=problem.names.take(f"draw/{number}"), shape=shape)
+        for number, (tensor, shape) in enumerate(graph.draws.items(), start=1)
+    }
 
 
 def _finish(
@@ -207,11 +230,13 @@ def _finish(
 ) -> bytes:
     shapes.update(graph, inputs)
     now = simplify.simplify(graph, outputs.values())
+    fuse.join_products(graph)
     shapes.update(graph, inputs)
     fuse.accumulate(graph)
     simplify.prune(graph, now.values())
     slots = {tensor: f"next/{name}" for tensor, name in inputs.items() if tensor in state}
     check_in_place(graph, {tensor: now[outputs[public]] for tensor, public in slots.items()})
+    simplify.name_batch(graph)
     interface = Interface(inputs, {public: now[tensor] for public, tensor in outputs.items()})
     return write(graph, interface, lambda _, value: frozen.place(value))
 

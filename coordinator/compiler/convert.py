@@ -42,7 +42,9 @@ def _plain(value: Any) -> Any:
         return value.decode("utf-8", "replace")
     if isinstance(value, onnx.TensorProto):
         return array_of(value)
-    return list(value) if isinstance(value, Iterable) and not isinstance(value, str) else value
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return [_plain(one) for one in value]
+    return value
 
 
 def constant_of(node: Node) -> Array:

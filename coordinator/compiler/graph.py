@@ -80,8 +80,9 @@ class Node:
 class Graph:
     """Nodes in an order in which they can run, constants by name, and what types are known.
 
-    `labels` says, for messages, what a node or tensor of the user's model is called there.
-    `slopes` has what is to take the place of stand-ins once the graph is differentiated.
+    `labels` says, for messages, what a node or tensor of the user's model is called there. `slopes`
+    has what is to take the place of stand-ins once the graph is differentiated. `draws` are inputs
+    for random numbers, uniform in [0, 1), by the shape that they have for one example.
     """
 
     nodes: list[Node] = field(default_factory=list)
@@ -90,6 +91,7 @@ class Graph:
     labels: dict[str, str] = field(default_factory=dict)
     fresh: int = 0
     slopes: dict[str, Slope] = field(default_factory=dict)
+    draws: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def copy(self) -> "Graph":
         """A graph that can be changed without changing this one; arrays are shared."""
@@ -100,6 +102,7 @@ class Graph:
             self.labels,
             self.fresh,
             dict(self.slopes),
+            dict(self.draws),
         )
 
     def producers(self) -> dict[str, Node]:

@@ -16,6 +16,11 @@ def for_training(graph: Graph) -> None:
     lower.rewrite(graph, lambda node: TRAINING.get(node.op))
 
 
+def without_dropout(graph: Graph) -> None:
+    """Write dropout as it behaves when the model is used, for both modes."""
+    lower.rewrite(graph, lambda node: INFERENCE[node.op] if node.op == "Dropout" else None)
+
+
 def for_evaluation(graph: Graph) -> None:
     """Write operators as they behave when the model is used."""
     lower.rewrite(graph, lambda node: INFERENCE.get(node.op))

@@ -6,13 +6,13 @@ the batch is so many times its length. So no operator needs a rule of its own.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 from onnx.reference import ReferenceEvaluator
 
 from coordinator.compiler import convert
-from coordinator.compiler.graph import BATCH, Array, Graph, Node, Shape
+from coordinator.compiler.graph import BATCH, Array, Graph, Node, Shape, TensorType
 
 LENGTHS = (10007, 10037, 10093)
 """The batch's lengths that are tried. Primes, so that no product of a model's own axes is one of
@@ -23,6 +23,8 @@ SMALL = 1024
 RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike",
           "Multinomial", "Bernoulli", "Dropout")  # fmt: skip
 
+Outputs = list[list[TensorType | None]]
+"""The types of a node's outputs, of each for each of `LENGTHS`; None for what is not known."""
 Tries = tuple[Array, ...]
 """A tensor's value for each of `LENGTHS`."""
 
@@ -63,9 +65,13 @@ def joined(found: Sequence[int | None]) -> int | str | None:
 
 
 class Probes:
-    """The values of a graph's small tensors, as its nodes are shown one after the other."""
+    """The values of a graph's small tensors, as its nodes are shown one after the other.
+
+    `known` is for `shapes`: the types of the outputs of nodes that are alike.
+    """
 
     def __init__(self, graph: Graph) -> None:
+        self.known: dict[Hashable, Outputs] = {}
         self._graph = graph
         self._tries: dict[str, Tries] = {}
 

@@ -6,7 +6,7 @@ from typing import cast
 import numpy as np
 
 from coordinator.aggregation.options import CONTROL, Scaffold
-from coordinator.compiler import losses, running, shapes, simplify, targets, trained
+from coordinator.compiler import losses, modes, running, shapes, simplify, targets, trained
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import BATCH, Graph, TensorType, describe
 from coordinator.compiler.losses.terms import Term
@@ -45,6 +45,8 @@ def pose(task: TaskFile, model: Model) -> Problem:
         _logits(graph, model.outputs[name], loss)
         for name, loss in zip(names, task.losses, strict=True)
     ]
+    if task.model.dropout == "off":
+        modes.without_dropout(graph)
     found: dict[str, None] = {}
     for output in outputs:
         found |= dict.fromkeys(
@@ -134,7 +136,8 @@ def _output_type(graph: Graph, output: str, name: str) -> TensorType:
     if dtype != np.float32 or not shape or shape[0] != BATCH:
         raise CompileError(
             f"output {name!r} must be float32 with the batch as its first axis; it is "
-            f"{dtype.name} {describe(shape)}"
+            f"{dtype.name} {describe(shape)}. The first axis of the inputs must be the batch, "
+            "too: a torch model with recurrent layers needs batch_first=True"
         )
     graph.fixed(output)
     return TensorType(dtype, shape)

@@ -8,7 +8,7 @@ constants, and reshapes and expansions are written with constants wherever they 
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +18,7 @@ from onnx import defs, helper, numpy_helper, shape_inference
 from coordinator.compiler import ceiling, convert
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import OPSET, Array, Emitter, Graph, Node, Shape, TensorType
-from coordinator.compiler.probes import LENGTHS, SMALL, Probes, joined, multiple, tried
+from coordinator.compiler.probes import LENGTHS, SMALL, Outputs, Probes, joined, multiple, tried
 
 _OPSETS = [helper.make_opsetid("", OPSET)]
 
@@ -185,11 +185,13 @@ def _infer_node(graph: Graph, node: Node, probes: Probes) -> None:
     if any(k is None for k in known.values()):
         return
     types = {n: k for n, k in known.items() if k is not None}
-    shown = replace(node, op=_SHOWN[node.op], attributes={}) if node.op in _SHOWN else node
-    proto = convert.proto_of(shown)
-    found = [_inferred(graph, node, proto, types, probes, i) for i in range(len(LENGTHS))]
-    for name in node.outputs:
-        each = [f.get(name) for f in found]
+    like = _likeness(node, types, probes)
+    found = probes.known.get(like) if like else None
+    if found is None:
+        found = _outputs(graph, node, types, probes)
+        if like:
+            probes.known[like] = found
+    for name, each in zip(node.outputs, found, strict=True):
         if not name or any(t is None for t in each):
             continue
         shapes = [t.shape for t in each if t is not None]
@@ -198,6 +200,27 @@ def _infer_node(graph: Graph, node: Node, probes: Probes) -> None:
         if joint is None and name in graph.types:
             continue
         graph.types[name] = TensorType(dtype, joint)
+
+
+def _likeness(node: Node, types: dict[str, TensorType], probes: Probes) -> Hashable | None:
+    """What nodes have in common whose outputs are of the same types; None if it takes too long to
+    tell. The steps of a recurrent layer are all alike."""
+    if any(isinstance(value, np.ndarray) for value in node.attributes.values()):
+        return None
+    inputs = []
+    for name in node.inputs:
+        tries = (probes.of(name) or ()) if name else ()
+        inputs.append((types.get(name), tuple(value.tobytes() for value in tries)))
+    attributes = repr(sorted(node.attributes.items()))
+    return (node.op, attributes, tuple(inputs), tuple(map(bool, node.outputs)))
+
+
+def _outputs(graph: Graph, node: Node, types: dict[str, TensorType], probes: Probes) -> Outputs:
+    """What ONNX says of each output for each of the batch's lengths."""
+    shown = replace(node, op=_SHOWN[node.op], attributes={}) if node.op in _SHOWN else node
+    proto = convert.proto_of(shown)
+    found = [_inferred(graph, node, proto, types, probes, i) for i in range(len(LENGTHS))]
+    return [[one.get(name) for one in found] for name in node.outputs]
 
 
 def _joined_shape(name: str, found: list[Shape | None]) -> Shape | None:

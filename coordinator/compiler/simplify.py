@@ -18,8 +18,9 @@ FOLD_LIMIT = 1 << 16
 """Elements of a constant that folding may make, at most: large ones cost more as bytes."""
 
 _FILL_LIMIT = 256
-_NEVER_FOLD = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike",
-               "Multinomial", "Bernoulli")  # fmt: skip
+RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike",
+          "Multinomial", "Bernoulli")  # fmt: skip
+"""Operators that give something else each time."""
 
 
 def simplify(graph: Graph, outputs: Iterable[str]) -> dict[str, str]:
@@ -70,6 +71,26 @@ def forget(graph: Graph, outputs: Iterable[str]) -> None:
             graph.nodes[i] = replace(node, outputs=kept)
 
 
+def name_batch(graph: Graph) -> None:
+    """Reshape of [batch, 4, 4] to [-1, 16]: to [0, 16], which says that the axis is the same.
+
+    ONNX Runtime takes an axis of -1 for one of unknown length, and all that comes after it. It then
+    finds no two tensors of one size, and as it looks for them among all others, loading a graph of
+    thousands of nodes took it minutes. Types must be known.
+    """
+    for i, node in enumerate(graph.nodes):
+        target = graph.constants.get(node.inputs[1]) if node.op == "Reshape" else None
+        if target is None or not graph.knows(node.inputs[0]):
+            continue
+        before, numbers = graph.shape(node.inputs[0]), target.tolist()
+        place = numbers.index(-1) if -1 in numbers else len(before)
+        same = place < len(before) and before[place] == BATCH
+        if same and 0 not in numbers and graph.shape(node.outputs[0])[place] == BATCH:
+            numbers[place] = 0
+            kept = Emitter(graph).ints(*numbers)
+            graph.nodes[i] = replace(node, inputs=(node.inputs[0], kept), attributes={})
+
+
 def fold(graph: Graph) -> bool:
     """Compute nodes whose inputs are all constants, and shapes that do not vary."""
     kept: list[Node] = []
@@ -98,7 +119,7 @@ def _fixed_shape(graph: Graph, node: Node) -> list[Array] | None:
 
 
 def _computed(graph: Graph, node: Node) -> list[Array] | None:
-    if node.domain or node.op in _NEVER_FOLD or not node.inputs:
+    if node.domain or node.op in (*RANDOM, "Dropout") or not node.inputs:
         return None
     if not all(n in graph.constants for n in node.inputs if n):
         return None

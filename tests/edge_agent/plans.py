@@ -9,13 +9,21 @@ import numpy as np
 
 from edge_agent.examples import Examples
 from edge_agent.job import Job
-from tests.edge_agent.data import ADAMW, FLOWERS, LINE, PROXIMAL, PROXIMAL_ADAMW, SCAFFOLD
+from tests.edge_agent.data import (
+    ADAMW,
+    DROPOUT,
+    FLOWERS,
+    LINE,
+    PROXIMAL,
+    PROXIMAL_ADAMW,
+    SCAFFOLD,
+)
 from tests.edge_agent.samples import assignment
 from wire import checkpoint
 from wire.checkpoint import Weights
 from wire.plan import CHECKPOINT_NAME, Manifest, parse_manifest
 
-__all__ = ["ADAMW", "FLOWERS", "LINE", "PROXIMAL", "PROXIMAL_ADAMW", "SCAFFOLD"]
+__all__ = ["ADAMW", "DROPOUT", "FLOWERS", "LINE", "PROXIMAL", "PROXIMAL_ADAMW", "SCAFFOLD"]
 
 
 def manifest_of(plan: Path, **changes: Any) -> Manifest:

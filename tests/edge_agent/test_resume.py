@@ -20,6 +20,7 @@ from edge_agent.job import Job, Outcome, Report
 from edge_agent.sitting import run as run_job
 from tests.edge_agent.plans import (
     ADAMW,
+    DROPOUT,
     FLOWERS,
     LINE,
     PROXIMAL,
@@ -96,7 +97,7 @@ def unbroken(tmp_path_factory):
 
 
 @given(
-    plan=st.sampled_from([FLOWERS, ADAMW, LINE, PROXIMAL, PROXIMAL_ADAMW]),
+    plan=st.sampled_from([FLOWERS, ADAMW, LINE, PROXIMAL, PROXIMAL_ADAMW, DROPOUT]),
     codec=st.sampled_from(CODECS),
     sittings=st.lists(st.integers(1, 30), max_size=4),
 )
@@ -132,6 +133,16 @@ def test_what_goes_on_is_still_pulled_to_the_model_it_was_given(plan, tmp_path):
     for batches in (7, 9):
         assert run(job, batches).outcome is Outcome.PREEMPTED
     assert run(job).resumed_at == 16
+    assert_same(job, unbroken)
+
+
+def test_what_goes_on_draws_the_numbers_that_it_would_have_drawn(tmp_path):
+    (tmp_path / "whole").mkdir()
+    job, unbroken = job_in(tmp_path, DROPOUT), job_in(tmp_path / "whole", DROPOUT)
+    run(unbroken)
+    for batches in (1, 6, 10):
+        assert run(job, batches).outcome is Outcome.PREEMPTED
+    assert run(job).resumed_at == 17
     assert_same(job, unbroken)
 
 

@@ -20,6 +20,7 @@ from edge_agent.session import (
 )
 from tests.edge_agent.plans import (
     ADAMW,
+    DROPOUT,
     FLOWERS,
     LINE,
     PROXIMAL,
@@ -297,7 +298,7 @@ def test_totals_of_another_shape_than_the_manifest_says_are_a_bad_plan():
 # Plans
 
 
-@pytest.mark.parametrize("plan", [FLOWERS, LINE, ADAMW, PROXIMAL, PROXIMAL_ADAMW])
+@pytest.mark.parametrize("plan", [FLOWERS, LINE, ADAMW, DROPOUT, PROXIMAL, PROXIMAL_ADAMW])
 def test_the_plans_here_are_whole(plan):
     manifest = parse_manifest((plan / "manifest.json").read_bytes())
     for name, file in manifest.files.items():

@@ -8,7 +8,7 @@ import pytest
 from tests.wire.samples import DIGEST, manifest
 from wire.digest import digest_of
 from wire.errors import Rule, WireError
-from wire.plan import MANIFEST_LIMIT, Input, Metric, Parameter, PlanFile, Slot, parse_manifest
+from wire.plan import MANIFEST_LIMIT, Draw, Input, Metric, Parameter, PlanFile, Slot, parse_manifest
 
 
 def refusal(data: bytes) -> str:
@@ -64,6 +64,21 @@ def test_a_proximal_term_is_told_only_where_there_is_one():
         "empty": "base/empty"
     }
     assert without.bases == {}
+
+
+def test_random_numbers_are_told_only_where_there_are_some():
+    draws = (Draw(name="draw/1", shape=(3, 2)),)
+    without, with_some = manifest(), manifest(draws=draws)
+    assert b"draws" not in without.to_bytes()
+    assert parse_manifest(with_some.to_bytes()).drawn == draws
+    assert parse_manifest(without.to_bytes()).drawn == ()
+
+
+def test_a_tensor_with_the_name_of_random_numbers_is_refused():
+    one = Draw(name="w", shape=())
+    assert refusal(manifest(draws=(one,)).to_bytes()) == (
+        "two tensors of the manifest have one name"
+    )
 
 
 def test_laziness_is_told_only_where_there_is_some():
@@ -218,6 +233,8 @@ def test_bytes_that_are_not_canonical_are_refused():
         (changed(proximal=0), "proximal = 0: expected `float` > 0.0"),
         (changed(proximal=math.inf), "proximal = None: expected `float`, got `null`"),
         (changed(given=[]), "given: expected `array` of length >= 1"),
+        (changed(draws=[]), "draws: expected `array` of length >= 1"),
+        (changed(draws=None), "draws = None: expected `array`, got `null`"),
         (changed(opset=12), "opset = 12: expected `int` >= 13"),
         (changed(files={}), "the manifest names no train.onnx"),
         (

@@ -26,6 +26,8 @@ class Model(Section, frozen=True, kw_only=True):
     of constants that are to be trained as well (`coordinator.compiler.trained` tells which are
     weights by themselves). `batch_norm`: "frozen" keeps the statistics of batch norms as they are;
     "recomputed" takes each batch's own in training, and their running means become parameters.
+    `dropout` says whether the model's Dropout drops anything in training; it never does when the
+    model is used.
     """
 
     file: str
@@ -33,3 +35,4 @@ class Model(Section, frozen=True, kw_only=True):
     lora: Lora | None = None
     trained: tuple[str, ...] = ()
     batch_norm: Literal["frozen", "recomputed"] = "frozen"
+    dropout: Literal["as exported", "off"] = "as exported"

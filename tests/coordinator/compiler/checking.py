@@ -12,7 +12,7 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from coordinator.compiler import convert, lower, metrics, shapes, simplify
+from coordinator.compiler import convert, lower, metrics, modes, shapes, simplify
 from coordinator.compiler import model as models
 from coordinator.compiler.assemble import Interface, write
 from coordinator.compiler.compile import differentiated
@@ -109,7 +109,8 @@ class Gradients:
     @property
     def names(self) -> dict[str, str]:
         """Public input names by tensor."""
-        return {t: i.name for t, i in self.problem.inputs.items()} | self.problem.weights
+        given = {t: i.name for t, i in self.problem.inputs.items()} | self.problem.weights
+        return given | {t: f"draw {i}" for i, t in enumerate(self.raw.draws)}
 
     @property
     def moved(self) -> dict[str, str]:
@@ -134,6 +135,8 @@ class Gradients:
                 feeds[entry.name] = rng.uniform(*entry.range, shape).astype(entry.dtype)
             else:
                 feeds[entry.name] = rng.normal(size=shape).astype(entry.dtype)
+        for tensor, each in self.raw.draws.items():
+            feeds[self.names[tensor]] = rng.random((batch, *each), dtype=np.float32)
         return feeds
 
     def feeds(self, examples: Feeds) -> Feeds:
@@ -192,6 +195,7 @@ class Gradients:
 
     def _double_loss(self, examples: Feeds):  # type: ignore[no-untyped-def]
         graph: Graph = self.problem.graph.copy()
+        modes.for_training(graph)
         emit = Emitter(graph)
         (measured,) = metrics.measured(["loss"], self.problem.terms)
         total = measured.totals(emit)
@@ -200,9 +204,9 @@ class Gradients:
             for n, v in graph.constants.items()
         }
         double = np.dtype(np.float64)
+        types = {t: graph.types[t] for t in self.names}
         inputs = {
-            t: TensorType(double, k.shape) if (k := graph.types[t]).dtype == np.float32 else k
-            for t in self.names
+            t: TensorType(double, k.shape) if k.dtype == np.float32 else k for t, k in types.items()
         }
         signature = Signature(inputs, {total: TensorType(double, measured.metric.totals)})
         graph.nodes = [

@@ -10,6 +10,7 @@ from onnx import helper, numpy_helper
 from coordinator.compiler.compile import CompiledPlan, compile_task
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.folder import read_plan_dir
+from edge_agent.draws import drawn
 from tests.coordinator.compiler.building import (
     FLOAT,
     compiled,
@@ -40,13 +41,20 @@ def bases(plan: CompiledPlan) -> Arrays:
     return {name: now[parameter] for parameter, name in plan.manifest.bases.items()}
 
 
+def draws(plan: CompiledPlan, step: int, size: int) -> Arrays:
+    """The random numbers of a step."""
+    return drawn(plan.manifest.drawn, 0, step, size)
+
+
 def steps(plan: CompiledPlan, folder: Path, feeds: Arrays, rate: float, count: int) -> Arrays:
     """Weights, state and loss after so many steps on the same batch."""
     made = session(folder / "plan" / "train.onnx")
     feeds = feeds | bases(plan)
     now = start(plan)
-    for _ in range(count):
-        found = run(made, {**feeds, **now, "learning_rate": np.float32(rate)})
+    size = len(next(iter(feeds.values())))
+    for step in range(count):
+        given = {**feeds, **draws(plan, step, size), **now}
+        found = run(made, {**given, "learning_rate": np.float32(rate)})
         now = {n.removeprefix("next/"): v for n, v in found.items() if n != "loss"}
     return {**now, "loss": found["loss"]}
 

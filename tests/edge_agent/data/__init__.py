@@ -6,6 +6,7 @@ FOLDER = Path(__file__).parent
 FLOWERS = FOLDER / "flowers"
 LINE = FOLDER / "line"
 ADAMW = FOLDER / "adamw"
+DROPOUT = FOLDER / "dropout"
 PROXIMAL = FOLDER / "proximal"
 PROXIMAL_ADAMW = FOLDER / "proximal_adamw"
 SCAFFOLD = FOLDER / "scaffold"

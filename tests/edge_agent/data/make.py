@@ -4,7 +4,8 @@ Needs the training build. `flowers` is a perceptron with one hidden layer, train
 momentum on cross-entropy; `line` is a linear model, trained by plain SGD on the mean squared error;
 `adamw` is `flowers` with AdamW, whose updates are coded with random draws. `proximal` and
 `proximal_adamw` are `flowers` and `adamw` with a proximal term. `scaffold` is
-`flowers` by plain SGD, with control variates.
+`flowers` by plain SGD, with control variates, `dropout` is `flowers` with dropout after its hidden
+layer.
 """
 
 import tempfile
@@ -93,14 +94,21 @@ max_steps = 30
 )
 
 
-def _model(layers: list[tuple[int, int]]) -> onnx.ModelProto:
-    """Dense layers (inputs, outputs), a Relu between them; weights w1, b1, w2, b2, ..."""
+DROPOUT_TASK = FLOWERS_TASK.replace("flowers", "dropout")
+
+
+def _model(layers: list[tuple[int, int]], drop: bool = False) -> onnx.ModelProto:
+    """Dense layers (inputs, outputs), a Relu between them, and half of its outputs dropped if so
+    said; weights w1, b1, w2, b2, ..."""
     rng = np.random.default_rng(4)
     nodes, weights, value = [], [], "x"
     for number, (inputs, outputs) in enumerate(layers, start=1):
         if number > 1:
             nodes.append(helper.make_node("Relu", [value], [f"r{number}"]))
             value = f"r{number}"
+            if drop:
+                nodes.append(helper.make_node("Dropout", [value], [f"d{number}"]))
+                value = f"d{number}"
         matrix = rng.normal(size=(inputs, outputs), scale=inputs**-0.5).astype(np.float32)
         weights.append(numpy_helper.from_array(matrix, f"w{number}"))
         weights.append(numpy_helper.from_array(np.zeros(outputs, np.float32), f"b{number}"))
@@ -127,11 +135,12 @@ def main() -> None:
         "proximal": (PROXIMAL_TASK, [(4, 8), (8, 3)]),
         "proximal_adamw": (PROXIMAL_ADAMW_TASK, [(4, 8), (8, 3)]),
         "scaffold": (SCAFFOLD_TASK, [(4, 8), (8, 3)]),
+        "dropout": (DROPOUT_TASK, [(4, 8), (8, 3)]),
     }
     for name, (definition, layers) in plans.items():
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
-            onnx.save(_model(layers), path)
+            onnx.save(_model(layers, drop=name == "dropout"), path)
             write_plan_dir(compile_task(parse(definition), path), FOLDER / name)
             (FOLDER / name / "task.toml").write_text(definition.lstrip())
 
