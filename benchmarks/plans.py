@@ -12,7 +12,7 @@ LEARNING_RATE = 0.05
 OPTIMIZERS = {
     "sgd": 'kind = "sgd", learning_rate = {rate}',
     "momentum": 'kind = "sgd", learning_rate = {rate}, momentum = 0.9',
-    "adamw": 'kind = "adamw", learning_rate = 0.001',
+    "adamw": 'kind = "adamw", learning_rate = 0.001, epsilon = 1e-12',
 }
 
 _TASK = """\
