@@ -62,8 +62,9 @@ def write_artifacts(folder: Path, model: str, optimizer: str = "sgd") -> Path:
 
 def _block(optimizer: str) -> Any:
     blocks = importlib.import_module(f"{_PACKAGE}.onnxblock.optim")
-    # What a task file's AdamW has unless it says otherwise.
-    return blocks.AdamW(eps=1e-8, weight_decay=0.01) if optimizer == "adamw" else blocks.SGD()
+    # The API adds epsilon before it corrects the second moment: with a usual one, first steps from
+    # tiny gradients differ.
+    return blocks.AdamW(eps=1e-12, weight_decay=0.01) if optimizer == "adamw" else blocks.SGD()
 
 
 @contextmanager
