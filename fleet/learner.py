@@ -59,7 +59,7 @@ class Learner:
 
     def _train(self, manifest: Manifest, weights: Weights, assignment: Assignment) -> Trained:
         """Blocking."""
-        trainer = session.Trainer(manifest, self._plan, weights, threads=1)
+        trainer = session.Trainer(manifest, self._plan, weights, threads=1, seed=assignment.seed)
         rng = np.random.default_rng(assignment.seed)
         return session.train(
             *(trainer, manifest, self._examples, rng),
