@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from coordinator.client import AdminClient
+from edge_agent.onnx_file import note
 from wire import checkpoint
 from wire.checkpoint import Weights
 from wire.digest import digest_of
@@ -56,8 +57,8 @@ def plan(
     initial: Weights | None = None,
     **round_keys: object,
 ) -> Plan:
-    """A task `name` over `parameters`; the graphs are three small files of arbitrary bytes."""
-    files = files or {f"{n}.onnx": f"{n} of {name}".encode() * 40 for n in GRAPHS}
+    """A task `name` over `parameters`; the graphs are three small files without a node."""
+    files = files or {f"{n}.onnx": graph(f"{n} of {name}" * 40) for n in GRAPHS}
     first = checkpoint.write(initial or weights(parameters))
     manifest = Manifest(
         task=name,
@@ -75,6 +76,11 @@ def plan(
 
 
 GRAPHS = ("train", "evaluate", "model")
+
+
+def graph(text: str) -> bytes:
+    """An ONNX file with nothing in it but this key of its metadata."""
+    return note(text, "")
 
 
 def weights(parameters: tuple[Parameter, ...] = PARAMETERS, seed: int = 7) -> Weights:
