@@ -21,6 +21,7 @@ from coordinator.aggregation.options import (
 )
 from coordinator.aggregation.options import problems as aggregation_problems
 from coordinator.codec_choice import AUTO, contradiction
+from coordinator.compiler.options import numbers
 from coordinator.compiler.options.losses import CrossEntropy, Loss, MeanSquaredError
 from coordinator.compiler.options.model import Model
 from coordinator.compiler.options.optimizers import Optimizer, Sgd
@@ -185,10 +186,10 @@ def _problems(task: TaskFile) -> list[str]:
         found += _normalised(task, task.aggregation)
     if len(set(task.training.metrics)) != len(task.training.metrics):
         found.append("training.metrics: a metric is named twice")
-    for name in ("optimizer", "training", "upload", "keep", "round"):
+    for name in ("loss", "optimizer", "training", "upload", "keep", "round"):
         for key, value in _floats(name, getattr(task, name)):
-            if not math.isfinite(value):
-                found.append(f"{key} = {value}: must be finite")
+            if problem := numbers.problem(value):
+                found.append(f"{key} = {value}: {problem}")
     return found or _overshooting(task)
 
 

@@ -15,10 +15,19 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from coordinator.compiler import fuse, gradient, lower, model, proximal, shapes, simplify
+from coordinator.compiler import (
+    boundary,
+    checks,
+    fuse,
+    gradient,
+    lower,
+    model,
+    proximal,
+    shapes,
+    simplify,
+)
 from coordinator.compiler.assemble import FrozenFile, Interface, write
 from coordinator.compiler.convert import External
-from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import OPSET, Array, Emitter, Graph, TensorType
 from coordinator.compiler.metrics import METRICS
 from coordinator.compiler.optimizers import Optimizer, Step, optimizer_of
@@ -42,15 +51,19 @@ _FLOAT32 = np.dtype(np.float32)
 _SCALAR = TensorType(_FLOAT32, ())
 
 
+@boundary.one_error
 def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
-    """Compile a task. `model_path` is where `task.model.file` is.
+    """Compile a task. `model_path` is where `task.model.file` is. The plan's `warnings` say what
+    deserves a second look.
 
     The same task and model give the same bytes. Raises `CompileError` for anything the person who
     wrote the task or exported the model can put right.
     """
     gradient.training_build()
     loaded = model.load(model_path)
+    checks.check_sizes(loaded)
     problem = pose(task, loaded)
+    checks.check_labels(problem.inputs.values())
     frozen = FrozenFile()
     values = {w: loaded.values[w] for w in problem.weights}
     initial = checkpoint.write({problem.weights[w]: v for w, v in values.items()})
@@ -79,7 +92,8 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
         proximal=task.training.proximal or msgspec.UNSET,
         lazy=task.upload.lazy or msgspec.UNSET,
     )
-    return CompiledPlan(parse_manifest(manifest.to_bytes()), files, initial)
+    warnings = (*checks.unused(loaded, task.loss.output), *checks.memory(manifest, files))
+    return CompiledPlan(parse_manifest(manifest.to_bytes()), files, initial, warnings)
 
 
 def differentiated(problem: Problem, values: Mapping[str, Array]) -> tuple[Graph, str]:
@@ -94,9 +108,7 @@ def differentiated(problem: Problem, values: Mapping[str, Array]) -> tuple[Graph
     simplify.prune(graph, [loss])
     graph = gradient.differentiate(graph, examples, values, loss)
     made = graph.producers()
-    for w in values:
-        if w + gradient.SUFFIX not in made:
-            raise CompileError(f"no gradient reaches {graph.label(w)}; freeze it")
+    checks.check_gradients([graph.label(w) for w in values if w + gradient.SUFFIX not in made])
     return graph, loss
 
 

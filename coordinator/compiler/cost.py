@@ -107,7 +107,5 @@ def _einsum(graph: Sized, node: Node) -> int:
         letters = term.replace("...", "")
         sizes |= dict(zip(letters[::-1], shape[::-1], strict=False))
         if "..." in term:
-            sizes["..."] = max(
-                sizes.get("...", 1), math.prod(shape[: len(shape) - len(letters)])
-            )
+            sizes["..."] = max(sizes.get("...", 1), math.prod(shape[: len(shape) - len(letters)]))
     return math.prod(sizes.values())

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import checker, inliner, version_converter
 
-from coordinator.compiler import convert, shapes, simplify
+from coordinator.compiler import boundary, convert, shapes, simplify
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import (
     BATCH,
@@ -45,6 +45,7 @@ class Model:
     values: dict[str, Array]
 
 
+@boundary.one_reading_error
 def load(path: Path) -> Model:
     """Read and check a model. Raises `CompileError`."""
     proto = _parse(path)
