@@ -84,8 +84,10 @@ def _check_outside(path: Path) -> None:
     The runtime would read whatever file the graph names, and the plan comes from the network.
     """
     frozen = path.parent / FROZEN_NAME
+    files: dict[str, int] = {}
     try:
-        files = {FROZEN_NAME: frozen.stat().st_size} if frozen.is_file() else {}
+        if frozen.is_file():
+            files[FROZEN_NAME] = frozen.stat().st_size
         with path.open("rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         check_places(memoryview(data), files)

@@ -13,7 +13,8 @@ from typing import Concatenate, ParamSpec, TypeVar
 from coordinator.compiler.errors import CompileError
 
 P = ParamSpec("P")
-First, Result = TypeVar("First"), TypeVar("Result")
+First = TypeVar("First")
+Result = TypeVar("Result")
 
 _LONGEST = 300  # characters of another's error message
 

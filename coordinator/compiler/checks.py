@@ -5,6 +5,7 @@ or raises `CompileError`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 
 import numpy as np
 
@@ -22,7 +23,10 @@ _NAMED = 20  # weights that a message lists
 
 
 def check_sizes(model: Model) -> None:
-    """Raise `CompileError` where an input or a weight has an axis of length 0."""
+    """Raise `CompileError` where there is no output, or an input or a weight has an axis of length
+    0."""
+    if not model.outputs:
+        raise CompileError("the model has no output; export it with the one that the loss is of")
     for name, tensor in model.inputs.items():
         shape = model.graph.shape(tensor)
         if 0 in shape:
@@ -65,14 +69,26 @@ def check_gradients(without: Sequence[str]) -> None:
         )
 
 
-def unused(model: Model, output: str | None) -> list[str]:
-    """Warnings that name the model's weights which the loss does not see. `output` is the loss's;
-    None where it is the only one."""
+def unused(
+    model: Model, output: str | None, trained: Iterable[str], frozen: Iterable[str]
+) -> list[str]:
+    """Warnings that name the model's weights which stay as they are, though nobody asked for it.
+
+    `output` is the loss's, None where it is the only one. `trained` are the graph's names of
+    weights, `frozen` the task's patterns. Single numbers are constants, and not spoken of.
+    """
     names = list(model.outputs) if output is None else [output]
     seen = _needed(model.graph, [model.outputs[name] for name in names])
     anywhere = _needed(model.graph, model.outputs.values())
-    nowhere = [name for w, name in model.weights.items() if w not in anywhere]
-    elsewhere = [name for w, name in model.weights.items() if w in anywhere and w not in seen]
+    still = {w: n for w, n in model.weights.items() if model.values[w].size > 1}
+    for gone in (
+        *trained,
+        *(w for w, n in still.items() if any(fnmatchcase(n, p) for p in frozen)),
+    ):
+        still.pop(gone, None)
+    nowhere = [name for w, name in still.items() if w not in anywhere]
+    elsewhere = [name for w, name in still.items() if w in anywhere and w not in seen]
+    constant = [name for w, name in still.items() if w in seen]
     found = []
     if nowhere:
         found.append(f"no output of the model depends on {_listed(map(repr, nowhere))}")
@@ -80,6 +96,11 @@ def unused(model: Model, output: str | None) -> list[str]:
         found.append(
             f"the loss does not depend on {_listed(map(repr, elsewhere))}, which other outputs of "
             "the model use: they are not trained"
+        )
+    if constant:
+        found.append(
+            f"{_listed(map(repr, constant))} will not be trained: where the model uses them, "
+            "they are no weights, or no gradient comes by"
         )
     return found
 

@@ -92,7 +92,10 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
         proximal=task.training.proximal or msgspec.UNSET,
         lazy=task.upload.lazy or msgspec.UNSET,
     )
-    warnings = (*checks.unused(loaded, task.loss.output), *checks.memory(manifest, files))
+    warnings = (
+        *checks.unused(loaded, task.loss.output, problem.weights, task.model.frozen),
+        *checks.memory(manifest, files),
+    )
     return CompiledPlan(parse_manifest(manifest.to_bytes()), files, initial, warnings)
 
 

@@ -31,7 +31,7 @@ _FLAT = 1e-6  # of the loss: no change to speak of
 _SKIP = "--no-dry-run compiles it all the same"
 _AS_IT_IS, _SMALLER = Attempt(), Attempt(scale=0.1)
 _SLOWER = (Attempt(rate=0.1), Attempt(rate=0.01))
-_FASTER = Attempt(rate=1000.0)
+_FASTER = (Attempt(rate=1e3), Attempt(rate=1e6))
 _RUNTIME_MESSAGE = 400  # characters
 
 
@@ -41,7 +41,7 @@ def dry_run(plan: CompiledPlan, learns: bool = True) -> tuple[str, ...]:
     `learns`: its loss is to fall (a statistic's need not). Raises `CompileError` when the runtime
     cannot run the plan, when a loss or weight is not finite, and when the loss does not fall.
     """
-    attempts = (_AS_IT_IS, _SMALLER, *_SLOWER, _FASTER) if learns else (_AS_IT_IS,)
+    attempts = (_AS_IT_IS, _SMALLER, *_SLOWER, *_FASTER) if learns else (_AS_IT_IS,)
     with tempfile.TemporaryDirectory(prefix="lamplighter-dry-run-") as folder:
         write_plan_dir(plan, Path(folder))
         report = _run(_job(plan, Path(folder), attempts))
@@ -80,11 +80,12 @@ def verdict(report: Report | str, rate: float, learns: bool) -> tuple[str, ...]:
             f"dry run: {_story(first)} on random data, also with a hundredth of the learning rate: "
             f"look for a division by zero, a logarithm or a root in the model. {_SKIP}"
         )
-    if _flat(first) and _fell(tried, _FASTER):
-        raise CompileError(
-            f"dry run: the loss stays at {first.losses[0]:.4g}; with 1000 times the learning rate "
-            f"it falls: optimizer.learning_rate = {rate:g} is too low. {_SKIP}"
-        )
+    for faster in _FASTER:
+        if _flat(first) and _fell(tried, faster):
+            raise CompileError(
+                f"dry run: the loss stays at {first.losses[0]:.4g}; with {faster.rate:g} times the "
+                f"learning rate it falls: optimizer.learning_rate = {rate:g} is too low. {_SKIP}"
+            )
     raise CompileError(
         f"dry run: {_story(first)} on one batch of random data, whatever the learning rate: the "
         f"model does not learn. Are its weights all zero, or its units dead? {_SKIP}"

@@ -10,7 +10,7 @@ from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import BATCH, Emitter, Graph, TensorType, describe
 from coordinator.compiler.losses import Loss
 from coordinator.compiler.model import Model
-from coordinator.compiler.naming import Names
+from coordinator.compiler.naming import Names, is_reserved
 from coordinator.compiler.options import losses as options
 from coordinator.taskfile import TaskFile
 from wire.plan import BASE, Input, InputType
@@ -104,6 +104,11 @@ def _inputs(graph: Graph, model: Model) -> dict[str, Input]:
 
 def _target(graph: Graph, model: Model, label: Input, inputs: dict[str, Input]) -> str:
     """Add the labels to the inputs; returns their tensor."""
+    if is_reserved(label.name):
+        raise CompileError(
+            f"loss.label = {label.name!r}: a name that plans use themselves, or none, or too long; "
+            "choose another name for the labels"
+        )
     if label.name in {*model.inputs, *model.weights.values()}:
         raise CompileError(
             f"loss.label = {label.name!r}: the model has an input or a weight of that name; "
