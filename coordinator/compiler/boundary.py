@@ -8,12 +8,11 @@ exception itself is its cause, for whoever compiles from Python.
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from coordinator.compiler.errors import CompileError
 
 P = ParamSpec("P")
-First = TypeVar("First")
 Result = TypeVar("Result")
 
 _LONGEST = 300  # characters of another's error message
@@ -36,15 +35,13 @@ def one_reading_error(load: Callable[[Path], Result]) -> Callable[[Path], Result
     return guarded
 
 
-def one_error(
-    compiles: Callable[Concatenate[First, P], Result],
-) -> Callable[Concatenate[First, P], Result]:
+def one_error(compiles: Callable[P, Result]) -> Callable[P, Result]:
     """What fails in compiling may be the model's fault or ours."""
 
     @wraps(compiles)
-    def guarded(first: First, *args: P.args, **kwargs: P.kwargs) -> Result:
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> Result:
         try:
-            return compiles(first, *args, **kwargs)
+            return compiles(*args, **kwargs)
         except CompileError:
             raise
         except Exception as error:
