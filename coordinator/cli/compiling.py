@@ -27,8 +27,8 @@ def tried(task: TaskFile, plan: CompiledPlan) -> tuple[str, ...]:
 
 
 def learns(task: TaskFile) -> bool:
-    """Whether the task has a loss, which is to fall; a statistic has none."""
-    return task.loss is not None
+    """Whether the task has a loss, which is to fall: other kinds of tasks may have none."""
+    return isinstance(task, TaskFile)
 
 
 def updates(task: TaskFile, manifest: Manifest) -> tuple[str, Expectation]:

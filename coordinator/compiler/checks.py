@@ -70,15 +70,15 @@ def check_gradients(without: Sequence[str]) -> None:
 
 
 def unused(
-    model: Model, output: str | None, trained: Iterable[str], frozen: Iterable[str]
+    model: Model, outputs: Sequence[str | None], trained: Iterable[str], frozen: Iterable[str]
 ) -> list[str]:
     """Warnings that name the model's weights which stay as they are, though nobody asked for it.
 
-    `output` is the loss's, None where it is the only one. `trained` are the graph's names of
+    `outputs` are the losses', None where a model has but one. `trained` are the graph's names of
     weights, `frozen` the task's patterns. Single numbers are constants, and not spoken of.
     """
-    names = list(model.outputs) if output is None else [output]
-    seen = _needed(model.graph, [model.outputs[name] for name in names])
+    named = [name for name in outputs if name is not None] or list(model.outputs)
+    seen = _needed(model.graph, [model.outputs[name] for name in named])
     anywhere = _needed(model.graph, model.outputs.values())
     still = {w: n for w, n in model.weights.items() if model.values[w].size > 1}
     for gone in (

@@ -93,7 +93,7 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
         lazy=task.upload.lazy or msgspec.UNSET,
     )
     warnings = (
-        *checks.unused(loaded, task.loss.output, problem.weights, task.model.frozen),
+        *checks.unused(loaded, [task.loss.output], problem.weights, task.model.frozen),
         *checks.memory(manifest, files),
     )
     return CompiledPlan(parse_manifest(manifest.to_bytes()), files, initial, warnings)

@@ -124,7 +124,7 @@ def _story(tried: Tried) -> str:
 
 def _job(plan: CompiledPlan, folder: Path, attempts: tuple[Attempt, ...]) -> Job:
     batch = min(plan.manifest.batch, _BATCH)
-    train = sized(plan.files["train.onnx"], batch, [i.name for i in plan.manifest.inputs])
+    train = sized(plan.files["train.onnx"], batch)
     model = onnx.load_model_from_string(plan.files["model.onnx"])
     own = [info.name for info in model.graph.input]
     return Job(

@@ -88,7 +88,8 @@ class _Plan:
         self._folder = Path(job.folder)
         self._manifest = parse_manifest((self._folder / "manifest.json").read_bytes())
         data = (self._folder / CHECKPOINT_NAME).read_bytes()
-        self._weights: Arrays = dict(checkpoint.read(data, self._manifest.parameters))
+        held = getattr(self._manifest, "checkpoint", self._manifest.parameters)
+        self._weights: Arrays = dict(checkpoint.read(data, held))
         self._train = _session(self._folder / "train.onnx")
 
     def attempt(self, attempt: Attempt) -> Tried:
@@ -134,13 +135,9 @@ class _Plan:
             shape = [n if isinstance(n, int) else self._job.batch for n in entry.shape]
             kind = entry.type.removeprefix("tensor(").removesuffix(")")
             dtype = np.dtype({"float": "float32", "double": "float64"}.get(kind, kind))
-            floats = entry.name not in {p.name for p in self._given()} and dtype.kind == "f"
-            found[entry.name] = (rng.random(shape) if floats else np.zeros(shape)).astype(dtype)
+            value = rng.random(shape) if dtype.kind == "f" else np.zeros(shape)
+            found[entry.name] = value.astype(dtype)
         return found
-
-    def _given(self) -> Any:
-        """Tensors that come with a model's weights, zero at first, where the format has any."""
-        return getattr(self._manifest, "given", None) or ()
 
 
 def _session(path: Path) -> Any:

@@ -4,17 +4,20 @@ All of it is counted from the plan's graphs, and an estimate. Memory is what the
 holds beyond a child with a plan of a few bytes. With w for the weights, s for the optimiser's state
 and a for what is live at once inside a step (`liveness.py`), in bytes:
 
-    training    6 w + 2 s + 2 a + 2 MB + the examples of a round
+    training      6 w + 2 s + 2 a
+    evaluation    w + 2 a, on a batch of 64
+    the whole     the greater of them, + 2 MB + the examples of a round
 
 The model and two sets of weights and state; twice what is live, since ONNX Runtime lays its memory
 out anew once it has seen a first step and gives the old back late; the change and its coding, which
-take about 3 w before all of this is gone. A plan whose evaluation takes more counts that.
+take about 3 w before all of this is gone.
 
 Left out: what a convolution lays out for itself, but for a transposed one; how examples are stored.
 
-Against the peaks of real training children (stock ONNX Runtime 1.31, x86-64, float32 updates), the
-estimate is, in MB: 2NN 8.8 for a measured 8.0; CNN 51 for 56; three convolutions with AdamW 11 for
-9.6, with SGD and a batch of 100 54 for 46; a dense layer of 784 x 2000 with AdamW 106 for 111.
+Against the peaks of real training children (stock ONNX Runtime 1.31, x86-64, 600 examples, float32
+updates), the estimate is, in MB: 2NN 8.8 for a measured 8.0; CNN 51 for 56; three convolutions with
+AdamW 14 for 9.6, with SGD and a batch of 100 54 for 48; a dense layer of 784 x 2000 with AdamW 105
+for 111.
 """
 
 import math
@@ -86,9 +89,8 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
 
 def estimate(manifest: Manifest, files: Mapping[FileName, bytes]) -> Estimate:
     """Of a whole plan. Raises `CompileError` when its graphs cannot be read."""
-    examples = [i.name for i in manifest.inputs]
-    train = sized(files["train.onnx"], manifest.batch, examples)
-    evaluate = sized(files["evaluate.onnx"], EVALUATION_BATCH, examples)
+    train = sized(files["train.onnx"], manifest.batch)
+    evaluate = sized(files["evaluate.onnx"], EVALUATION_BATCH)
     memory = _memory(manifest, peak(train).bytes, peak(evaluate).bytes)
     steps = manifest.epochs * math.ceil(EXAMPLES / manifest.batch)
     found = cost(train)
@@ -108,11 +110,10 @@ def estimate(manifest: Manifest, files: Mapping[FileName, bytes]) -> Estimate:
 def largest_batch(manifest: Manifest, files: Mapping[FileName, bytes], limit: int) -> int:
     """The largest batch with which a training child holds at most `limit` bytes in all; 0 if none
     does. What is live grows with the batch: a power of two, at most the plan's own batch."""
-    names = [i.name for i in manifest.inputs]
-    evaluation = peak(sized(files["evaluate.onnx"], EVALUATION_BATCH, names)).bytes
+    evaluation = peak(sized(files["evaluate.onnx"], EVALUATION_BATCH)).bytes
     batch = 1 << max(manifest.batch.bit_length() - 1, 0)
     while batch:
-        live = peak(sized(files["train.onnx"], batch, names)).bytes
+        live = peak(sized(files["train.onnx"], batch)).bytes
         if _memory(manifest, live, evaluation).total + RUNTIME_BYTES <= limit:
             return batch
         batch //= 2

@@ -17,7 +17,7 @@ def dot(plan: CompiledPlan) -> str:
     """The graph, as `dot` reads it. Nodes are operators; inputs and outputs have their names, and
     an edge the shape of what runs along it. Raises `CompileError` when it is not an ONNX graph."""
     manifest = plan.manifest
-    graph = sized(plan.files["train.onnx"], manifest.batch, [i.name for i in manifest.inputs])
+    graph = sized(plan.files["train.onnx"], manifest.batch)
     parts = sections(graph)
     lines = [
         "digraph plan {",

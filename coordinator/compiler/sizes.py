@@ -1,7 +1,7 @@
 """A graph of a plan with the shape of every tensor, the batch put in: what estimates count on."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -52,14 +52,13 @@ class Sized:
         return tuple(name for name in made if self.shape(name) is None)
 
 
-def sized(data: bytes, batch: int, batched: Iterable[str]) -> Sized:
-    """Read a graph of a plan; the first axis of the `batched` inputs is `batch`.
-
-    Raises `CompileError` when it is not an ONNX graph.
+def sized(data: bytes, batch: int) -> Sized:
+    """Read a graph of a plan; `batch` is the length of the axes that vary: the first of the
+    examples and of what else a device makes for each. Raises `CompileError` for what is no graph.
     """
     try:
         proto = onnx.load_model_from_string(data)
-        _set_batch(proto, batch, frozenset(batched))
+        _set_batch(proto, batch)
         proto = shape_inference.infer_shapes(proto, data_prop=True)
         return _read(proto)
     except CompileError:
@@ -68,10 +67,11 @@ def sized(data: bytes, batch: int, batched: Iterable[str]) -> Sized:
         raise CompileError(f"the plan's graph cannot be read: {error}") from error
 
 
-def _set_batch(proto: onnx.ModelProto, batch: int, batched: frozenset[str]) -> None:
+def _set_batch(proto: onnx.ModelProto, batch: int) -> None:
     for info in proto.graph.input:
-        if info.name in batched and info.type.tensor_type.shape.dim:
-            info.type.tensor_type.shape.dim[0].dim_value = batch
+        first = info.type.tensor_type.shape.dim[:1]
+        if first and not first[0].HasField("dim_value"):
+            first[0].dim_value = batch
     for info in proto.graph.output:  # theirs follow from the inputs'
         if any(not d.HasField("dim_value") for d in info.type.tensor_type.shape.dim):
             info.type.tensor_type.ClearField("shape")

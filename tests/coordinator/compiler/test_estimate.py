@@ -137,7 +137,7 @@ def test_every_tensor_of_a_plan_has_a_size(tmp_path: Path) -> None:
     ]
     made = model(nodes, weights(w=(4, 1, 3, 3), b=(4,), v=(64, 3)), ("N", 1, 8, 8))
     plan = compiled(made, tmp_path, task(optimizer=ADAMW))
-    assert sized(plan.files["train.onnx"], 7, ["x", "label"]).unknown == ()
+    assert sized(plan.files["train.onnx"], 7).unknown == ()
 
 
 def test_boards_have_the_limits_of_their_profiles() -> None:
@@ -180,7 +180,7 @@ def peak_of(plan: Path, examples: Path) -> int:
         [sys.executable, "-P", "-m", "edge_agent.worker", str(os.getpid())],
         input=msgspec.json.encode(job),
         capture_output=True,
-        timeout=60,
+        timeout=100,  # at idle priority, on a busy machine
         check=True,
     )
     report = msgspec.json.decode(done.stdout, type=Report)
@@ -191,16 +191,17 @@ def peak_of(plan: Path, examples: Path) -> int:
 @pytest.mark.skipif(sys.platform != "linux", reason="a process's peak is read from /proc")
 @pytest.mark.parametrize("name", ["2nn", "cnn", "adamw"])
 def test_memory_is_about_that_of_a_real_training_child(name: str, tmp_path: Path) -> None:
-    """Within a third, for three models that take from 9 to 110 MB."""
+    """Within a half, for three models that take from 6 to 110 MB."""
     made = {"2nn": two_nn, "cnn": cnn, "adamw": lambda: dense(2000, 10, 784)}[name]()
     spec = task(optimizer=ADAMW) if name == "adamw" else task()
     plan = compiled(made, tmp_path, spec)
     base = peak_of(LINE, saved(tmp_path / "line", points()))
-    measured = peak_of(tmp_path / "plan", examples_of(plan, tmp_path / "examples", 600)) - base
-    said = estimate(plan.manifest, plan.files).memory.total
+    measured = peak_of(tmp_path / "plan", examples_of(plan, tmp_path / "examples", 60)) - base
+    memory = estimate(plan.manifest, plan.files).memory
+    said = memory.total - memory.examples * 9 // 10
     assert 2 / 3 < said / measured < 3 / 2, (said / 1e6, measured / 1e6)
 
 
 def test_a_graph_that_is_none_is_an_error() -> None:
     with pytest.raises(CompileError, match="cannot be read"):
-        sized(b"hello", 1, [])
+        sized(b"hello", 1)
