@@ -10,19 +10,38 @@ from coordinator.store.blobs import Blobs
 from coordinator.taskfile import AnyTask, StatisticsFile, TaskFile
 from wire import checkpoint
 from wire.errors import Rule, WireError
-from wire.plan import Manifest, parse_manifest
+from wire.onnx_fields import BadModel, check_places
+from wire.plan import CHECKPOINT_NAME, FROZEN_NAME, Manifest, parse_manifest
 
 
 async def check_plan(blobs: Blobs, plan: str, model: str) -> Manifest:
     """The manifest of a plan all of whose files are stored, as is its first model. Raises
     `NotFound` or `WireError`."""
     manifest = parse_manifest(await blobs.get(plan))
-    for name, file in manifest.files.items():
-        if len(await blobs.get(file.digest)) != file.bytes:
-            raise WireError(Rule.BAD_DIGEST, f"{name} is not of the size stated")
     first = await blobs.get(model)
+    for name, file in manifest.files.items():
+        data = await blobs.get(file.digest)
+        if len(data) != file.bytes:
+            raise WireError(Rule.BAD_DIGEST, f"{name} is not of the size stated")
+        if name != FROZEN_NAME:
+            outside = files_beside(name, manifest, len(first))
+            await asyncio.to_thread(_check_graph, name, data, outside)
     await asyncio.to_thread(checkpoint.read, first, manifest.checkpoint)
     return manifest
+
+
+def files_beside(name: str, manifest: Manifest, checkpoint_bytes: int) -> dict[str, int]:
+    """Where the weights of this graph of a plan may lie, and the bytes of each such file."""
+    frozen = manifest.files.get(FROZEN_NAME)
+    files = {FROZEN_NAME: frozen.bytes} if frozen else {}
+    return files | ({CHECKPOINT_NAME: checkpoint_bytes} if name == "model.onnx" else {})
+
+
+def _check_graph(name: str, data: bytes, files: dict[str, int]) -> None:
+    try:
+        check_places(data, files)
+    except BadModel as error:
+        raise WireError(Rule.BAD_FORMAT, f"{name}: {error}") from None
 
 
 def contradictions(task: AnyTask, manifest: Manifest) -> list[str]:

@@ -23,7 +23,7 @@ from coordinator.aggregation.options import (
 )
 from coordinator.aggregation.options import problems as aggregation_problems
 from coordinator.codec_choice import AUTO, EXACT, contradiction
-from coordinator.compiler.options import checks, metrics
+from coordinator.compiler.options import checks, metrics, numbers
 from coordinator.compiler.options.losses import Loss
 from coordinator.compiler.options.model import Model
 from coordinator.compiler.options.optimizers import AdamW, Optimizer, Sgd
@@ -245,13 +245,12 @@ def _problems(task: TaskFile) -> list[str]:
     if len(set(task.training.metrics)) != len(task.training.metrics):
         found.append("training.metrics: a metric is named twice")
     found += checks.problems(task.optimizer, task.round.rounds)
-    found += checks.numbers("training", task.training)
     if task.model.lora is not None:
-        found += checks.numbers("model.lora", task.model.lora)
-    found += _infinite(task, "upload", "keep", "round")
+        found += numbers.problems("model.lora", task.model.lora)
+    found += _numbers(task, "training", "upload", "keep", "round")
     several = isinstance(task.loss, tuple)
     for i, loss in enumerate(task.losses):
-        found += _not_finite(f"loss[{i}]" if several else "loss", loss)
+        found += numbers.problems(f"loss[{i}]" if several else "loss", loss)
     return found or _overshooting(task)
 
 
@@ -362,22 +361,13 @@ def _overshooting(task: TaskFile) -> list[str]:
 
 def _of_statistics(task: StatisticsFile) -> list[str]:
     """What contradicts that statistics are exact, or itself."""
-    infinite = _infinite(task, "statistics", "training", "upload", "keep", "round")
+    infinite = _numbers(task, "statistics", "training", "upload", "keep", "round")
     return _of_rounds(task) + infinite + exact.contradictions(task)
 
 
-def _infinite(task: AnyTask, *names: str) -> list[str]:
+def _numbers(task: AnyTask, *names: str) -> list[str]:
     """Numbers of these tables that are none."""
-    return [problem for name in names for problem in _not_finite(name, getattr(task, name))]
-
-
-def _not_finite(name: str, table: Section) -> list[str]:
-    """The same of one table."""
-    return [
-        f"{key} = {value}: must be finite"
-        for key, value in _floats(name, table)
-        if not math.isfinite(value)
-    ]
+    return [p for name in names for p in numbers.problems(name, getattr(task, name))]
 
 
 def _most_pull(optimizer: Sgd | AdamW) -> float:
@@ -386,13 +376,3 @@ def _most_pull(optimizer: Sgd | AdamW) -> float:
         return 2 / optimizer.learning_rate
     most = 2 * (1 + optimizer.momentum) / optimizer.learning_rate
     return most / (1 + 2 * optimizer.momentum) if optimizer.nesterov else most
-
-
-def _floats(name: str, section: Section) -> list[tuple[str, float]]:
-    """The numbers of a table, those of its lists too."""
-    found = []
-    for key, value in msgspec.structs.asdict(section).items():
-        for part in value if isinstance(value, tuple) else (value,):
-            if isinstance(part, float):
-                found.append((f"{name}.{key}", part))
-    return found

@@ -6,6 +6,7 @@ and never spin: the device has other work.
 """
 
 import math
+import mmap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,8 @@ from edge_agent.draws import drawn
 from edge_agent.examples import Examples
 from edge_agent.limits import OutOfMemory, require_room_for
 from wire.checkpoint import FLOAT32, Weights
-from wire.plan import Manifest
+from wire.onnx_fields import check_places
+from wire.plan import FROZEN_NAME, Manifest
 from wire.tensors import Array
 
 _EVALUATION_BATCH = 64  # of 256, a small CNN takes more memory to evaluate than to train
@@ -65,6 +67,7 @@ class Progress:
 
 def open_session(path: Path, threads: int) -> ort.InferenceSession:
     """A session on explicit, sleeping threads. Raises `BadPlan`, `OutOfMemory`."""
+    _check_outside(path)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -79,6 +82,23 @@ def open_session(path: Path, threads: int) -> ort.InferenceSession:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001 - the runtime's errors share no other base
         raise _explained(path.name, error) from None
+
+
+def _check_outside(path: Path) -> None:
+    """Raise `BadPlan` for a graph with weights in any other file than the plan's own.
+
+    The runtime would read whatever file the graph names, and the plan comes from the network.
+    """
+    frozen = path.parent / FROZEN_NAME
+    files: dict[str, int] = {}
+    try:
+        if frozen.is_file():
+            files[FROZEN_NAME] = frozen.stat().st_size
+        with path.open("rb") as file:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        check_places(memoryview(data), files)
+    except (OSError, ValueError) as error:  # an empty file cannot be mapped; BadModel
+        raise BadPlan(f"{path.name} cannot be run: {error}") from None
 
 
 def _explained(graph: str, error: Exception) -> Exception:

@@ -50,6 +50,7 @@ METRIC_LIMIT = 1 << 19
 METADATA = "__metadata__"
 """A key of every checkpoint's header, so no tensor's name."""
 CHECKPOINT_NAME = "checkpoint.safetensors"
+FROZEN_NAME: Literal["frozen.bin"] = "frozen.bin"
 BASE = "base/"
 """What `train.onnx` puts before a weight's name for its value at the start of the round."""
 

@@ -26,7 +26,7 @@ class Size(int):
 
 def human_size(size: float) -> str:
     """A size for people, in decimal units: `1.2 MB`, `340 B`."""
-    for unit, step in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+    for unit, step in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= step * 0.9995:
             return f"{size / step:.3g} {unit}"
     return f"{size:.0f} B"

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from coordinator.cli import fleet, rounds, serving, tasks
+from coordinator.cli import fleet, plans, rounds, serving, tasks
 from coordinator.cli.common import EXIT_INPUT, Complaint, complain
 
 app = typer.Typer(
@@ -13,7 +13,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Run a fleet's training: compile tasks, serve devices, publish models.",
 )
-for module in (serving, tasks, rounds, fleet):
+for module in (serving, tasks, plans, rounds, fleet):
     module.add_to(app)
 
 

@@ -19,18 +19,26 @@ from coordinator.cli.common import (
     plain,
     with_client,
 )
+from coordinator.cli.compiling import (
+    check_folder,
+    compiled,
+    say_estimate,
+    tried,
+    upload_line,
+    warn,
+)
 from coordinator.cli.telling import say_troubles
 from coordinator.client import AdminClient
-from coordinator.codec_choice import TooSmall, expected
-from coordinator.compiler.plan import CompiledPlan
-from coordinator.plans import codec_of
-from coordinator.taskfile import AnyTask, StatisticsFile, TaskFile, TaskFileError
 from coordinator.views import MetricView, TaskDetail, TaskView
 from schedules.duration import human
-from wire.plan import Manifest, parse_manifest
-from wire.sizes import human_size
+from wire.plan import parse_manifest
 
 File = Annotated[Path, typer.Argument(help="Task file.", metavar="TASK.toml")]
+
+
+NoDryRun = Annotated[
+    bool, typer.Option("--no-dry-run", help="Do not train the plan for a moment before it is used.")
+]
 
 
 def compile_command(
@@ -38,6 +46,7 @@ def compile_command(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the plan.")] = Path(
         "plan"
     ),
+    no_dry_run: NoDryRun = False,
 ) -> None:
     """Compile a task into a plan: the training graph in standard operators, and its manifest."""
 
@@ -45,7 +54,10 @@ def compile_command(
         from coordinator.compiler.folder import write_plan_dir
 
         task = taskfile.load(file)
-        plan = _compiled(task, file)
+        check_folder(output)
+        plan = compiled(task, file)
+        upload = upload_line(task, plan.manifest)
+        warn(plan.warnings if no_dry_run else tried(task, plan))
         write_plan_dir(plan, output)
         size = sum(len(data) for data in plan.files.values())
         out.print(
@@ -54,30 +66,10 @@ def compile_command(
                 f"{plan.manifest.weights:,} weights, {size:,} bytes"
             )
         )
-        out.print(f"  {_upload(task, plan.manifest)}")
+        out.print(f"  {upload}")
+        say_estimate(plan)
 
     guard(work)
-
-
-def _compiled(task: TaskFile | StatisticsFile, file: Path) -> CompiledPlan:
-    """The plan of a task, whose own files' paths are seen from the task file."""
-    from coordinator.compiler.compile import compile_beside  # slow to import
-
-    return compile_beside(task, file.parent)
-
-
-def _upload(task: AnyTask, manifest: Manifest) -> str:
-    """How updates are coded, and what that costs: bytes, and the error to expect of one update."""
-    try:
-        codec = codec_of(task, manifest)
-    except TooSmall as error:
-        raise TaskFileError(f"upload.budget: {error}") from None
-    found = expected(codec, manifest.parameters)
-    return (
-        f"updates are coded as {codec}: about {human_size(found.bytes)} each, "
-        f"{4 * manifest.weights / found.bytes:.3g} times less than float32; expect "
-        f"|error|^2 of about {found.error:.2g} |change|^2 in one (on made-up, normal changes)"
-    )
 
 
 def create_command(
@@ -86,6 +78,7 @@ def create_command(
     plan: Annotated[
         Path | None, typer.Option(help="Folder of a plan compiled before, on another machine.")
     ] = None,
+    no_dry_run: NoDryRun = False,
     url: Url = None,
     token_file: TokenFile = None,
     ca_file: CaFile = None,
@@ -96,15 +89,18 @@ def create_command(
         from coordinator.compiler.folder import read_plan_dir
 
         task = taskfile.load(file)  # a mistake in it is said before anything is compiled
-        compiled = read_plan_dir(plan) if plan else _compiled(task, file)
-        manifest = compiled.manifest.to_bytes()
+        found = read_plan_dir(plan) if plan else compiled(task, file)
+        if not plan:  # whoever compiled it before has tried it
+            warn(found.warnings if no_dry_run else tried(task, found))
+        upload = upload_line(task, found.manifest)
+        manifest = found.manifest.to_bytes()
         made = await client.create(
-            file.read_text(encoding="utf-8"), manifest, [*compiled.files.values(), compiled.initial]
+            file.read_text(encoding="utf-8"), manifest, [*found.files.values(), found.initial]
         )
         out.print(f"task [bold]{made.name}[/]: {made.weights:,} weights, round 1 waits for devices")
         if made.needs:
             out.print(f"  {_needs(made)}")
-        out.print(f"  {_upload(task, compiled.manifest)}")
+        out.print(f"  {upload}")
         out.print("  enrol devices with: [bold]coordinator token[/]")
 
     with_client(work, state, url, token_file, ca_file)

@@ -9,8 +9,8 @@ from onnx import checker
 from coordinator.compiler import convert
 from coordinator.compiler.convert import External, Signature
 from coordinator.compiler.graph import Array, Emitter, Graph, Node, TensorType, in_order
+from wire.plan import FROZEN_NAME
 
-FROZEN_NAME = "frozen.bin"
 FROZEN_LEAST = 1024
 """Bytes from which on a constant is stored in the frozen file rather than in each graph."""
 LIST_MOST = 1 << 16

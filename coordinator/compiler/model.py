@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import checker
 
-from coordinator.compiler import bodies, classical, convert, opsets, shapes, simplify
+from coordinator.compiler import bodies, boundary, classical, convert, opsets, shapes, simplify
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import (
     BATCH,
@@ -23,6 +23,7 @@ from coordinator.compiler.graph import (
     TensorType,
     describe,
 )
+from coordinator.compiler.shape_checks import check_shapes
 
 INPUT_TYPES = ("float32", "float64", "int32", "int64", "uint8", "bool")
 WEIGHTS_LIMIT = 1 << 30
@@ -47,6 +48,7 @@ class Model:
     still: frozenset[str] = frozenset()
 
 
+@boundary.one_reading_error
 def load(path: Path) -> Model:
     """Read and check a model. Raises `CompileError`."""
     proto = classical.standard(_parse(path))
@@ -56,6 +58,7 @@ def load(path: Path) -> Model:
     model = _ours(proto)
     fixed = _free_batch(model)
     _check_weights(model)
+    check_shapes(model.graph, model.inputs.values())
     shapes.infer(model.graph, (*model.inputs.values(), *model.weights), fixed)
     simplify.fold(model.graph)
     return model
@@ -69,7 +72,7 @@ def _parse(path: Path) -> onnx.ModelProto:
     except OSError as error:
         raise CompileError(f"{path}: cannot be read: {error.strerror}") from None
     except Exception as error:  # noqa: BLE001  (protobuf raises its own kinds)
-        raise CompileError(f"{path}: not an ONNX file ({_first_line(error)})") from None
+        raise CompileError(f"{path}: not an ONNX file, or cut short ({_in_short(error)})") from None
     if not proto.graph.node:
         raise CompileError(f"{path}: not an ONNX model, or one without any operator")
     try:
@@ -77,14 +80,14 @@ def _parse(path: Path) -> onnx.ModelProto:
     except Exception as error:  # noqa: BLE001  (onnx raises several kinds)
         raise CompileError(
             f"{path}: its weights are in a file beside it that cannot be read "
-            f"({_first_line(error)}); put that file back where the model was exported to"
+            f"({_in_short(error)}); put that file back where the model was exported to"
         ) from None
     proto.ir_version = min(proto.ir_version, IR_VERSION)
     proto = bodies.without_deprecated(proto)
     try:
         checker.check_model(proto)
     except checker.ValidationError as error:
-        raise CompileError(f"{path}: not a valid ONNX model: {_first_line(error)}") from None
+        raise CompileError(f"{path}: not a valid ONNX model: {_in_short(error)}") from None
     return opsets.inlined(proto)
 
 
@@ -176,7 +179,8 @@ def _input_type(info: onnx.ValueInfoProto) -> TensorType:
         raise CompileError(f"input {info.name!r} has no type or shape; export the model with both")
     if known.dtype.name not in INPUT_TYPES:
         raise CompileError(
-            f"input {info.name!r} is {known.dtype.name}; allowed are {', '.join(INPUT_TYPES)}"
+            f"input {info.name!r} is {known.dtype.name.replace('object', 'string')}; allowed are "
+            f"{', '.join(INPUT_TYPES)}"
         )
     return known
 
@@ -215,9 +219,11 @@ def _free_batch(model: Model) -> int | None:
 def _check_weights(model: Model) -> None:
     for name, value in model.values.items():
         if np.isnan(value).any():  # infinity may be a mask's; `trained.py` looks at weights
-            raise CompileError(f"weight {model.weights[name]!r} holds NaN or infinity")
+            raise CompileError(
+                f"weight {model.weights[name]!r} holds NaN or infinity; export a sound model"
+            )
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:300] if text else type(error).__name__
+def _in_short(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text[:300] if text else type(error).__name__

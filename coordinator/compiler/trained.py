@@ -21,6 +21,7 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
+from coordinator.compiler import checks
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import Graph, Node
 from coordinator.compiler.model import Model
@@ -113,9 +114,7 @@ def check_operators(graph: Graph, trained: Iterable[str], loss: str) -> None:
                 f"Supported: {supported()}. Freezing every weight before it also helps"
             )
     reached = {n for node in _toward(graph, loss, stop=True) for n in node.inputs}
-    for w in trained:
-        if w not in reached:
-            raise CompileError(f"no gradient reaches {graph.label(w)}; freeze it")
+    checks.check_gradients([graph.label(w) for w in trained if w not in reached])
 
 
 def _toward(graph: Graph, output: str, stop: bool = False) -> list[Node]:

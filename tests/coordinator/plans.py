@@ -6,6 +6,7 @@ import numpy as np
 from msgspec import UNSET
 
 from coordinator.client import AdminClient
+from edge_agent.onnx_file import note
 from wire import checkpoint
 from wire.checkpoint import Weights
 from wire.digest import digest_of
@@ -58,9 +59,9 @@ def plan(
     given: tuple[Parameter, ...] = (),
     **round_keys: object,
 ) -> Plan:
-    """A task `name` over `parameters`; the graphs are three small files of arbitrary bytes. What is
+    """A task `name` over `parameters`; the graphs are three small files without a node. What is
     `given` with its first model is zero, unless it is in `initial`."""
-    files = files or {f"{n}.onnx": f"{n} of {name}".encode() * 40 for n in GRAPHS}
+    files = files or {f"{n}.onnx": graph(f"{n} of {name}" * 40) for n in GRAPHS}
     first = checkpoint.write(constant(0.0, given) | (initial or weights(parameters)))
     manifest = Manifest(
         task=name,
@@ -79,6 +80,11 @@ def plan(
 
 
 GRAPHS = ("train", "evaluate", "model")
+
+
+def graph(text: str) -> bytes:
+    """An ONNX file with nothing in it but this key of its metadata."""
+    return note(text, "")
 
 
 def weights(parameters: tuple[Parameter, ...] = PARAMETERS, seed: int = 7) -> Weights:

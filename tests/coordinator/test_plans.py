@@ -7,7 +7,8 @@ import msgspec
 import pytest
 
 from coordinator.client import AdminClient, ClientError
-from tests.coordinator.plans import plan, task_file
+from tests.coordinator.plans import GRAPHS, plan, task_file
+from tests.coordinator.plans import graph as graph_bytes
 from tests.coordinator.raw import Answer, ask
 from tests.coordinator.serving import Serving
 from wire import compression
@@ -132,6 +133,32 @@ async def test_a_task_that_cannot_be_is_refused_with_the_reason(served: Serving)
     )
     assert "size" in await refused(admin, good.definition, wrong_size.to_bytes(), blobs)
     assert await admin.tasks() == []
+
+
+@pytest.mark.parametrize("name", ["train.onnx", "evaluate.onnx", "model.onnx"])
+@pytest.mark.parametrize("location", ["/etc/passwd", "../x", "frozen.bin"])
+async def test_a_plan_that_reads_other_files_is_refused(served: Serving, name: str, location: str):
+    """A device would refuse it, too, but a fleet should not have to."""
+    onnx = pytest.importorskip("onnx")
+    spy = onnx.TensorProto(name="spy", data_type=1, dims=[1], data_location=1)
+    for key, value in (("location", location), ("offset", "0"), ("length", "4")):
+        spy.external_data.add(key=key, value=value)
+    graph = onnx.helper.make_graph([], "g", [], [], [spy])
+    files = {f"{n}.onnx": graph_bytes(n) for n in GRAPHS}
+    files[name] = onnx.helper.make_model(graph).SerializeToString()
+    made = plan(files=files)
+    blobs = [*made.files, made.initial]
+    said = await refused(served.admin, made.definition, made.manifest.to_bytes(), blobs)
+    assert (
+        said == f"bad_format: {name}: a tensor lies in {location!r}, which is no file of the plan"
+    )
+
+
+async def test_a_plan_of_no_graphs_is_refused(served: Serving):
+    made = plan(files={f"{n}.onnx": f"{n}, not a graph".encode() for n in GRAPHS})
+    blobs = [*made.files, made.initial]
+    said = await refused(served.admin, made.definition, made.manifest.to_bytes(), blobs)
+    assert "not an ONNX model" in said
 
 
 async def test_a_task_may_be_created_once(served: Serving):

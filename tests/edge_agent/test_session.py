@@ -353,3 +353,37 @@ def test_optimiser_state_has_one_buffer_and_weights_have_two() -> None:
     after = {n: a.ctypes.data for n, a in trainer.state().items()}
     moved = {n for n in before if before[n] != after[n]}
     assert moved == {p.name for p in manifest_of(FLOWERS).parameters}
+
+
+def with_outside(plan, name, location, offset=0, length=4):
+    """A graph of the plan, one of its constants lying in another file."""
+    onnx = pytest.importorskip("onnx")
+    graph = onnx.load(plan / name, load_external_data=False)
+    tensor = onnx.TensorProto(name="spy", data_type=1, dims=[1], data_location=1)
+    for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
+        tensor.external_data.add(key=key, value=value)
+    graph.graph.initializer.append(tensor)
+    (plan / name).write_bytes(graph.SerializeToString())
+    return plan / name
+
+
+@pytest.mark.parametrize("name", ["train.onnx", "evaluate.onnx", "model.onnx"])
+@pytest.mark.parametrize("location", ["/etc/passwd", "../x", "checkpoint.safetensors", "link"])
+def test_a_graph_reads_no_file_but_the_plans_own(tmp_path, name, location):
+    """Weights may lie anywhere the runtime can read: a plan could send the owner's files home."""
+    plan = copied(FLOWERS, tmp_path / "plan")
+    (tmp_path / "x").write_bytes(b"private")
+    (plan / "link").symlink_to(tmp_path / "x")
+    path = with_outside(plan, name, location)
+    with pytest.raises(BadPlan, match="which is no file of the plan"):
+        open_session(path, threads=1)
+
+
+def test_a_graph_reads_what_is_there_of_the_plans_own(tmp_path):
+    plan = copied(FLOWERS, tmp_path / "plan")
+    (plan / "frozen.bin").write_bytes(bytes(64))
+    open_session(with_outside(plan, "train.onnx", "frozen.bin", 60), threads=1)
+    plan = copied(FLOWERS, tmp_path / "other")
+    (plan / "frozen.bin").write_bytes(bytes(64))
+    with pytest.raises(BadPlan, match=r"ends at byte 68 of frozen\.bin, which has 64"):
+        open_session(with_outside(plan, "train.onnx", "frozen.bin", 64), threads=1)

@@ -1,58 +1,19 @@
-"""What no single key of `[optimizer]` shows: values that contradict each other, or that float32,
-in which devices reckon, does not have."""
+"""What no single key of `[optimizer]` shows: values that contradict each other."""
 
-import math
-import struct
-from collections.abc import Mapping
-
-import msgspec
-
+from coordinator.compiler.options import numbers
 from coordinator.compiler.options.optimizers import Optimizer, Sgd
-from coordinator.compiler.options.section import Section
 from wire.rates import Cosine, Linear, RateSchedule
-
-_BELOW_ONE = ("momentum", "beta1", "beta2", "alpha")
 
 
 def problems(optimizer: Optimizer, rounds: int) -> list[str]:
     """What is wrong with `[optimizer]`; `rounds` are the task's, 0 for no end."""
-    found = numbers("optimizer", optimizer)
-    for key in _BELOW_ONE:
-        if _in_float32(value := getattr(optimizer, key, 0.0)) >= 1:
-            found.append(f"optimizer.{key} = {value}: must be below 1 in float32: 0.9999999")
+    found = numbers.problems("optimizer", optimizer)
     if isinstance(optimizer, Sgd) and optimizer.nesterov and not optimizer.momentum:
         found.append("optimizer.nesterov: needs an optimizer.momentum above 0")
     if optimizer.schedule is not None:
-        found += numbers("optimizer.schedule", optimizer.schedule)
+        found += numbers.problems("optimizer.schedule", optimizer.schedule)
         found += _schedule_problems(optimizer.schedule, rounds)
     return found
-
-
-def numbers(name: str, section: Section | RateSchedule) -> list[str]:
-    """The numbers of a table that are none in float32."""
-    found = []
-    fields: Mapping[str, object] = msgspec.structs.asdict(section)
-    for key, value in fields.items():
-        if isinstance(value, float) and (why := _no_float32(value)):
-            found.append(f"{name}.{key} = {value}: {why}")
-    return found
-
-
-def _no_float32(value: float) -> str:
-    if not math.isfinite(value):
-        return "must be finite"
-    rounded = _in_float32(value)
-    if math.isinf(rounded):
-        return "too large: devices reckon in float32, up to 3.4e38"
-    return "too small: devices reckon in float32, from 1e-45 on" if value and not rounded else ""
-
-
-def _in_float32(value: float) -> float:
-    try:
-        (rounded,) = struct.unpack("f", struct.pack("f", value))
-    except OverflowError:
-        return math.inf
-    return float(rounded)
 
 
 def _schedule_problems(schedule: RateSchedule, rounds: int) -> list[str]:

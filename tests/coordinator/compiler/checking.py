@@ -15,11 +15,11 @@ from onnx.reference.op_run import OpRun
 from coordinator.compiler import convert, lower, metrics, modes, shapes, simplify
 from coordinator.compiler import model as models
 from coordinator.compiler.assemble import Interface, write
-from coordinator.compiler.compile import differentiated
 from coordinator.compiler.convert import Signature
 from coordinator.compiler.gradient import OWN
 from coordinator.compiler.graph import FLOAT, Emitter, Graph, TensorType
 from coordinator.compiler.problem import Problem, pose
+from coordinator.compiler.training import differentiated
 from coordinator.taskfile import TaskFile
 from tests.coordinator.compiler import reference
 from tests.coordinator.compiler.building import run, session

@@ -7,8 +7,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from coordinator.compiler.compile import CompiledPlan
 from coordinator.compiler.errors import CompileError
+from coordinator.compiler.plan import CompiledPlan
 from coordinator.export import complete_model
 from coordinator.taskfile import TaskFile, TaskFileError
 from edge_agent.examples import Examples

@@ -7,8 +7,8 @@ import pytest
 from onnx import helper, numpy_helper
 from sklearn import metrics
 
-from coordinator.compiler.compile import CompiledPlan
 from coordinator.compiler.losses import LOSSES
+from coordinator.compiler.plan import CompiledPlan
 from edge_agent.examples import Examples
 from edge_agent.session import Trainer, evaluate
 from tests.coordinator.compiler.building import (

@@ -8,8 +8,8 @@ import onnx
 import pytest
 from sklearn import metrics
 
-from coordinator.compiler.compile import CompiledPlan
 from coordinator.compiler.errors import CompileError
+from coordinator.compiler.plan import CompiledPlan
 from edge_agent.examples import Examples
 from edge_agent.session import evaluate
 from tests.coordinator.compiler.building import compiled, dense, model, node, run, session, task

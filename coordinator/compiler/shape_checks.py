@@ -1,0 +1,115 @@
+"""Shapes that cannot be, said of the operator where they begin.
+
+ONNX's own inference lets some of them pass, and speaks of others where they come to light, which
+may be many operators later. So what it can tell is looked at first, operator by operator.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+
+import onnx
+from onnx import shape_inference
+
+from coordinator.compiler import convert
+from coordinator.compiler.errors import CompileError
+from coordinator.compiler.graph import Graph, Node, Shape, TensorType, describe
+
+Types = Mapping[str, TensorType]
+_WINDOWS = ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool")
+
+
+def check_shapes(graph: Graph, inputs: Iterable[str]) -> None:
+    """Raise `CompileError` at the first operator that cannot work on what it gets. `inputs` are
+    typed, as are all weights. What cannot be told yet is not judged."""
+    types = _told(graph, [*inputs])
+    for node in graph.nodes:
+        check = _CHECKS.get(node.op)
+        if problem := (check(graph, node, types) if check else None) or _nothing_left(node, types):
+            raise CompileError(f"{node.op} ({graph.label(node.origin)}): {problem}")
+
+
+def _told(graph: Graph, inputs: list[str]) -> dict[str, TensorType]:
+    """Every type that inference finds without insisting on the others."""
+    weights = [n for n in graph.types if n not in inputs]
+    signature = convert.Signature({n: graph.types[n] for n in (*inputs, *weights)}, {})
+    model = convert.model_of(graph, signature)
+    inferred: onnx.ModelProto = shape_inference.infer_shapes(model, data_prop=True)
+    types = dict(graph.types)
+    for info in inferred.graph.value_info:
+        if (found := convert.type_of(info)) is not None:
+            types[info.name] = found
+    return types
+
+
+def _shape(graph: Graph, name: str, types: Types) -> Shape | None:
+    if name in graph.constants:
+        return tuple(graph.constants[name].shape)
+    known = types.get(name)
+    return None if known is None else known.shape
+
+
+def _conv(graph: Graph, node: Node, types: Types) -> str | None:
+    image, weight = (_shape(graph, n, types) for n in node.inputs[:2])
+    if not image or not weight or len(image) < 2 or len(weight) < 2:
+        return None
+    if len(image) != len(weight):
+        return (
+            f"its weight {describe(weight)} has {len(weight)} axes and its input "
+            f"{describe(image)} has {len(image)}"
+        )
+    group = int(node.attributes.get("group", 1))
+    channels, wanted = image[1], weight[1]
+    if not isinstance(channels, int) or not isinstance(wanted, int):
+        return None
+    if node.op == "Conv" and channels != wanted * group:
+        return (
+            f"its input {describe(image)} has {channels} channels, and its weight "
+            f"{describe(weight)} wants {wanted * group}"
+        )
+    if node.op == "ConvTranspose" and channels != weight[0]:
+        return (
+            f"its input {describe(image)} has {channels} channels, and its weight "
+            f"{describe(weight)} wants {weight[0]}"
+        )
+    return None
+
+
+def _reshape(graph: Graph, node: Node, types: Types) -> str | None:
+    """Whether a target of numbers can hold an example. The batch may be any length."""
+    source = _shape(graph, node.inputs[0], types)
+    target = graph.constants.get(node.inputs[1])
+    if source is None or target is None or node.attributes.get("allowzero", 0):
+        return None
+    wanted = [int(n) for n in target.ravel()]
+    if any(n == 0 and i >= len(source) for i, n in enumerate(wanted)):
+        return f"{wanted} copies an axis that its input {describe(source)} has not"
+    kept = [source[i] if n == 0 else n for i, n in enumerate(wanted)]
+    loose = [n for n in source if isinstance(n, str)]
+    if loose and [n for n in kept if isinstance(n, str)] != loose:
+        return None  # the batch goes elsewhere: not for us to say
+    have = math.prod(n for n in source if isinstance(n, int))
+    into = math.prod(n for n in kept if isinstance(n, int) and n != -1)
+    fits = have == into or (-1 in kept and into > 0 and have % into == 0)
+    return None if fits else f"{describe(source)} does not fit into {wanted}"
+
+
+def _nothing_left(node: Node, types: Types) -> str | None:
+    """A window that is larger than what it slides over leaves an axis of 0 or less."""
+    if node.op not in _WINDOWS:
+        return None
+    made, given = types.get(node.outputs[0]), types.get(node.inputs[0])
+    if made is None or made.shape is None or given is None or given.shape is None:
+        return None
+    if 0 in given.shape or all(isinstance(n, str) or n > 0 for n in made.shape):
+        return None
+    return (
+        f"its window is larger than its input {describe(given.shape)}; "
+        "export the model with the sizes that its examples have"
+    )
+
+
+_CHECKS: Mapping[str, Callable[[Graph, Node, Types], str | None]] = {
+    "Conv": _conv,
+    "ConvTranspose": _conv,
+    "Reshape": _reshape,
+}
