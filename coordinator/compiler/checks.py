@@ -23,17 +23,9 @@ _NAMED = 20  # weights that a message lists
 
 
 def check_sizes(model: Model) -> None:
-    """Raise `CompileError` where there is no output, or an input or a weight has an axis of length
-    0."""
+    """Raise `CompileError` where there is no output, or a weight has an axis of length 0."""
     if not model.outputs:
         raise CompileError("the model has no output; export it with the one that the loss is of")
-    for name, tensor in model.inputs.items():
-        shape = model.graph.shape(tensor)
-        if 0 in shape:
-            raise CompileError(
-                f"input {name!r} has the shape {describe(shape)}: an axis of length 0 holds "
-                "nothing; export the model with the sizes that its examples have"
-            )
     read = {name for node in model.graph.nodes for name in node.inputs}
     for tensor, name in model.weights.items():
         value = model.values[tensor]

@@ -82,7 +82,6 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
     zeros = {p.name: np.zeros(p.shape, _FLOAT32) for p in given}
     initial = checkpoint.write({problem.weights[w]: v for w, v in values.items()} | zeros)
     train = training_graph(task, problem, values, frozen)
-    _check_examples(problem, values)
     files: dict[FileName, bytes] = {
         "train.onnx": train.data,
         "evaluate.onnx": _evaluate(task, problem, frozen),
@@ -116,6 +115,7 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
         ),
         *checks.memory(manifest, files),
     )
+    _check_examples(problem, values)  # now that nothing is too large to be run
     return CompiledPlan(parse_manifest(manifest.to_bytes()), files, initial, warnings)
 
 

@@ -101,6 +101,11 @@ def _check_operators(proto: onnx.ModelProto) -> None:
                 f"operator {node.domain}.{node.op_type} ({where}) is not a standard ONNX "
                 "operator; export the model without extensions and before any optimisation"
             )
+        if "Sequence" in node.op_type or node.op_type.startswith("Optional"):
+            raise CompileError(
+                f"operator {node.op_type} ({where}) works with lists of tensors, which are not "
+                "supported; export the model with tensors alone"
+            )
         if any(a.type in (a.GRAPH, a.GRAPHS) for a in node.attribute):
             raise CompileError(
                 f"operator {node.op_type} ({where}) holds a graph of its own; loops and branches "

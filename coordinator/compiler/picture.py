@@ -8,8 +8,9 @@ from coordinator.compiler.sizes import Sized, sized
 
 FORWARD, BACKWARD, OPTIMIZER = "forward", "backward", "optimiser"
 _COLOURS = {FORWARD: "#dbeafe", BACKWARD: "#fee2e2", OPTIMIZER: "#dcfce7"}
-_ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Sqrt", "Pow", "Neg", "Abs", "Max", "Min",
-                          "Sign", "Clip", "Where", "Sum", "Reciprocal", "Identity"})  # fmt: skip
+_STEPS = frozenset({"Add", "Sub", "Mul", "Div", "Sqrt", "Pow", "Neg", "Abs", "Max", "Min", "Sign",
+                    "Clip", "Where", "Sum", "Reciprocal", "Identity", "Concat", "Split",
+                    "Reshape"})  # fmt: skip
 _LONGEST = 60  # characters of a name
 
 
@@ -36,12 +37,12 @@ def dot(plan: CompiledPlan) -> str:
 
 def sections(graph: Sized) -> list[str]:
     """Which part each node belongs to. What the loss is computed from is forward; what only
-    scales and adds on the way to a weight's next value is the optimiser; the rest is backward. A
-    product that the optimiser's step was fused into counts as backward."""
+    scales, adds and rearranges on the way to a weight's next value is the optimiser; the rest is
+    backward. A product that the optimiser's step was fused into counts as backward."""
     forward = _ancestors(graph.nodes, ["loss"], lambda node: True)
     nexts = [name for name in graph.outputs if name != "loss"]
     tail = _ancestors(
-        graph.nodes, nexts, lambda node: node.op in _ELEMENTWISE and id(node) not in forward
+        graph.nodes, nexts, lambda node: node.op in _STEPS and id(node) not in forward
     )
     return [
         FORWARD if id(n) in forward else OPTIMIZER if id(n) in tail else BACKWARD

@@ -11,12 +11,18 @@ from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import BATCH, Emitter, Graph, TensorType, describe
 from coordinator.compiler.losses import Loss
 from coordinator.compiler.model import Model
+from coordinator.compiler.naming import is_reserved
 from wire.plan import Input, InputType
 
 
 def place(graph: Graph, model: Model, loss: Loss[Any], label: str, inputs: dict[str, Input]) -> str:
     """The tensor of the input that `label` names, put among `inputs` if it is not there. Raises
     `CompileError` if it cannot be the loss's target."""
+    if is_reserved(label):
+        raise CompileError(
+            f"loss.label = {label!r}: a name that plans use themselves, or none, or too long; "
+            "choose another name for the labels"
+        )
     wanted = loss.target(label)
     if label in model.weights.values():
         raise CompileError(

@@ -96,7 +96,7 @@ def damaged(data: bytes, seed: int) -> bytes:
 
 
 def test_a_damaged_file_is_read_or_refused(tmp_path: Path) -> None:
-    """Twelve thousand of these were tried once: the compiled code of onnx and ONNX Runtime did not
+    """Nine thousand of these were tried once: the compiled code of onnx and ONNX Runtime did not
     crash, though it raised what nobody would expect."""
     path, spec = tmp_path / "model.onnx", parsed_task()
     files = (dense(hidden=3).SerializeToString(), convolution())

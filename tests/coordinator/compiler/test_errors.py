@@ -96,7 +96,7 @@ def test_a_weight_that_only_rounding_leads_from(tmp_path: Path) -> None:
         node("MatMul", "r v", "out"),
     ]
     made = model(nodes, weights(w=(4, 3), b=(3,), v=(3, 3)))
-    refused(made, tmp_path, "no gradient reaches weight 'w'", "freeze it")
+    refused(made, tmp_path, "no gradient reaches weight 'w'", "model.frozen")
     assert compiled(made, tmp_path, task(frozen=["w", "b"])).manifest.parameters[0].name == "v"
 
 
