@@ -5,25 +5,21 @@ fleet's own only where every device weighs alike, each of its examples is counte
 update says exactly, and only, what was gathered from the round's own model.
 """
 
-from typing import TYPE_CHECKING
-
 from coordinator.aggregation.options import FedAvg, kind_of
 from coordinator.codec_choice import AUTO
 from coordinator.compiler.options.statistics import Moments
-
-if TYPE_CHECKING:
-    from coordinator.taskfile import StatisticsFile
+from coordinator.tables import StatisticsFile
 
 CODEC = "float32"
 """The one by which an update says what it has to say."""
 
 
-def contradictions(task: "StatisticsFile") -> list[str]:
+def contradictions(task: StatisticsFile) -> list[str]:
     """Each key whose value would make the statistics wrong, and why."""
     return _of_devices(task) + _of_sums(task) + _of_updates(task)
 
 
-def _of_devices(task: "StatisticsFile") -> list[str]:
+def _of_devices(task: StatisticsFile) -> list[str]:
     """What a device does in a round."""
     found, training = [], task.training
     if training.epochs != 1:
@@ -47,7 +43,7 @@ def _of_devices(task: "StatisticsFile") -> list[str]:
     return found
 
 
-def _of_sums(task: "StatisticsFile") -> list[str]:
+def _of_sums(task: StatisticsFile) -> list[str]:
     """What a round makes of the updates."""
     options = task.aggregation
     why = "as a statistic is a sum over all devices (without [aggregation] it is that)"
@@ -60,7 +56,7 @@ def _of_sums(task: "StatisticsFile") -> list[str]:
     return []
 
 
-def _of_updates(task: "StatisticsFile") -> list[str]:
+def _of_updates(task: StatisticsFile) -> list[str]:
     """What updates say."""
     found, upload = [], task.upload
     if upload.codec not in (AUTO, CODEC):
