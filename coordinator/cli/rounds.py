@@ -140,7 +140,8 @@ def _show_places(view: RoundView) -> None:
         return
     stale = any(a.staleness for a in view.assignments)
     names = ("device", "name", *_PLACE[:2], "outcome", *(_PLACE if stale else _PLACE[:-1])[2:])
-    table = narrow_table(names, wraps=("name", "outcome"), numbers=_PLACE)
+    wraps = ("name", "came", "outcome")  # "-59 min 59 s" is long
+    table = narrow_table(names, wraps, numbers=_PLACE)
     for a in view.assignments:
         here = a.round == view.round.number
         cells = [
