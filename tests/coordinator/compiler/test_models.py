@@ -27,8 +27,8 @@ from wire import checkpoint
 
 RELATIVE = 1e-4
 ROUNDING = 2e-7
-"""How far a gradient may be off in any case, as a part of the model's largest: that of a bias before
-a norm, which the loss does not depend on, is nothing but rounding."""
+"""How far a gradient may be off in any case, as a part of the model's largest: that of a bias
+before a norm, which the loss does not depend on, is nothing but rounding."""
 NO_KERNEL = {"AveragePoolGrad", "ConvTransposeGrad", "ResizeGrad"}
 """Where the training build crashes or has no kernel: finite differences are the proof."""
 

@@ -1,4 +1,4 @@
-"""Small models of every kind with a task for each: what `test_models.py` and `tests.agreement` train.
+"""Small models of every kind, a task for each: `test_models.py` and `tests.agreement` train them.
 
 Nothing of the compiler is needed to read this table. The exported files are in `exported/`, which
 tells how they were made; a statistic has no model.
