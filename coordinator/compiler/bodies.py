@@ -1,5 +1,6 @@
 """ONNX's own function bodies: how the specification itself writes an operator in simpler ones."""
 
+from collections.abc import Set
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,9 @@ from onnx import defs, helper, inliner, numpy_helper, shape_inference
 
 from coordinator.compiler import convert
 from coordinator.compiler.graph import IR_VERSION, OPSET, Array, Emitter, Graph, Node
+
+_NESTED = 4
+"""How deep a new operator's body may hold others: SwiGLU holds Swish, and nothing goes deeper."""
 
 
 def has_body(op: str, opset: int = OPSET) -> bool:
@@ -26,7 +30,7 @@ def written_out(emit: Emitter, node: Node) -> list[str] | None:
     body = _inlined(_with_defaults(convert.proto_of(node), OPSET), emit.graph)
     if body is None or any(raw.op_type == node.op for raw in body):
         return None
-    names = {name: name for name in node.inputs}
+    names = {name: name for name in ("", *node.inputs)}
     for raw in body:
         inner = convert.node_of(raw)
         if inner.op == "Constant":
@@ -40,13 +44,20 @@ def written_out(emit: Emitter, node: Node) -> list[str] | None:
 
 def older(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     """The model with operators that came after `OPSET` written out, where they have bodies."""
-    new = {
-        node.op_type
-        for node in proto.graph.node
-        if _since(node.op_type, OPSET) is None and has_body(node.op_type, opset)
-    }
-    if not new:
-        return proto
+    for _ in range(_NESTED):
+        new = {
+            node.op_type
+            for node in proto.graph.node
+            if _since(node.op_type, OPSET) is None and has_body(node.op_type, opset)
+        }
+        if not new:
+            break
+        proto = _without(proto, opset, new)
+    return proto
+
+
+def _without(proto: onnx.ModelProto, opset: int, new: Set[str]) -> onnx.ModelProto:
+    """The model with these operators written out, once."""
     whole = shape_inference.infer_shapes(proto)  # some bodies depend on the types
     for node in whole.graph.node:
         if node.op_type in new:

@@ -33,7 +33,7 @@ def standard(model: onnx.ModelProto) -> onnx.ModelProto:
     rewriter = _Rewriter(result.graph, version)
     del result.graph.node[:]
     for node in model.graph.node:
-        rule = _RULES.get(node.op_type) if node.domain == DOMAIN else None
+        rule = RULES.get(node.op_type) if node.domain == DOMAIN else None
         result.graph.node.extend(rule(rewriter, node) if rule else [node])
     _drop(result.graph, rewriter.gone)
     _retype(result.graph, rewriter.tables)
@@ -223,7 +223,7 @@ def _features(rewriter: _Rewriter, node: onnx.NodeProto) -> Sequence[onnx.NodePr
     return [helper.make_node("Concat", node.input, node.output, axis=1)]
 
 
-_RULES: dict[str, _Rule] = {
+RULES: dict[str, _Rule] = {
     "LinearRegressor": _regressor,
     "LinearClassifier": _classifier,
     "Scaler": _scaler,

@@ -10,7 +10,7 @@ from coordinator.compiler.graph import FLOAT, Emitter, Node
 from coordinator.compiler.operators.registry import gradient, inference, lowering, operator
 
 OP = "BatchNormalization"
-operator(OP, weights=(1, 2))
+operator(OP, weights=(1, 2), note="running statistics, or those of each batch: `model.batch_norm`")
 
 
 def in_mode(node: Node, training: bool, outputs: tuple[str, ...]) -> Node:

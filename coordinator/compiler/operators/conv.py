@@ -17,7 +17,7 @@ from coordinator.compiler.operators.windows import (
     with_explicit_pads,
 )
 
-operator("Conv", weights=(1, 2))
+operator("Conv", weights=(1, 2), note="one to three spatial axes, of fixed lengths")
 
 
 @expansion("Conv")

@@ -14,7 +14,10 @@ from coordinator.compiler.operators.registry import inference, operator, trainin
 from coordinator.compiler.probes import multiple
 from coordinator.compiler.simplify import RANDOM
 
-operator("Dropout")
+operator(
+    "Dropout",
+    note="works in training, however it was exported: `model.dropout`; constant ratio",
+)
 
 _RATIO = 0.5  # ONNX's default
 

@@ -8,7 +8,7 @@ from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import Emitter, Node
 from coordinator.compiler.operators.registry import expansion, operator
 
-operator("Einsum", weights=(0, 1, 2))
+operator("Einsum", weights=(0, 1, 2), note="no index twice in one operand")
 
 Labels = list[str]
 

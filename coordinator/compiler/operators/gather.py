@@ -11,9 +11,9 @@ from coordinator.compiler.operators.along import spread, target
 from coordinator.compiler.operators.registry import expansion, lowering, operator
 from coordinator.compiler.operators.shape import axis_of
 
-operator("Gather", weights=(0,))
+operator("Gather", weights=(0,), note="an index that varies: only into a table")
 operator("GatherElements")
-operator("GatherND", weights=(0,))
+operator("GatherND", weights=(0,), note="into a table, or in each example: `batch_dims = 1`")
 
 
 @expansion("Gather")

@@ -14,12 +14,15 @@ from coordinator.compiler.operators.windows import (
     with_explicit_pads,
 )
 
-operator("AveragePool")
+operator("AveragePool", note="one to three spatial axes, of fixed lengths")
 operator("GlobalAveragePool")
 operator("GlobalLpPool")
 operator("GlobalMaxPool")
-operator("LpPool")
-operator("MaxPool")
+operator("LpPool", note="one to three spatial axes, of fixed lengths")
+operator(
+    "MaxPool",
+    note="one to three spatial axes, of fixed lengths; without its second output, the indices",
+)
 
 
 @expansion("MaxPool")

@@ -13,6 +13,7 @@ from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import Emitter, Node
 from coordinator.compiler.operators.registry import expansion, inference, operator
 from coordinator.compiler.operators.unrolling import (
+    STEPS_LIMIT,
     Activation,
     Layer,
     State,
@@ -24,9 +25,12 @@ from coordinator.compiler.operators.unrolling import (
     without_zeros,
 )
 
-operator("RNN", weights=(1, 2, 3))
-operator("LSTM", weights=(1, 2, 3, 7))
-operator("GRU", weights=(1, 2, 3))
+_UNROLLED = (
+    f"unrolled: one fixed length, at most {STEPS_LIMIT} steps; no `sequence_lens`, no `clip`"
+)
+operator("RNN", weights=(1, 2, 3), note=_UNROLLED)
+operator("LSTM", weights=(1, 2, 3, 7), note=_UNROLLED + ", no `input_forget`")
+operator("GRU", weights=(1, 2, 3), note=_UNROLLED)
 
 
 @inference("RNN")

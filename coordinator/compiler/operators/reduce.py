@@ -17,7 +17,7 @@ from coordinator.compiler.operators.registry import expansion, gradient, inferen
 _OPS = ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2",
         "ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare")  # fmt: skip
 for _op in _OPS:
-    operator(_op)
+    operator(_op, note="constant axes")
 operator("ArgMax", stops=True)
 operator("ArgMin", stops=True)
 

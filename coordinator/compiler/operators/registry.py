@@ -33,12 +33,14 @@ class Operator:
     many elements on, and only after another weight (`trained.py` tells it in full).
     `stops`: no gradient passes, as its slope is zero wherever it has one, or its result no number;
     it may stand beside a gradient's way.
+    `note`: what whoever exports a model should know of it, for the documentation's table.
     """
 
     weights: tuple[int, ...] = ()
     view: bool = False
     least: int = 0
     stops: bool = False
+    note: str = ""
 
 
 Expansion = Callable[[Emitter, Node], Sequence[str] | None]
@@ -77,10 +79,11 @@ def operator(
     view: bool = False,
     least: int = 0,
     stops: bool = False,
+    note: str = "",
 ) -> None:
     """Say that gradients pass through an operator, or may stop at it."""
     assert op not in OPERATORS, op
-    OPERATORS[op] = Operator(weights, view, least, stops)
+    OPERATORS[op] = Operator(weights, view, least, stops, note)
 
 
 def expansion(op: str) -> Callable[[Expansion], Expansion]:

@@ -12,7 +12,7 @@ from coordinator.compiler.graph import Array, Emitter, Node, Shape
 from coordinator.compiler.operators.along import product, spread
 from coordinator.compiler.operators.registry import expansion, lowering, operator
 
-operator("Resize")
+operator("Resize", note="all modes but `tf_crop_and_resize`; constant scales or sizes")
 
 
 @expansion("Resize")

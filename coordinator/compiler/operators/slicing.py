@@ -11,8 +11,8 @@ from coordinator.compiler.operators.along import spread
 from coordinator.compiler.operators.registry import expansion, lowering, operator
 from coordinator.compiler.operators.shape import constant
 
-operator("Pad")
-operator("Slice", view=True)
+operator("Pad", note="all modes; constant pads")
+operator("Slice", view=True, note="constant ends")
 
 
 @expansion("Slice")

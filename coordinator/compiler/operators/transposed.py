@@ -9,7 +9,11 @@ from coordinator.compiler.operators.conv import Slid, weight_gradient
 from coordinator.compiler.operators.registry import expansion, lowering, operator
 from coordinator.compiler.operators.windows import Windows, spatial, with_explicit_pads
 
-operator("ConvTranspose", weights=(1, 2))
+operator(
+    "ConvTranspose",
+    weights=(1, 2),
+    note="one to three spatial axes, of fixed lengths; output padding below the stride",
+)
 
 
 @expansion("ConvTranspose")
