@@ -164,7 +164,7 @@ def test_what_an_older_agent_remembers_is_read():
 def test_without_a_limit_all_is_fine():
     found = spent(training=80_000, traffic=10**12)
     assert all(s.ok for s in judge(found, FREE, NOON))
-    assert judge(found, FREE, NOON)[1].observed == "1e+03 GB used today, no limit"
+    assert judge(found, FREE, NOON)[1].observed == "1 TB used today, no limit"
     assert training_left(found, FREE) is None
     assert allowance(found, FREE) == Allowance()
 
