@@ -197,6 +197,8 @@ def _compare(what: str, ours: _Side, theirs: _Side, steps: int) -> tuple[Row, fl
     middle = median(ratios)
     measured = f"{spread(ratios, '.3f')} x, {ours.rate(steps):,.0f} steps/s"
     beside = f"{theirs.rate(steps):,.0f} steps/s"
-    if theirs.name != "the API":  # the goal is of the mean over all models
+    if theirs.name != "the API" or "sgd" not in what:
+        # Against torch the goal is of the mean over all models; AdamW has none, for now: the API's
+        # is one operator of its own, which a standard graph cannot have.
         return Row(what, measured, beside), middle
     return Row(what, measured, beside, f">= {GOAL:.3f} x", middle >= GOAL), middle
