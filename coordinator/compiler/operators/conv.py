@@ -133,11 +133,11 @@ def weight_gradient(emit: Emitter, forward: Node, windows: Windows, slid: Slid) 
     size, out = graph.fixed(slid.image, slice(2, None)), graph.fixed(slid.out, slice(2, None))
     if math.prod(windows.kernel) <= taps.TAPS:
         channels = graph.fixed(slid.weight, slice(0, 2))
-        seen = taps.Seen(emit, slid.values[0], windows, size, out)
+        seen = taps.Seen(emit, *slid.values, windows, size, out)
         if group == 1:
-            return taps.dense(seen, slid.values[1], (channels[0], channels[1]))
+            return taps.dense(seen, (channels[0], channels[1]))
         if channels == (group, 1):
-            return taps.depthwise(seen, slid.values[1])
+            return taps.depthwise(seen)
     swap = [1, 0, *range(2, rank + 2)]
     image, kernel = (emit.op("Transpose", value, perm=swap) for value in slid.values)
     if group > 1:

@@ -3,14 +3,14 @@
 What a tap saw of the image, at all places of the window, is a slice of it. As a convolution of the
 image by the gradient, the whole would have a window as large as the image and a result as small as
 the weights: ONNX Runtime takes up to ten times as long for it.
-
-`image` is [N, C, *size], `values` [N, O, *out]: the gradient at each place of the windows.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from math import prod
+from typing import NamedTuple
+
+import numpy as np
 
 from coordinator.compiler.graph import Emitter
 from coordinator.compiler.operators.windows import Windows
@@ -21,30 +21,73 @@ TAPS = 32
 _WIDE = 32  # columns of a matrix product, at least: it takes as long for fewer
 
 
+class Part(NamedTuple):
+    """What a tap saw, [N, C, places], and the values that go with it, [N, O, places]."""
+
+    image: str
+    values: str
+
+
 @dataclass(frozen=True)
 class Seen:
-    """What each tap of the windows sees of an image."""
+    """An image [N, C, *size], and values at each place of the windows that saw it: [N, O, *out]."""
 
     emit: Emitter
     image: str
+    values: str
     windows: Windows
     size: tuple[int, ...]
     out: tuple[int, ...]
 
-    def parts(self) -> Iterator[str]:
-        """For each tap a tensor [N, C, *out]."""
-        windows, emit, rank = self.windows, self.emit, self.windows.rank
-        image = self._padded()
-        axes, strides = emit.ints(*range(2, rank + 2)), emit.ints(*windows.strides)
-        for tap in product(*(range(k) for k in windows.kernel)):
-            starts = [t * d for t, d in zip(tap, windows.dilations, strict=True)]
-            ends = [
-                a + (o - 1) * s + 1 for a, o, s in zip(starts, self.out, windows.strides, strict=True)
-            ]
-            if self.out == self.size and image == self.image and not any(starts):
-                yield image
-            else:
-                yield emit.op("Slice", image, emit.ints(*starts), emit.ints(*ends), axes, strides)
+    def parts(self) -> list[Part]:
+        """One for each tap."""
+        image, values = self._padded(), self._line(self.values)
+        return [Part(self._line(self._slice(image, at)), values) for at in self._starts()]
+
+    def shifts(self) -> list[Part]:
+        """The same in less time, but of values that vary: not each tap has the same.
+
+        All places are one line, and a tap is a shift along it: [N, C, places] is copied whole, where
+        a slice of an image is copied row by row. A shift brings the end of a row to the beginning of
+        the next; there the values are made 0.
+        """
+        if self.size != self.out or set(self.windows.strides) != {1} or self.windows.rank == 1:
+            return self.parts()
+        emit, count = self.emit, prod(self.out)
+        unit = [prod(self.out[i + 1 :]) for i in range(self.windows.rank)]
+        moves = [
+            tuple(a - b for a, b in zip(at, self.windows.before, strict=True))
+            for at in self._starts()
+        ]
+        by = [sum(m * u for m, u in zip(move, unit, strict=True)) for move in moves]
+        before, after = max(0, -min(by)), max(0, *by)
+        line, values = self._line(self.image), self._line(self.values)
+        if before or after:
+            line = emit.op("Pad", line, emit.ints(0, 0, before, 0, 0, after))
+        kept = {move[1:]: self._kept(move, values) for move in moves}
+        made = []
+        for move, n in zip(moves, by, strict=True):
+            ends = emit.ints(before + n), emit.ints(before + n + count)
+            one = emit.op("Slice", line, *ends, emit.ints(2)) if before or after else line
+            made.append(Part(one, kept[move[1:]]))
+        return made
+
+    def _kept(self, move: tuple[int, ...], values: str) -> str:
+        """The values from where a move stays in its row (and plane), elsewhere 0."""
+        inside = np.ones(self.out, bool)
+        for axis, (n, m) in enumerate(zip(self.out, move, strict=True)):
+            if axis:  # beyond the first axis are the pads of the line
+                to = np.arange(n) + m
+                along = [n if i == axis else 1 for i in range(len(self.out))]
+                inside &= ((to >= 0) & (to < n)).reshape(along)
+        if inside.all():
+            return values
+        return self.emit.op("Mul", values, self.emit.const(inside.ravel()))
+
+    def _starts(self) -> list[tuple[int, ...]]:
+        """The first place of each tap in the padded image."""
+        steps = zip(self.windows.kernel, self.windows.dilations, strict=True)
+        return list(product(*(range(0, k * d, d) for k, d in steps)))
 
     def _padded(self) -> str:
         before, covered = self.windows.before, self.windows.covered(self.out)
@@ -53,56 +96,70 @@ class Seen:
             return self.image
         return self.emit.op("Pad", self.image, self.emit.ints(0, 0, *before, 0, 0, *after))
 
+    def _slice(self, image: str, starts: tuple[int, ...]) -> str:
+        """What a tap sees: [N, C, *out]."""
+        emit, strides = self.emit, self.windows.strides
+        if prod(self.windows.kernel) == 1 and image == self.image and self.size == self.out:
+            return image
+        ends = [a + (o - 1) * s + 1 for a, o, s in zip(starts, self.out, strides, strict=True)]
+        axes = emit.ints(*range(2, self.windows.rank + 2))
+        return emit.op(
+            "Slice", image, emit.ints(*starts), emit.ints(*ends), axes, emit.ints(*strides)
+        )
 
-def depthwise(seen: Seen, values: str) -> str:
+    def _line(self, tensor: str) -> str:
+        """[N, C, *out] as [N, C, places]."""
+        if self.windows.rank == 1:
+            return tensor
+        return self.emit.op("Reshape", tensor, self.emit.ints(0, 0, prod(self.out)))
+
+
+def depthwise(seen: Seen) -> str:
     """dW [C, 1, ...] where each channel has a window of its own: the sums of products."""
-    emit, rank = seen.emit, seen.windows.rank
-    places = emit.ints(0, *range(2, rank + 2))
-    parts = [
-        emit.op("ReduceSum", emit.op("Mul", part, values), places, keepdims=1)
-        for part in seen.parts()
+    emit, parts = seen.emit, seen.shifts()
+    places = emit.ints(0, 2)
+    sums = [
+        emit.op("ReduceSum", emit.op("Mul", part.image, part.values), places, keepdims=1)
+        for part in parts
     ]
-    dw = emit.op("Concat", *parts, axis=0) if len(parts) > 1 else parts[0]
-    swapped = emit.op("Transpose", dw, perm=[1, 0, *range(2, rank + 2)])
-    return emit.op("Reshape", swapped, emit.ints(-1, 1, *seen.windows.kernel))
+    dw = emit.op("Concat", *sums, axis=2) if len(sums) > 1 else sums[0]
+    return emit.op("Reshape", dw, emit.ints(-1, 1, *seen.windows.kernel))
 
 
-def dense(seen: Seen, values: str, channels: tuple[int, int]) -> str:
-    """dW [O, C, ...] where each output sees all channels: matrix products of `values` and of what
+def dense(seen: Seen, channels: tuple[int, int]) -> str:
+    """dW [O, C, ...] where each output sees all channels: matrix products of the values and of what
     the taps see, of so many taps at once as make it wide. `channels` are O and C."""
-    emit = seen.emit
-    n_out, n_in = channels
-    kernel, places = seen.windows.kernel, prod(seen.out)
+    emit, (n_out, n_in) = seen.emit, channels
     each = -(-_WIDE // n_in)
-    parts, products = list(seen.parts()), []
+    parts = seen.shifts() if each == 1 else seen.parts()
+    wide = n_in * min(each, len(parts))
     # A product for each example is the faster, unless its result is larger than what it is of.
-    of_all = n_out * n_in * each > 2 * (n_out + n_in * each) * places
-    left = _by_channel(seen, values, n_out) if of_all else _by_example(seen, values, n_out)
+    of_all = n_out * wide > 2 * (n_out + wide) * prod(seen.out)
+    products = []
     for start in range(0, len(parts), each):
         group = parts[start : start + each]
-        image = emit.op("Concat", *group, axis=1) if len(group) > 1 else group[0]
-        wide = n_in * len(group)
-        if of_all:
-            right = _by_channel(seen, image, wide)
-            products.append(emit.op("Gemm", left, right, transB=1))
-        else:
-            right = emit.op("Transpose", _by_example(seen, image, wide), perm=[0, 2, 1])
-            whole = emit.op("MatMul", left, right)
-            products.append(emit.op("ReduceSum", whole, emit.ints(0), keepdims=0))
+        image = group[0].image
+        if len(group) > 1:
+            image = emit.op("Concat", *(part.image for part in group), axis=1)
+        multiply = _product_of_all if of_all else _products_by_example
+        products.append(multiply(emit, group[0].values, image, (n_out, n_in * len(group))))
     dw = emit.op("Concat", *products, axis=1) if len(products) > 1 else products[0]
     if len(parts) > 1:
         dw = emit.op("Reshape", dw, emit.ints(n_out, len(parts), n_in))
         dw = emit.op("Transpose", dw, perm=[0, 2, 1])
-    return emit.op("Reshape", dw, emit.ints(n_out, n_in, *kernel))
+    return emit.op("Reshape", dw, emit.ints(n_out, n_in, *seen.windows.kernel))
 
 
-def _by_example(seen: Seen, tensor: str, channels: int) -> str:
-    """[N, channels, places]."""
-    return seen.emit.op("Reshape", tensor, seen.emit.ints(-1, channels, prod(seen.out)))
+def _products_by_example(emit: Emitter, left: str, right: str, sizes: tuple[int, int]) -> str:
+    """The sum over the examples of left[n] right[n]': of [N, O, places] and [N, C, places]."""
+    turned = emit.op("Transpose", right, perm=[0, 2, 1])
+    return emit.op("ReduceSum", emit.op("MatMul", left, turned), emit.ints(0), keepdims=0)
 
 
-def _by_channel(seen: Seen, tensor: str, channels: int) -> str:
-    """[channels, N places]."""
-    swap = [1, 0, *range(2, seen.windows.rank + 2)]
-    swapped = seen.emit.op("Transpose", tensor, perm=swap)
-    return seen.emit.op("Reshape", swapped, seen.emit.ints(channels, -1))
+def _product_of_all(emit: Emitter, left: str, right: str, sizes: tuple[int, int]) -> str:
+    """The same as one product."""
+    rows = [
+        emit.op("Reshape", emit.op("Transpose", tensor, perm=[1, 0, 2]), emit.ints(size, -1))
+        for tensor, size in zip((left, right), sizes, strict=True)
+    ]
+    return emit.op("Gemm", *rows, transB=1)
