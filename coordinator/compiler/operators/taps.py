@@ -41,8 +41,8 @@ class Seen:
 
     def parts(self) -> list[Part]:
         """One for each tap."""
-        image, values = self._padded(), self._line(self.values)
-        return [Part(self._line(self._slice(image, at)), values) for at in self._starts()]
+        image, values = self.padded(), self._line(self.values)
+        return [Part(self._line(self.slice(image, at)), values) for at in self.starts()]
 
     def shifts(self) -> list[Part]:
         """The same in less time, but of values that vary: not each tap has the same.
@@ -57,7 +57,7 @@ class Seen:
         unit = [prod(self.out[i + 1 :]) for i in range(self.windows.rank)]
         moves = [
             tuple(a - b for a, b in zip(at, self.windows.before, strict=True))
-            for at in self._starts()
+            for at in self.starts()
         ]
         by = [sum(m * u for m, u in zip(move, unit, strict=True)) for move in moves]
         before, after = max(0, -min(by)), max(0, *by)
@@ -84,19 +84,20 @@ class Seen:
             return values
         return self.emit.op("Mul", values, self.emit.const(inside.ravel()))
 
-    def _starts(self) -> list[tuple[int, ...]]:
+    def starts(self) -> list[tuple[int, ...]]:
         """The first place of each tap in the padded image."""
         steps = zip(self.windows.kernel, self.windows.dilations, strict=True)
         return list(product(*(range(0, k * d, d) for k, d in steps)))
 
-    def _padded(self) -> str:
+    def padded(self) -> str:
+        """The image with all that the windows reach."""
         before, covered = self.windows.before, self.windows.covered(self.out)
         after = [max(c - n - b, 0) for c, n, b in zip(covered, self.size, before, strict=True)]
         if not any(before) and not any(after):
             return self.image
         return self.emit.op("Pad", self.image, self.emit.ints(0, 0, *before, 0, 0, *after))
 
-    def _slice(self, image: str, starts: tuple[int, ...]) -> str:
+    def slice(self, image: str, starts: tuple[int, ...]) -> str:
         """What a tap sees: [N, C, *out]."""
         emit, strides = self.emit, self.windows.strides
         if prod(self.windows.kernel) == 1 and image == self.image and self.size == self.out:
@@ -116,6 +117,8 @@ class Seen:
 
 def depthwise(seen: Seen) -> str:
     """dW [C, 1, ...] where each channel has a window of its own: the sums of products."""
+    if seen.windows.rank > 1 and seen.windows.strides[-1] > 1:
+        return _depthwise_by_rows(seen)
     emit, parts = seen.emit, seen.shifts()
     places = emit.ints(0, 2)
     sums = [
@@ -124,6 +127,44 @@ def depthwise(seen: Seen) -> str:
     ]
     dw = emit.op("Concat", *sums, axis=2) if len(sums) > 1 else sums[0]
     return emit.op("Reshape", dw, emit.ints(-1, 1, *seen.windows.kernel))
+
+
+def _depthwise_by_rows(seen: Seen) -> str:
+    """The same for windows with strides along rows: slices of every other element are slow.
+
+    One matrix product picks, from each row, what each column of the window sees of it; a slice is
+    then of whole rows. All columns' sums are one.
+    """
+    emit, windows, rank = seen.emit, seen.windows, seen.windows.rank
+    (k, stride, dilation), width = (
+        (n[-1] for n in (windows.kernel, windows.strides, windows.dilations)),
+        seen.out[-1],
+    )
+    sees = np.add.outer(np.arange(k) * dilation, np.arange(width) * stride) - windows.before[-1]
+    picked = np.arange(seen.size[-1])[:, None] == sees.ravel()
+    rows = Seen(
+        emit,
+        emit.op("MatMul", seen.image, emit.const(picked)),
+        emit.op("MatMul", seen.values, emit.const(np.tile(np.eye(width), k))),
+        Windows(
+            (*windows.kernel[:-1], 1),
+            (*windows.strides[:-1], 1),
+            (*windows.dilations[:-1], 1),
+            (*windows.before[:-1], 0),
+            (*windows.after[:-1], 0),
+        ),
+        (*seen.size[:-1], k * width),
+        (*seen.out[:-1], k * width),
+    )
+    image, others = rows.padded(), emit.ints(0, *range(2, rank + 1))
+    sums = [
+        emit.op("ReduceSum", emit.op("Mul", rows.slice(image, at), rows.values), others, keepdims=0)
+        for at in rows.starts()
+    ]
+    whole = emit.op("Concat", *sums, axis=1) if len(sums) > 1 else sums[0]
+    taps = emit.op("Reshape", whole, emit.ints(-1, len(sums) * k, width))
+    dw = emit.op("ReduceSum", taps, emit.ints(2), keepdims=0)
+    return emit.op("Reshape", dw, emit.ints(-1, 1, *windows.kernel))
 
 
 def dense(seen: Seen, channels: tuple[int, int]) -> str:
