@@ -1,5 +1,9 @@
 """onnxruntime-training's own Module/Optimizer API, the baseline of the training steps.
 
+`python -m benchmarks.training_api FOLDER MODEL OPTIMIZER` writes its files of a model: in a process
+of its own, as our compiler tells the gradient builder of other gradients for some operators, and
+those it would take.
+
 `import onnxruntime.training` needs torch, for parts that this API does not use. So the package's
 own first file is passed over: `api` and `artifacts` below are its code, untouched.
 """
@@ -37,14 +41,19 @@ def _package() -> tuple[Any, Any]:
     )
 
 
+def artifacts_of(folder: Path, model: str, optimizer: str = "sgd") -> Path:
+    """Where the API's files of a model are."""
+    return folder / (
+        f"artifacts-{model}" if optimizer == "sgd" else f"artifacts-{model}-{optimizer}"
+    )
+
+
 def write_artifacts(folder: Path, model: str, optimizer: str = "sgd") -> Path:
     """The API's training artifacts of a model: cross-entropy, every weight trained."""
     _, artifacts = _package()
-    made = folder / (
-        f"artifacts-{model}" if optimizer == "sgd" else f"artifacts-{model}-{optimizer}"
-    )
+    made = artifacts_of(folder, model, optimizer)
     made.mkdir(exist_ok=True)
-    graph = MODELS[model]()
+    graph = _complete(MODELS[model]())
     with _quiet():
         artifacts.generate_artifacts(
             graph,
@@ -58,6 +67,15 @@ def write_artifacts(folder: Path, model: str, optimizer: str = "sgd") -> Path:
     written.ir_version = min(written.ir_version, 10)  # the newest that this build reads
     save(written, optimizer)
     return made
+
+
+def _complete(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same model as the API can train it: layer norms with the outputs that are optional, but
+    that its gradient builder reads."""
+    for node in model.graph.node:
+        if node.op_type == "LayerNormalization":
+            node.output.extend(f"{node.name}.{what}" for what in ("mean", "inverse"))
+    return model
 
 
 def _block(optimizer: str) -> Any:
@@ -105,3 +123,7 @@ class ApiTrainer:
         self._optimizer.step()
         self._module.lazy_reset_grad()
         return float(loss)
+
+
+if __name__ == "__main__":
+    write_artifacts(Path(sys.argv[1]), sys.argv[2], sys.argv[3])

@@ -6,7 +6,7 @@ corner, the slope there is the one on its left, but for Clip's: 1 at its ends.
 
 import math
 
-from coordinator.compiler.graph import Emitter, Node
+from coordinator.compiler.graph import FLOAT, Emitter, Node
 from coordinator.compiler.operators.elementwise import not_zero, step, summed_to
 from coordinator.compiler.operators.registry import expansion, gradient, lowering, operator
 
@@ -38,6 +38,13 @@ def relu_grad(emit: Emitter, node: Node, forward: Node) -> list[str]:
     """
     dy, _ = node.inputs
     return [emit.op("Mul", dy, not_zero(emit, forward.outputs[0]))]
+
+
+@gradient("Clip")
+def clip_grad(emit: Emitter, node: Node, forward: Node) -> list[str]:
+    """dX = dY where Y = X, else 0."""
+    same = emit.op("Equal", forward.inputs[0], forward.outputs[0])
+    return [emit.op("Mul", node.inputs[0], emit.op("Cast", same, to=FLOAT))]
 
 
 @lowering("SigmoidGrad")

@@ -8,7 +8,7 @@ import math
 from typing import NamedTuple
 
 from coordinator.compiler.graph import Emitter, Node
-from coordinator.compiler.operators import depthwise
+from coordinator.compiler.operators import taps
 from coordinator.compiler.operators.registry import expansion, lowering, operator
 from coordinator.compiler.operators.windows import (
     Windows,
@@ -18,6 +18,8 @@ from coordinator.compiler.operators.windows import (
 )
 
 operator("Conv", weights=(1, 2), note="one to three spatial axes, of fixed lengths")
+
+_BEYOND = -(1 << 31)  # where a Slice ends that goes backwards to the first element
 
 
 @expansion("Conv")
@@ -49,6 +51,8 @@ def _dx(emit: Emitter, forward: Node, windows: Windows, dy: str) -> str:
     x, w = forward.inputs[:2]
     size = spatial(emit.graph, x, forward)
     out = spatial(emit.graph, forward.outputs[0], forward)
+    if (plain := _plain_dx(emit, forward, windows, dy)) is not None:
+        return plain
     rest = [
         n + b + a - c
         for n, b, a, c in zip(
@@ -65,6 +69,35 @@ def _dx(emit: Emitter, forward: Node, windows: Windows, dy: str) -> str:
         dilations=list(windows.dilations),
         pads=windows.pads,
         output_padding=rest,
+    )
+
+
+def _plain_dx(emit: Emitter, forward: Node, windows: Windows, dy: str) -> str | None:
+    """dX as a plain convolution, by W turned round, where that is the faster: of 1x1 or depthwise
+    windows that miss no place. None elsewhere."""
+    w, group = forward.inputs[1], int(forward.attributes.get("group", 1))
+    point = group == 1 and math.prod(windows.kernel) == 1
+    depthwise = emit.graph.fixed(w, slice(0, 2)) == (group, 1)
+    before = [e - 1 - b for e, b in zip(windows.extent, windows.before, strict=True)]
+    after = [e - 1 - a for e, a in zip(windows.extent, windows.after, strict=True)]
+    if not (point or depthwise) or any(s > 1 for s in windows.strides) or min(before + after) < 0:
+        return None
+    rank = windows.rank
+    if point:
+        w = emit.op("Transpose", w, perm=[1, 0, *range(2, rank + 2)])
+    else:
+        last, beyond, back = [-1] * rank, [_BEYOND] * rank, [-1] * rank
+        axes = emit.ints(*range(2, rank + 2))
+        w = emit.op("Slice", w, emit.ints(*last), emit.ints(*beyond), axes, emit.ints(*back))
+    return emit.op(
+        "Conv",
+        dy,
+        w,
+        group=group,
+        kernel_shape=list(windows.kernel),
+        strides=[1] * rank,
+        dilations=list(windows.dilations),
+        pads=[*before, *after],
     )
 
 
@@ -89,7 +122,8 @@ class Slid(NamedTuple):
 
 
 def weight_gradient(emit: Emitter, forward: Node, windows: Windows, slid: Slid) -> str:
-    """dW: the convolution of X by dY, batch and channels swapped, strides and dilations too.
+    """dW: tap by tap for small windows (`taps.py`); otherwise the convolution of X by dY, batch and
+    channels swapped, strides and dilations too.
 
     With groups, the channels of X within a group take the batch's place and the batch joins the
     groups: [N, G C', ...] to [C', G N, ...], so that it remains one convolution of G groups.
@@ -97,11 +131,13 @@ def weight_gradient(emit: Emitter, forward: Node, windows: Windows, slid: Slid) 
     graph, rank = emit.graph, windows.rank
     group = int(forward.attributes.get("group", 1))
     size, out = graph.fixed(slid.image, slice(2, None)), graph.fixed(slid.out, slice(2, None))
-    if (
-        graph.fixed(slid.weight, slice(0, 2)) == (group, 1)
-        and math.prod(windows.kernel) <= depthwise.TAPS
-    ):
-        return depthwise.weight_gradient(emit, *slid.values, windows, size, out)
+    if math.prod(windows.kernel) <= taps.TAPS:
+        channels = graph.fixed(slid.weight, slice(0, 2))
+        seen = taps.Seen(emit, *slid.values, windows, size, out)
+        if group == 1:
+            return taps.dense(seen, (channels[0], channels[1]))
+        if channels == (group, 1):
+            return taps.depthwise(seen)
     swap = [1, 0, *range(2, rank + 2)]
     image, kernel = (emit.op("Transpose", value, perm=swap) for value in slid.values)
     if group > 1:

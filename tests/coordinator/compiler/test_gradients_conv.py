@@ -71,6 +71,25 @@ CASES: dict[str, Case] = {
     "Conv depthwise, rest left over": conv(
         ("N", 3, 8, 9), (3, 1, 3, 2), group=3, strides=[3, 2], dilations=[1, 2]
     ),
+    "Conv depthwise, strides along rows, a window's end unused": conv(
+        ("N", 2, 7, 8), (2, 1, 3, 2), group=2, strides=[1, 3], dilations=[2, 2], pads=[0, 1, 2, 0]
+    ),
+    "Conv depthwise 3-D, strides": conv(
+        ("N", 2, 3, 4, 5), (2, 1, 2, 2, 2), group=2, strides=[1, 2, 2], pads=[1, 0, 0, 0, 0, 1]
+    ),
+    "Conv depthwise 3-D of the same size": conv(
+        ("N", 2, 3, 4, 5), (2, 1, 3, 1, 3), group=2, pads=[1, 0, 1, 1, 0, 1]
+    ),
+    "Conv of the same size, many channels": conv(("N", 32, 4, 5), (3, 32, 3, 3), pads=[1] * 4),
+    "Conv of the same size, dilations, uneven pads": conv(
+        ("N", 33, 4, 6), (2, 33, 2, 3), dilations=[1, 2], pads=[1, 3, 0, 1]
+    ),
+    "Conv of more channels than places": conv(("N", 20, 2, 2), (24, 20, 2, 2), pads=[1, 0, 0, 1]),
+    "Conv of 1x1": conv(("N", 3, 4, 5), (6, 3, 1, 1)),
+    "Conv of 1x1, strides and pads": conv(
+        ("N", 3, 5, 5), (2, 3, 1, 1), strides=[2, 2], pads=[1, 0, 1, 0]
+    ),
+    "Conv of 1x1, fewer places than channels": conv(("N", 24, 2), (32, 24, 1)),
     "Conv 1-D groups, depthwise": conv(("N", 4, 9), (4, 1, 3), group=4, pads=[1, 1], strides=[2]),
     "ConvTranspose": transposed(("N", 2, 3, 4), (2, 3, 3, 2)),
     "ConvTranspose without bias": transposed(("N", 2, 3, 4), (2, 3, 2, 2), bias=False,
