@@ -7,6 +7,7 @@ from coordinator.aggregation.options import FedNova, Scaffold, fewest, kind_of
 from coordinator.aggregation.options import problems as aggregation_problems
 from coordinator.codec_choice import AUTO, EXACT, contradiction
 from coordinator.compiler.options import checks, metrics, numbers
+from coordinator.compiler.options.losses import Contrastive
 from coordinator.compiler.options.optimizers import AdamW, Sgd
 from coordinator.tables import AnyTask, StatisticsFile, TaskFile
 from schedules.duration import Duration
@@ -62,6 +63,11 @@ def _of_training(task: TaskFile) -> list[str]:
     several = isinstance(task.loss, tuple)
     for i, loss in enumerate(task.losses):
         found += numbers.problems(f"loss[{i}]" if several else "loss", loss)
+        if isinstance(loss, Contrastive) and task.training.batch == 1:
+            found.append(
+                "training.batch = 1: at least 2, since the loss 'contrastive' compares the "
+                "examples of a batch with each other"
+            )
     return found or _overshooting(task)
 
 

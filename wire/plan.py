@@ -65,7 +65,8 @@ class Input(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """One input of the graphs that comes from the device's examples.
 
     `shape` is that of one example, without the batch axis. `classes`, for integer labels: every
-    value must be at least 0 and below it, or be `ignored`. `range`: least and greatest value.
+    value must be at least 0 and below it, or be `ignored`. `range`: least and greatest value
+    of what else is bounded, as a probability, or an index of a table.
     """
 
     name: Name

@@ -48,6 +48,7 @@ def _tensors(tensors: Iterable[Tensor]) -> Table:
     for t in tensors:
         what = ["label"] if t.label else []
         what += [f"0 to {t.classes - 1}"] if t.classes else []
+        what += ["{:.12g} to {:.12g}".format(*t.range)] if t.range else []
         table.add_row(plain(t.name), t.dtype, _shape(t.shape), ", ".join(what))
     return table
 

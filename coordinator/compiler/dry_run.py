@@ -7,6 +7,7 @@ and learns at a tenth of it is only warned of. The run has a process of its own,
 memory, since a broken graph can take the runtime's process down.
 """
 
+import os
 import signal
 import subprocess
 import sys
@@ -135,6 +136,7 @@ def _job(plan: CompiledPlan, folder: Path, attempts: tuple[Attempt, ...]) -> Job
         steps=STEPS,
         seconds=SECONDS / 2,
         memory=_MEMORY,
+        parent=os.getpid(),
     )
 
 

@@ -6,6 +6,7 @@ one thread, step after step on one batch. What the runtime does to a process, it
 
 import os
 import resource
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -30,7 +31,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """The plan's folder, and what to try until the loss falls: at most `steps` steps each, at least
-    two, in about `seconds`. `memory` bounds the process's own, in bytes."""
+    two, in about `seconds`. `memory` bounds the process's own, in bytes. `parent` is the process
+    that waits for the report, and removes the folder."""
 
     folder: str
     draws: tuple[Draw, ...]
@@ -39,6 +41,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     steps: int
     seconds: float
     memory: int
+    parent: int
 
 
 class Tried(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +60,10 @@ class Tried(msgspec.Struct, frozen=True, kw_only=True):
             return False
         late = sorted(finite[-3:])[min(len(finite), 3) // 2] if len(finite) > 3 else finite[-1]
         return late < finite[0] or finite[0] == 0
+
+
+class Orphaned(BaseException):
+    """Nobody waits for the report any more: whoever did was killed."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,6 +114,8 @@ class _Plan:
         losses: list[float | None] = []
         end = time.monotonic() + self._job.seconds
         while len(losses) < self._job.steps and (len(losses) < 2 or time.monotonic() < end):
+            if os.getppid() != self._job.parent:
+                raise Orphaned
             feeds = {n: a for n, a in (moving | fixed).items() if n in taken}
             made = dict(zip(names, self._train.run(names, feeds), strict=True))
             loss = float(made["loss"])
@@ -155,7 +164,11 @@ def main() -> None:
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
     resource.setrlimit(resource.RLIMIT_DATA, (job.memory, job.memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    report = work(job)
+    try:
+        report = work(job)
+    except Orphaned:
+        shutil.rmtree(job.folder, ignore_errors=True)
+        os._exit(1)
     sys.stdout.buffer.write(msgspec.json.encode(report))
     sys.stdout.buffer.flush()
     os._exit(0)  # nothing is left to do, and the runtime takes its time to go

@@ -19,6 +19,7 @@ Totals = Callable[[Emitter], str]
 _BINS_MOST, _BINS_LEAST = 1024, 32
 _CELLS = 1 << 16  # bins of all classes together, as long as each has the least
 _CERTAIN = 6e-8  # of what a probability differs from 1 at least, in float32
+_HUGE = 1e30  # as good as infinite
 
 
 class Measured(NamedTuple):
@@ -182,11 +183,13 @@ def _auc(name: str, term: Term) -> Measured:
     def totals(emit: Emitter) -> str:
         found = _judged(emit, term)
         if isinstance(found, Decisions):
-            cells = _cells(emit, found.scores, found.actual, bins, bins)
+            scores = found.scores
+            cells = _cells(emit, scores, found.actual, bins, bins)
             counted = emit.op("Expand", emit.const(1), emit.op("Shape", cells))
         else:
             actual = _actual(emit, found, classes)
-            cells = _cells(emit, _odds(emit, found), actual, bins, classes * bins)
+            scores = _odds(emit, found)
+            cells = _cells(emit, scores, actual, bins, classes * bins)
             each = emit.const(np.arange(classes) * bins, np.int64)
             column = emit.op("Reshape", each, emit.ints(-1, *[1] * (found.rank - 2)))
             cells = emit.op("Add", cells, column)
@@ -194,6 +197,8 @@ def _auc(name: str, term: Term) -> Measured:
             if found.counted is not None:
                 counts = emit.op("Unsqueeze", found.counted, emit.ints(1))
                 counted = emit.op("Mul", counted, counts)
+        # Of a model that has diverged there is no figure, rather than a wrong one.
+        counted = emit.op("Where", emit.op("IsNaN", scores), scores, counted)
         return _histogram(emit, cells, counted, shape)
 
     return Measured(Metric(name=name, reduce="auc", better="higher", shape=shape), totals)
@@ -212,14 +217,20 @@ def _cells(emit: Emitter, scores: str, actual: str, bins: int, row: int) -> str:
     """Which cell of the histogram each score is in: those that are not so, a row further on.
 
     Softsign takes all numbers to (-1, 1) and has bins to spare for large ones, as the scores of a
-    rare class are.
+    rare class are. What is no number goes to any cell: a place beyond them would stop the runtime.
     """
-    place = emit.op("Add", emit.op("Softsign", scores), emit.const(1))
+    sound = emit.op("Where", emit.op("IsNaN", scores), emit.const(0), scores)
+    place = emit.op("Add", emit.op("Softsign", _finite(emit, sound)), emit.const(1))
     place = emit.op("Mul", place, emit.const(bins / 2))
     place = emit.op("Clip", place, emit.const(0), emit.const(bins - 1))
     no = emit.op("Sub", emit.const(1), actual)
     cell, further = (emit.op("Cast", part, to=INT64) for part in (place, no))
     return emit.op("Add", cell, emit.op("Mul", further, emit.const(row, np.int64)))
+
+
+def _finite(emit: Emitter, scores: str) -> str:
+    """Infinity has no Softsign."""
+    return emit.op("Clip", scores, emit.const(-_HUGE), emit.const(_HUGE))
 
 
 def _histogram(emit: Emitter, cells: str, counted: str, shape: tuple[int, ...]) -> str:

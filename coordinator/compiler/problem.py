@@ -4,9 +4,19 @@ from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
+from msgspec import UNSET
 
 from coordinator.aggregation.options import CONTROL, Scaffold
-from coordinator.compiler import losses, modes, running, shapes, simplify, targets, trained
+from coordinator.compiler import (
+    indices,
+    losses,
+    modes,
+    running,
+    shapes,
+    simplify,
+    targets,
+    trained,
+)
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import BATCH, Graph, TensorType, describe
 from coordinator.compiler.losses.terms import Term
@@ -150,5 +160,7 @@ def _inputs(graph: Graph, model: Model) -> dict[str, Input]:
     for name, tensor in model.inputs.items():
         if tensor in used:
             dtype = cast(InputType, graph.types[tensor].dtype.name)
-            found[tensor] = Input(name=name, dtype=dtype, shape=graph.fixed(tensor))
+            shape = graph.fixed(tensor)
+            fits = UNSET if dtype.startswith("float") else indices.allowed(graph, tensor)
+            found[tensor] = Input(name=name, dtype=dtype, shape=shape, range=fits)
     return found

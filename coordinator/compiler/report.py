@@ -15,12 +15,14 @@ from wire.plan import CHECKPOINT_NAME, Manifest
 
 class Tensor(msgspec.Struct, frozen=True, kw_only=True):
     """An input or output. `shape` is of one example: without the batch axis. `classes` is of
-    labels; `label` says that the model itself does not take it."""
+    labels; `range` is the least and greatest value; `label` says that the model itself does not
+    take it."""
 
     name: str
     dtype: str
     shape: tuple[int | str, ...]
     classes: int | None = None
+    range: tuple[float, float] | None = None
     label: bool = False
 
 
@@ -130,7 +132,12 @@ def _inputs(manifest: Manifest, model: onnx.GraphProto) -> tuple[Tensor, ...]:
     own = {info.name for info in model.input}
     return tuple(
         Tensor(
-            name=i.name, dtype=i.dtype, shape=i.shape, classes=i.classes, label=i.name not in own
+            name=i.name,
+            dtype=i.dtype,
+            shape=i.shape,
+            classes=i.classes,
+            range=None if i.range is msgspec.UNSET else i.range,
+            label=i.name not in own,
         )
         for i in manifest.inputs
     )

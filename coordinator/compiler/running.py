@@ -25,15 +25,22 @@ def recompute(graph: Graph, model: Model, frozen: Collection[str]) -> dict[str, 
     keep(graph)
     emit = Emitter(graph)
     updates: dict[str, str] = {}
+    own = False
     for i, node in enumerate(graph.nodes):
         if node.op != OP:
             continue
         running = node.inputs[3:5]
+        own = own or all(w in model.values for w in running)
         if all(w in model.values and w not in frozen for w in running):
             outputs = (node.outputs[0], emit.name(), emit.name())
             graph.nodes[i] = in_mode(node, True, outputs)
             updates.update(zip(running, outputs[1:], strict=True))
     if not updates:
+        if own:
+            raise CompileError(
+                "model.batch_norm = 'recomputed': every batch norm has statistics that are to stay "
+                "as they are (model.frozen, or adapters without train_rest)"
+            )
         raise CompileError(
             "model.batch_norm = 'recomputed': the model has no batch norm with statistics of its "
             "own. Exporters fold them into the layer before: export the model in training mode "

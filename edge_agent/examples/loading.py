@@ -111,16 +111,25 @@ def _fits(array: Array, cast: Array, i: Input) -> tuple[Array, str]:
     """Which values an input accepts, and what the others are."""
     if i.range is not UNSET:
         least, most = i.range
-        return (cast >= least) & (cast <= most), f"not a number from {least:g} to {most:g}"
+        fits = (cast >= least) & (cast <= most)
+        if cast.dtype.kind == "f":
+            return fits, f"not a number from {least:g} to {most:g}"
+        return _whole(array, cast) & fits, f"not a whole number from {least:.0f} to {most:.0f}"
     if cast.dtype.kind == "f":
         return np.isfinite(cast), "NaN or infinite"
-    whole = cast == array
-    if array.dtype.kind == "f" and cast.dtype.kind == "i":
-        # Above this a float stands for several whole numbers, and nobody knows which was meant.
-        whole &= np.abs(array) < _EXACT
+    whole = _whole(array, cast)
     if i.classes is None:
         return whole, f"not {i.dtype}"
     label, what = (cast >= 0) & (cast < i.classes), f"not a class from 0 to {i.classes - 1}"
     if i.ignored_label is not None:
         label, what = label | (cast == i.ignored_label), f"{what}, nor {i.ignored_label}"
     return whole & label, what
+
+
+def _whole(array: Array, cast: Array) -> Array:
+    """Which numbers are still what they were as the input's type."""
+    whole: Array = cast == array
+    if array.dtype.kind == "f" and cast.dtype.kind == "i":
+        # Above this a float stands for several whole numbers, and nobody knows which was meant.
+        whole &= np.abs(array) < _EXACT
+    return whole

@@ -262,7 +262,9 @@ def _declared(place: Place, name: str) -> str:
         return f"BLOB NOT NULL CHECK (length({quoted(name)}) = {_blob_bytes(place)})"
     if place.input.range is not UNSET:
         least, most = place.input.range
-        return f"REAL NOT NULL CHECK ({quoted(name)} BETWEEN {least!r} AND {most!r})"
+        if place.input.dtype.startswith("float"):
+            return f"REAL NOT NULL CHECK ({quoted(name)} BETWEEN {least!r} AND {most!r})"
+        return f"INTEGER NOT NULL CHECK ({quoted(name)} BETWEEN {least:.0f} AND {most:.0f})"
     if place.input.dtype.startswith("float"):
         return "REAL NOT NULL"
     if place.input.classes is None:

@@ -121,6 +121,8 @@ def max_pool_grad(emit: Emitter, node: Node, forward: Node) -> list[str]:
     size = spatial(emit.graph, x, forward)
     if _tiles(windows, size, spatial(emit.graph, forward.outputs[0], forward)):
         kernel, strides = list(windows.kernel), list(windows.strides)
+        # A window of nothing but NaN has its maximum at a place below 0, which MaxUnpool refuses.
+        indices = emit.op("Max", indices, emit.const(0, np.int64))
         return [emit.op("MaxUnpool", dy, indices, kernel_shape=kernel, strides=strides)]
     (channels,) = emit.graph.fixed(x, slice(1, 2))
     flat = emit.ints(-1)

@@ -114,7 +114,7 @@ def test_the_loss_falls(tmp_path: Path) -> None:
 
 
 def test_frozen_patterns_keep_a_norm_s_statistics(tmp_path: Path) -> None:
-    with pytest.raises(CompileError, match="no batch norm with statistics of its own"):
+    with pytest.raises(CompileError, match="every batch norm has statistics that are to stay"):
         compiled(network(), tmp_path, task(model=RECOMPUTED, frozen=["mean"]))
 
 

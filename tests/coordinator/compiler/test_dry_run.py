@@ -1,5 +1,8 @@
 """A plan is trained for a moment before a fleet is: what is said of it, and why."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -10,13 +13,13 @@ import pytest
 from coordinator.compiler import dry_run as module
 from coordinator.compiler.drawing import draws_of, index_bounds
 from coordinator.compiler.dry_run import dry_run, verdict
-from coordinator.compiler.dry_run_child import Attempt, Report, Tried
+from coordinator.compiler.dry_run_child import Attempt, Job, Report, Tried
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.folder import write_plan_dir
 from coordinator.compiler.graph import Node, TensorType
 from coordinator.compiler.made_up import Draw, examples
 from coordinator.compiler.plan import CompiledPlan
-from coordinator.compiler.sizes import Sized
+from coordinator.compiler.sizes import Sized, sized
 from tests.coordinator.compiler.building import compiled, dense, model, node, task, weights
 from wire.digest import digest_of
 from wire.plan import PlanFile
@@ -153,6 +156,27 @@ def test_inputs_are_drawn_by_what_they_are(tmp_path: Path) -> None:
     assert (target.name, target.below) == ("target", 2)
     classified = compiled(dense(classes=5), tmp_path)
     assert draws_of(classified.manifest, graph, ["x"])[1].below == 5
+
+
+def test_a_run_that_nobody_waits_for_ends_and_leaves_nothing(tmp_path: Path) -> None:
+    plan = compiled(dense(), tmp_path)
+    draws = tuple(draws_of(plan.manifest, sized(plan.files["train.onnx"], 2), ["x"]))
+    job = Job(
+        folder=str(tmp_path / "plan"),
+        draws=draws,
+        attempts=(Attempt(),),
+        batch=2,
+        steps=1 << 40,
+        seconds=3600.0,
+        memory=8 << 30,
+        parent=os.getppid(),  # as if ours had been the child of another, which is gone
+    )
+    command = [sys.executable, "-P", "-m", "coordinator.compiler.dry_run_child"]
+    done = subprocess.run(
+        command, input=msgspec.json.encode(job), capture_output=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert not (tmp_path / "plan").exists()
 
 
 def test_made_up_examples() -> None:

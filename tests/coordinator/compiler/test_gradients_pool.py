@@ -1,14 +1,18 @@
 """Gradients of pooling."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.coordinator.compiler.building import Shape, model, node, task, weights
+from edge_agent.examples import Examples
+from edge_agent.session import Trainer
+from tests.coordinator.compiler.building import Shape, compiled, model, node, task, weights
 from tests.coordinator.compiler.checking import Gradients, close
 from tests.coordinator.compiler.test_gradients import Case, check
+from wire import checkpoint
 
 
 def pool(op: str, x: Shape, **attributes: Any) -> Case:
@@ -100,3 +104,18 @@ def test_ties_of_a_max_pool_go_to_one_place(tmp_path: Path) -> None:
     lowered, expected = gradients.lowered(examples), gradients.training_build(examples)
     for name, value in lowered.items():
         close(value, expected[name])
+
+
+def test_a_window_without_any_number_is_no_bad_plan(tmp_path: Path) -> None:
+    """What diverges is to end as that. MaxUnpool refuses the index of such a window."""
+    nodes = [
+        node("Conv", "x w", "h"),
+        node("MaxPool", "h", "p", kernel_shape=[2, 2], strides=[2, 2]),
+        node("Flatten", "p", "f"),
+        node("Gemm", "f v", "out"),
+    ]
+    plan = compiled(model(nodes, weights(w=(2, 1, 1, 1), v=(8, 3)), ("N", 1, 4, 4)), tmp_path)
+    start = checkpoint.read(plan.initial, plan.manifest.parameters)
+    trainer = Trainer(plan.manifest, tmp_path / "plan", start, threads=1)
+    x = np.full((2, 1, 4, 4), np.nan, np.float32)
+    assert math.isnan(trainer.step(Examples({"x": x, "label": np.array([0, 1])})))

@@ -1,5 +1,6 @@
 """The metrics that plans measure, against scikit-learn, over batches of unequal size."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -196,3 +197,20 @@ def test_a_top_k_of_all_classes_is_refused(k: int, classes: int, tmp_path: Path)
 def test_an_auc_of_very_many_classes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CompileError, match="'auc': 9000 classes; at most 8192"):
         compiled(dense(classes=9000), tmp_path, task(metrics=("auc",)))
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "bce", "hinge"])
+def test_scores_that_are_no_numbers_have_no_auc(loss: str, tmp_path: Path) -> None:
+    """A model that has diverged: its figure is left out, and the plan is not to blame."""
+    plan = compiled(identity(3), tmp_path, task(loss, metrics=("auc",)))
+    x = scores(9, 3)
+    x[4, 1] = np.nan
+    target = {"target": np.eye(3, dtype=np.float32)[np.arange(9) % 3]}
+    given = target if loss == "bce" else {"label": np.arange(9) % 3}
+    assert math.isnan(measure(plan, tmp_path, x=x, **given)["auc"])
+
+
+def test_infinite_scores_are_the_highest(tmp_path: Path) -> None:
+    plan = compiled(identity(1), tmp_path, task("hinge", metrics=("auc",)))
+    x = np.array([[np.inf], [3e38], [1], [-np.inf]], np.float32)
+    assert measure(plan, tmp_path, x=x, label=np.array([1, 1, 0, 0]))["auc"] == 1

@@ -272,6 +272,18 @@ goal = 2
     assert error in str(caught.value), str(caught.value)
 
 
+def test_a_contrastive_loss_needs_two_examples_at_once() -> None:
+    with pytest.raises(TaskFileError, match=r"training\.batch = 1: at least 2"):
+        parse("""
+name = "test"
+model = { file = "model.onnx" }
+loss = { kind = "contrastive" }
+optimizer = { kind = "adamw" }
+training = { batch = 1 }
+round = { goal = 2 }
+""")
+
+
 @pytest.mark.parametrize(
     ("losses", "metrics", "error"),
     [

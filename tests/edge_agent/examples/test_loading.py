@@ -372,3 +372,12 @@ def test_a_number_out_of_range_is_skipped(tmp_path):
     found = read(tmp_path, inputs=(target,))
     assert found.arrays["t"].tolist() == [[0, 1]]
     assert (found.skipped, reason(found)) == (3, "a.npz example 1: 't' is not a number from 0 to 1")
+
+
+def test_an_index_beyond_the_table_is_skipped(tmp_path):
+    word = Input(name="t", dtype="int64", shape=(2,), range=(-11.0, 10.0))
+    (tmp_path / "a.csv").write_text("t.0,t.1\n0,10\n-11,1\n11,0\n0,-12\n0.5,0\n")
+    found = read(tmp_path, inputs=(word,))
+    assert found.arrays["t"].tolist() == [[0, 10], [-11, 1]]
+    assert found.skipped == 3
+    assert "'t' is not a whole number from -11 to 10" in found.reasons[0]

@@ -360,6 +360,15 @@ def test_odd_names_are_quoted(tmp_path):
     assert read(tmp_path, (odd,)).arrays[odd.name].tolist() == [[1.0, 2.0]]
 
 
+def test_the_table_keeps_indices_to_their_range(tmp_path):
+    word = Input(name="t", dtype="int64", shape=(), range=(-11.0, 10.0))
+    path = store(tmp_path / "a.db", [(1, 10), (2, -11)], (word,))
+    for value in (11, -12):
+        with pytest.raises(sqlite3.IntegrityError):
+            append(path, [(3, value)])
+    assert read(tmp_path, inputs=(word,)).arrays["t"].tolist() == [10, -11]
+
+
 def test_the_table_takes_a_label_that_does_not_count_and_keeps_to_a_range(tmp_path):
     label = Input(name="label", dtype="int64", shape=(), classes=3, ignored=-100)
     target = Input(name="t", dtype="float32", shape=(), range=(0.0, 1.0))
