@@ -47,9 +47,9 @@ class Seen:
     def shifts(self) -> list[Part]:
         """The same in less time, but of values that vary: not each tap has the same.
 
-        All places are one line, and a tap is a shift along it: [N, C, places] is copied whole, where
-        a slice of an image is copied row by row. A shift brings the end of a row to the beginning of
-        the next; there the values are made 0.
+        All places are one line, and a tap is a shift along it: [N, C, places] is copied whole,
+        where a slice of an image is copied row by row. A shift brings the end of a row to the
+        beginning of the next; there the values are made 0.
         """
         if self.size != self.out or set(self.windows.strides) != {1} or self.windows.rank == 1:
             return self.parts()
