@@ -20,6 +20,8 @@ TAPS = 32
 
 _WIDE = 32  # columns of a matrix product, at least: it takes as long for fewer
 
+_NARROW = 64  # columns of an image, at most, from which a matrix product picks some
+
 
 class Part(NamedTuple):
     """What a tap saw, [N, C, places], and the values that go with it, [N, O, places]."""
@@ -47,9 +49,9 @@ class Seen:
     def shifts(self) -> list[Part]:
         """The same in less time, but of values that vary: not each tap has the same.
 
-        All places are one line, and a tap is a shift along it: [N, C, places] is copied whole, where
-        a slice of an image is copied row by row. A shift brings the end of a row to the beginning of
-        the next; there the values are made 0.
+        All places are one line, and a tap is a shift along it: [N, C, places] is copied whole,
+        where a slice of an image is copied row by row. A shift brings the end of a row to the
+        beginning of the next; there the values are made 0.
         """
         if self.size != self.out or set(self.windows.strides) != {1} or self.windows.rank == 1:
             return self.parts()
@@ -64,7 +66,7 @@ class Seen:
         line, values = self._line(self.image), self._line(self.values)
         if before or after:
             line = emit.op("Pad", line, emit.ints(0, 0, before, 0, 0, after))
-        kept = {move[1:]: self._kept(move, values) for move in moves}
+        kept = {key: self._kept(key, values) for key in dict.fromkeys(m[1:] for m in moves)}
         made = []
         for move, n in zip(moves, by, strict=True):
             ends = emit.ints(before + n), emit.ints(before + n + count)
@@ -73,13 +75,13 @@ class Seen:
         return made
 
     def _kept(self, move: tuple[int, ...], values: str) -> str:
-        """The values from where a move stays in its row (and plane), elsewhere 0."""
+        """The values from where a move along all axes but the first stays in its row (and plane),
+        elsewhere 0. Beyond the first axis are the pads of the line."""
         inside = np.ones(self.out, bool)
-        for axis, (n, m) in enumerate(zip(self.out, move, strict=True)):
-            if axis:  # beyond the first axis are the pads of the line
-                to = np.arange(n) + m
-                along = [n if i == axis else 1 for i in range(len(self.out))]
-                inside &= ((to >= 0) & (to < n)).reshape(along)
+        for axis, m in enumerate(move, start=1):
+            to = np.arange(self.out[axis]) + m
+            along = [-1 if i == axis else 1 for i in range(len(self.out))]
+            inside &= ((to >= 0) & (to < self.out[axis])).reshape(along)
         if inside.all():
             return values
         return self.emit.op("Mul", values, self.emit.const(inside.ravel()))
@@ -117,7 +119,7 @@ class Seen:
 
 def depthwise(seen: Seen) -> str:
     """dW [C, 1, ...] where each channel has a window of its own: the sums of products."""
-    if seen.windows.rank > 1 and seen.windows.strides[-1] > 1:
+    if seen.windows.rank > 1 and seen.windows.strides[-1] > 1 and seen.size[-1] <= _NARROW:
         return _depthwise_by_rows(seen)
     emit, parts = seen.emit, seen.shifts()
     places = emit.ints(0, 2)
@@ -136,10 +138,8 @@ def _depthwise_by_rows(seen: Seen) -> str:
     then of whole rows. All columns' sums are one.
     """
     emit, windows, rank = seen.emit, seen.windows, seen.windows.rank
-    (k, stride, dilation), width = (
-        (n[-1] for n in (windows.kernel, windows.strides, windows.dilations)),
-        seen.out[-1],
-    )
+    k, stride, dilation = windows.kernel[-1], windows.strides[-1], windows.dilations[-1]
+    width = seen.out[-1]
     sees = np.add.outer(np.arange(k) * dilation, np.arange(width) * stride) - windows.before[-1]
     picked = np.arange(seen.size[-1])[:, None] == sees.ravel()
     rows = Seen(

@@ -74,6 +74,9 @@ CASES: dict[str, Case] = {
     "Conv depthwise, strides along rows, a window's end unused": conv(
         ("N", 2, 7, 8), (2, 1, 3, 2), group=2, strides=[1, 3], dilations=[2, 2], pads=[0, 1, 2, 0]
     ),
+    "Conv depthwise, strides, wide rows": conv(
+        ("N", 2, 2, 66), (2, 1, 1, 3), group=2, strides=[1, 2], pads=[0, 1, 0, 1]
+    ),
     "Conv depthwise 3-D, strides": conv(
         ("N", 2, 3, 4, 5), (2, 1, 2, 2, 2), group=2, strides=[1, 2, 2], pads=[1, 0, 0, 0, 0, 1]
     ),
