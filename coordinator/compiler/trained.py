@@ -70,6 +70,7 @@ def weights(
         raise CompileError(
             f"the output has no weights to train: {reason}; weights are float32 initialisers of "
             + ", ".join(sorted(op for op, entry in OPERATORS.items() if entry.weights))
+            + (". model.trained names others" if model.weights else "")
         )
     return list(found)
 
