@@ -46,7 +46,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 class Outcome(StrEnum):
     """How a job ended; every value but `done` is also the reason given to the coordinator.
 
-    `bad_plan`: the plan or the model cannot be read or run.
+    `bad_plan`: the plan or the model cannot be read or loaded. `crashed`: training ended by itself,
+    or ONNX Runtime could not go on with these examples.
     """
 
     DONE = "done"

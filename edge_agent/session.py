@@ -33,6 +33,11 @@ class BadPlan(Exception):
     """ONNX Runtime cannot load or run a graph of the plan."""
 
 
+class CannotRun(Exception):
+    """A graph that was loaded fails on what it was given: on an example that the model cannot
+    take, or on weights that are no numbers any more. The plan's files are as they should be."""
+
+
 class Diverged(Exception):
     """The loss or a weight is no longer finite: the learning rate is too high for this data."""
 
@@ -81,7 +86,7 @@ def open_session(path: Path, threads: int) -> ort.InferenceSession:
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001 - the runtime's errors share no other base
-        raise _explained(path.name, error) from None
+        raise _explained(path.name, error, BadPlan) from None
 
 
 def _check_outside(path: Path) -> None:
@@ -101,12 +106,12 @@ def _check_outside(path: Path) -> None:
         raise BadPlan(f"{path.name} cannot be run: {error}") from None
 
 
-def _explained(graph: str, error: Exception) -> Exception:
-    """What an error of the runtime means: only its text says so."""
+def _explained(graph: str, error: Exception, kind: type[Exception] = CannotRun) -> Exception:
+    """What an error of the runtime means: only its text says so. `kind` is what most are."""
     text = str(error)
     if isinstance(error, MemoryError) or any(words in text for words in _OUT_OF_MEMORY):
         return OutOfMemory(f"{graph} cannot be run")
-    return BadPlan(f"{graph} cannot be run: {text}")
+    return kind(f"{graph} cannot be run: {text}")
 
 
 class Trainer:
@@ -115,7 +120,7 @@ class Trainer:
     `weights` are the model's, with what is given beside them: the base of a proximal term, and of
     the delta. A training that goes on brings its own, with its state, in `kept`, and the `steps`
     that it has made; one that begins takes the state in `carried` rather than its fill. `seed` is
-    that of the random numbers that the plan takes, if any.
+    that of the random numbers that the plan takes, if any. Raises `BadPlan`, `OutOfMemory`.
     """
 
     def __init__(
@@ -164,11 +169,13 @@ class Trainer:
     def _bind(self, read: dict[str, Any], write: dict[str, Any]) -> ort.IOBinding:
         binding = self._session.io_binding()
         taken = {i.name for i in self._session.get_inputs()}
-        for name, value in (read | self._fixed | self._bases).items():
+        held = read | self._fixed | self._bases | {"learning_rate": self._rate}
+        for name, value in held.items():
             if name in taken:
                 binding.bind_ortvalue_input(name, value)
-        if "learning_rate" in taken:
-            binding.bind_ortvalue_input("learning_rate", self._rate)
+        each_step = {i.name for i in self._manifest.inputs} | {d.name for d in self._manifest.drawn}
+        if unknown := sorted(taken - held.keys() - each_step):
+            raise BadPlan(f"train.onnx takes {unknown[0]!r}, which the manifest does not name")
         for name, value in write.items():
             binding.bind_ortvalue_output(f"next/{name}", value)
         binding.bind_ortvalue_output("loss", self._loss)
@@ -179,7 +186,8 @@ class Trainer:
         self._rate.update_inplace(np.asarray(rate, FLOAT32))
 
     def step(self, batch: Examples) -> float:
-        """One optimiser step; returns the batch's mean loss. Raises `BadPlan`, `OutOfMemory`."""
+        """One optimiser step; returns the batch's mean loss. Raises `CannotRun`,
+        `OutOfMemory`."""
         binding = self._bindings[self.steps % 2]
         for i in self._manifest.inputs:
             binding.bind_cpu_input(i.name, np.ascontiguousarray(batch.arrays[i.name]))
@@ -275,7 +283,7 @@ def evaluate(
     manifest: Manifest, folder: Path, weights: Weights, examples: Examples, threads: int
 ) -> dict[str, float]:
     """The plan's metrics of `weights` over at least one example. Raises `BadPlan`,
-    `OutOfMemory`."""
+    `CannotRun`, `OutOfMemory`."""
     session = open_session(folder / "evaluate.onnx", threads)
     taken = {i.name for i in session.get_inputs()}
     names = [f"metric/{m.name}" for m in manifest.metrics]

@@ -43,6 +43,7 @@ _OUTCOMES = {
     _NoExamples: Outcome.NO_EXAMPLES,
     _Unwritable: Outcome.CRASHED,
     session.BadPlan: Outcome.BAD_PLAN,
+    session.CannotRun: Outcome.CRASHED,
     session.Diverged: Outcome.DIVERGED,
     session.Preempted: Outcome.PREEMPTED,
 }

@@ -98,6 +98,11 @@ def _updates(graph: Graph, task: TaskFile, model: Model) -> dict[str, str]:
     if task.model.batch_norm == "frozen":
         running.keep(graph)
         return {}
+    if task.training.batch == 1:
+        raise CompileError(
+            "model.batch_norm = 'recomputed': a batch of one has no statistics of its own; let "
+            "training.batch be 2 or more, 10 say"
+        )
     still = trained.matching(model, "frozen", task.model.frozen) | model.still
     return running.recompute(graph, model, still)
 

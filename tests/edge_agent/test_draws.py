@@ -107,9 +107,8 @@ def test_it_learns_all_the_same():
 
 def test_a_plan_that_takes_numbers_but_does_not_say_so_is_bad():
     manifest = manifest_of(DROPOUT, draws=msgspec.UNSET)
-    trainer = Trainer(manifest, DROPOUT, weights_of(DROPOUT), threads=1)
     with pytest.raises(BadPlan, match="draw/1"):
-        trainer.step(batch())
+        Trainer(manifest, DROPOUT, weights_of(DROPOUT), threads=1)
 
 
 def test_an_agent_that_does_not_know_of_them_says_what_it_does_not_know():

@@ -207,9 +207,8 @@ def test_the_base_is_read_in_place_and_stays_as_it_is():
 
 def test_a_plan_that_takes_a_base_but_does_not_say_so_is_bad():
     plain = msgspec.structs.replace(manifest_of(PROXIMAL), proximal=msgspec.UNSET)
-    trainer = Trainer(plain, PROXIMAL, weights_of(PROXIMAL), threads=1)
     with pytest.raises(BadPlan, match="base/"):
-        trainer.step(flowers())
+        Trainer(plain, PROXIMAL, weights_of(PROXIMAL), threads=1)
 
 
 @EACH_PLAN

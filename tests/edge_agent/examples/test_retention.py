@@ -75,7 +75,7 @@ some_pieces = st.lists(
         row=st.none() | st.integers(0, 9),
     ),
     max_size=20,
-).map(sorted)
+).map(lambda pieces: sorted(pieces, key=lambda p: (p.made, -1 if p.row is None else p.row)))
 
 
 @given(pieces=some_pieces, retention=limits)
