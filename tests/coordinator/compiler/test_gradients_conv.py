@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -135,6 +136,23 @@ def test_output_padding_beyond_the_stride_is_refused(tmp_path: Path) -> None:
     case = transposed(("N", 2, 4, 3), (2, 2, 3, 3), dilations=[2, 2], output_padding=[1, 1])
     with pytest.raises(CompileError, match="pads its output by as much as its stride"):
         compiled(model(*case), tmp_path, task("mse"))
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        conv(("N", 3, 4, 5), (6, 3, 1, 1)),
+        conv(("N", 4, 6, 5), (4, 1, 3, 3), group=4, pads=[1, 1, 1, 1]),
+    ],
+    ids=["1x1", "depthwise"],
+)
+def test_no_slow_convolution(case: Case, tmp_path: Path) -> None:
+    """Forward two, and one back to the second one's input: none for a gradient of weights, whose
+    window would be the image."""
+    compiled(model(*case), tmp_path, task("mse"))
+    graph = onnx.load(tmp_path / "plan" / "train.onnx").graph
+    found = [n.op_type for n in graph.node if n.op_type.startswith("Conv")]
+    assert found == ["Conv"] * 3
 
 
 @settings(max_examples=25)
