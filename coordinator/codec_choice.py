@@ -99,10 +99,10 @@ def choose(
     for name in candidates:  # the least error first
         if most_bytes(name, parameters) <= budget:
             return name
-    least = most_bytes(candidates[-1], parameters)
+    least, nearest = min((most_bytes(name, parameters), name) for name in candidates)
     raise TooSmall(
         f"no codec makes updates of {int(budget)} bytes at most of this model's "
-        f"{sum(p.size for p in parameters):,} weights: {candidates[-1]!r} takes {least}"
+        f"{sum(p.size for p in parameters):,} weights: {nearest!r} takes {least}"
     )
 
 

@@ -102,7 +102,8 @@ class Agent:
         )
         self._ledger = Ledger(self._history, state, clock, lambda: self._errands.moving)
         self._lookout = Lookout(
-            config, state, identity, clock, observer, self._ledger.spent, self._save
+            *(config, state, identity, clock, observer),
+            *(self._ledger.spent, self._save, self._ledger.is_due),
         )
         self._jobs = Jobs(config, state, self._cache, clock, start_job, observer.own_pids)
         self._random = random.Random()  # noqa: S311 - spreads load, guards nothing
@@ -212,6 +213,8 @@ class Agent:
                 await self._evaluate(action.published)
             case CheckInNow():
                 await self._check_in()
+        if self._ledger.is_due():  # of an errand that failed, or had nothing else to be remembered
+            await self._save()
 
     async def _check_in(self) -> None:
         self._now_doing("checking in", self._identity.url)

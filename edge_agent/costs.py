@@ -21,14 +21,14 @@ class Costs:
         self._clock = clock
         self._moving = moving
         self._trains_since: float | None = None
-        self._traffic_before = self._traffic()
+        self._traffic_before = self.traffic()
 
     def count(self) -> Spent:
         """The costs up to now.
 
         What has come since the last time counts for the day that it is now: call this often.
         """
-        now, traffic = self._clock.now(), self._traffic()
+        now, traffic = self._clock.now(), self.traffic()
         spent = budget.add_traffic(self._history.spent, traffic.minus(self._traffic_before), now)
         self._traffic_before = traffic
         if self._trains_since is not None:
@@ -47,5 +47,6 @@ class Costs:
         self.count()
         self._trains_since = None
 
-    def _traffic(self) -> Traffic:
+    def traffic(self) -> Traffic:
+        """All that was ever sent and received, the errand under way included."""
         return Traffic(self._history.bytes_up, self._history.bytes_down).plus(self._moving())

@@ -16,6 +16,8 @@ from wire.messages import Assignment, Evaluation
 log = logging.getLogger(__name__)
 
 _EVALUATIONS = 100  # that wait to be told, at most: what a check-in may hold
+_UNWRITTEN = 1 << 20
+"""Bytes sent and received that a power cut may take from the account. Each write wears the disk."""
 
 
 class Ledger:
@@ -29,6 +31,7 @@ class Ledger:
         self.history = history
         self.costs = Costs(history, clock, moving)
         self._measured = dict(history.evaluated)  # the newest version with metrics, by task
+        self._written = self.costs.traffic()
 
     def spent(self) -> Spent:
         """What today and this month cost, up to now."""
@@ -71,9 +74,15 @@ class Ledger:
         del self.history.evaluations[:-_EVALUATIONS]
         return True
 
+    def is_due(self) -> bool:
+        """Whether so much was sent and received since it was written that it must be again."""
+        since = self.costs.traffic().minus(self._written)
+        return since.up + since.down >= _UNWRITTEN
+
     async def save(self, evaluated: dict[str, int], failed: int) -> None:
         """Write it. Work goes on without: a full disk is not a reason to stop."""
         self.costs.count()
+        self._written = self.costs.traffic()
         self.history.evaluated, self.history.failed = dict(evaluated), failed
         try:
             await asyncio.to_thread(self._state.save_history, self.history)

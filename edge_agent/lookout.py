@@ -39,7 +39,7 @@ class Observer(Protocol):
 
 class Lookout:
     """Looks for one agent. `spent` tells what today and this month cost so far; `save` writes that
-    down."""
+    down, and `is_due` tells whether it must, for what was sent and received."""
 
     def __init__(
         self,
@@ -50,6 +50,7 @@ class Lookout:
         observer: Observer,
         spent: Callable[[], Spent],
         save: Callable[[], Awaitable[None]],
+        is_due: Callable[[], bool],
     ) -> None:
         self._config = config
         self._folder = state.folder
@@ -58,6 +59,7 @@ class Lookout:
         self._observer = observer
         self._spent = spent
         self._save = save
+        self._is_due = is_due
         self._settling = Settling(config.eligibility.settle)
         self._codes: list[str] = []
         self._pause = min(_WATCH_SECONDS, config.poll)
@@ -95,6 +97,8 @@ class Lookout:
         """Wait until the network may not be used; returns why."""
         while True:
             await self._observer.wait(self._pause)
+            if self._is_due():
+                await self._save()
             verdict = await self.look()
             if not verdict.may_send:
                 return verdict.why()

@@ -170,3 +170,21 @@ async def test_a_device_that_is_not_eligible_asks_for_nothing(served: Serving, h
     await one.until(lambda: len(one.rests) == 6)
     assert one.agent.status().bytes_up == 0
     assert all(rest.why == "on_battery: battery at 90 %" for rest in one.rests[1:])
+
+
+async def test_a_power_cut_forgets_little_of_what_failed_downloads_cost(
+    served: Serving, home: Settle, between: Between
+):
+    """Or a device that dies in each of them has its budget anew each time."""
+    await plan(goal=1, deadline="1d").create(served.admin)
+    one, asked = await home(), []
+
+    def damaged(request: web.Request) -> web.Response | None:
+        if "/blobs/" not in request.path:
+            return None
+        asked.append(request.path)
+        return web.Response(body=bytes(600_000))
+
+    between.answer = damaged
+    await one.until(lambda: len(asked) == 6)
+    assert (await asyncio.to_thread(one.state.history)).spent.month.download > 1_500_000

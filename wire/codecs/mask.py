@@ -15,7 +15,7 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 class Mask:
-    """A random mask (Konečný et al., 2016), from a seed that both sides know: no index is sent.
+    """A random mask (Konečný et al., 2016), from one random number that is sent: no index is.
 
     All n weights stand in an order that everyone knows, place i holding weight (a i) mod n, with a
     near to the golden section of n: neighbours there lie far apart in the model. The k = F n from a
