@@ -10,12 +10,10 @@ from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from coordinator.compiler.errors import CompileError
+from coordinator.compiler.errors import CompileError, in_short
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
-
-_LONGEST = 300  # characters of another's error message
 
 
 def one_reading_error(load: Callable[[Path], Result]) -> Callable[[Path], Result]:
@@ -54,6 +52,6 @@ def one_error(compiles: Callable[P, Result]) -> Callable[P, Result]:
 
 
 def _said(error: Exception) -> str:
-    """An exception's kind and its first line."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:_LONGEST]}" if lines else type(error).__name__
+    """An exception's kind, and what it says."""
+    kind, text = type(error).__name__, in_short(error)
+    return kind if text == kind else f"{kind}: {text}"

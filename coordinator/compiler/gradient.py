@@ -16,11 +16,10 @@ from typing import Any
 import onnx
 
 from coordinator.compiler import convert, simplify, slopes
-from coordinator.compiler.errors import CompileError
+from coordinator.compiler.errors import CompileError, in_short
 from coordinator.compiler.graph import Array, Graph, Node, TensorType, in_order
 from coordinator.compiler.operators import GRADIENTS, OPERATORS
 
-SUFFIX = slopes.SUFFIX
 OWN = "ATen"
 """The operator that the builder puts where a gradient of ours goes (`registry.gradient`). It can
 have any number of inputs and outputs, and the builder infers nothing about them."""
@@ -70,7 +69,7 @@ def differentiate(
             raw = builder.get_model()
         except Exception as error:  # noqa: BLE001  (the builder raises plain RuntimeError)
             raise CompileError(
-                f"ONNX Runtime cannot differentiate this model: {str(error).strip()[:500]}"
+                f"ONNX Runtime cannot differentiate this model: {in_short(error)}"
             ) from None
     built = onnx.load_model_from_string(raw)
     result = graph.copy()

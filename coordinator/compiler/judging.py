@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import FLOAT, INT64, Emitter
-from coordinator.compiler.losses import Classes, Decisions
+from coordinator.compiler.losses import Classes, Classifier, Decisions
 from coordinator.compiler.losses.base import one_hot
 from coordinator.compiler.losses.terms import Term
 from wire.plan import METRIC_LIMIT, Metric
@@ -39,8 +39,13 @@ def rows(emit: Emitter, *parts: Sequence[str]) -> str:
     return emit.op("Concat", *whole, axis=0)
 
 
+def _classifier(term: Term) -> Classifier[Any]:
+    assert isinstance(term.loss, Classifier)  # `options.metrics.SUITS` sees to it
+    return term.loss
+
+
 def _judged(emit: Emitter, term: Term) -> Classes | Decisions:
-    return term.loss.judged(emit, term.output, term.target)
+    return _classifier(term).judged(emit, term.output, term.target)
 
 
 def _as_float(emit: Emitter, values: str) -> str:
@@ -71,7 +76,7 @@ def _accuracy(name: str, term: Term) -> Measured:
 
 def top(name: str, term: Term, k: int) -> Measured:
     """How often the label is among the k best. Raises `CompileError` for too few classes."""
-    classes = term.loss.judges.classes
+    classes = _classifier(term).judges.classes
     if k >= classes:
         raise CompileError(
             f"training.metrics: {name!r} needs more than {k} classes, and output {term.name!r} has "
@@ -96,7 +101,7 @@ def _share(name: str, term: Term, right: Callable[[Emitter, Classes | Decisions]
         line = isinstance(found, Classes) and found.rank == 2
         axes = [emit.const([0], np.int64)] if line else []
         total = emit.op("ReduceSum", right(emit, found), *axes, keepdims=0)
-        return emit.op("Mul", total, emit.const(1 / term.loss.judges.places))
+        return emit.op("Mul", total, emit.const(1 / _classifier(term).judges.places))
 
     def of_counted(emit: Emitter) -> str:
         found = _judged(emit, term)
@@ -105,7 +110,7 @@ def _share(name: str, term: Term, right: Callable[[Emitter, Classes | Decisions]
         hits = _sum(emit, emit.op("Mul", right(emit, found), found.counted))
         return rows(emit, [hits], [_sum(emit, found.counted)])
 
-    if term.loss.judges.all_count:
+    if _classifier(term).judges.all_count:
         return Measured(Metric(name=name, better="higher"), of_all)
     return Measured(Metric(name=name, reduce="ratio", better="higher", shape=(2, 1)), of_counted)
 
@@ -129,7 +134,7 @@ def _counts(emit: Emitter, term: Term) -> _Counts:
         both = emit.op("Mul", said, actual)
         return _Counts(_sum(emit, both), _sum(emit, said), _sum(emit, actual))
     best = emit.op("ArgMax", found.scores, axis=1, keepdims=0)
-    classes = term.loss.judges.classes
+    classes = _classifier(term).judges.classes
     said, actual = one_hot(emit, best, classes), _actual(emit, found, classes)
     if found.counted is not None:
         said = emit.op("Mul", said, emit.op("Unsqueeze", found.counted, emit.ints(1)))
@@ -165,7 +170,7 @@ def _ratio(part: Callable[[Emitter, _Counts], tuple[str, str]], name: str, term:
         first, second = part(emit, _counts(emit, term))
         return rows(emit, [first], [second])
 
-    shape = (2, term.loss.judges.classes)
+    shape = (2, _classifier(term).judges.classes)
     return Measured(Metric(name=name, reduce="ratio", better="higher", shape=shape), totals)
 
 
@@ -173,7 +178,7 @@ def _ratio(part: Callable[[Emitter, _Counts], tuple[str, str]], name: str, term:
 
 
 def _auc(name: str, term: Term) -> Measured:
-    classes = term.loss.judges.classes
+    classes = _classifier(term).judges.classes
     bins = max(_BINS_LEAST, min(_BINS_MOST, _CELLS // classes))
     shape = (2, bins) if classes == 1 else (2, classes, bins)
     if 2 * classes * bins > METRIC_LIMIT:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from coordinator.compiler import convert, runtime
-from coordinator.compiler.errors import CompileError
+from coordinator.compiler.errors import CompileError, in_short
 from coordinator.compiler.graph import Array, Graph, TensorType
 
 EXAMPLES = 3
@@ -40,13 +40,13 @@ def check(
             for i in range(EXAMPLES)
         ]
     except Exception as error:  # noqa: BLE001  (ONNX Runtime raises several kinds)
-        raise CompileError(f"the model does not run: {_one_line(error)}") from None
+        raise CompileError(f"the model does not run: {in_short(error)}") from None
     try:
         together = session.run(None, examples)
     except Exception as error:  # noqa: BLE001
         raise CompileError(
             f"the model runs on one example, but not on {EXAMPLES} together "
-            f"({_one_line(error)}); export it with a batch axis that varies"
+            f"({in_short(error)}); export it with a batch axis that varies"
         ) from None
     for i, label in enumerate(outputs.values()):
         _compare(label, together[i], [values[i] for values in alone])
@@ -77,7 +77,3 @@ def _compare(label: str, together: Array, alone: list[Array]) -> None:
             "along the batch, or a reshape or transpose mixes it with another axis. Every example "
             "must be computed by itself, with the batch as the first axis of inputs and outputs"
         )
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

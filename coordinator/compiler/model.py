@@ -13,7 +13,7 @@ import onnx
 from onnx import checker
 
 from coordinator.compiler import bodies, boundary, classical, convert, opsets, shapes, simplify
-from coordinator.compiler.errors import CompileError
+from coordinator.compiler.errors import CompileError, in_short
 from coordinator.compiler.graph import (
     BATCH,
     IR_VERSION,
@@ -72,7 +72,7 @@ def _parse(path: Path) -> onnx.ModelProto:
     except OSError as error:
         raise CompileError(f"{path}: cannot be read: {error.strerror}") from None
     except Exception as error:  # noqa: BLE001  (protobuf raises its own kinds)
-        raise CompileError(f"{path}: not an ONNX file, or cut short ({_in_short(error)})") from None
+        raise CompileError(f"{path}: not an ONNX file, or cut short ({in_short(error)})") from None
     if not proto.graph.node:
         raise CompileError(f"{path}: not an ONNX model, or one without any operator")
     try:
@@ -80,14 +80,14 @@ def _parse(path: Path) -> onnx.ModelProto:
     except Exception as error:  # noqa: BLE001  (onnx raises several kinds)
         raise CompileError(
             f"{path}: its weights are in a file beside it that cannot be read "
-            f"({_in_short(error)}); put that file back where the model was exported to"
+            f"({in_short(error)}); put that file back where the model was exported to"
         ) from None
     proto.ir_version = min(proto.ir_version, IR_VERSION)
     proto = bodies.without_deprecated(proto)
     try:
         checker.check_model(proto)
     except checker.ValidationError as error:
-        raise CompileError(f"{path}: not a valid ONNX model: {_in_short(error)}") from None
+        raise CompileError(f"{path}: not a valid ONNX model: {in_short(error)}") from None
     return opsets.inlined(proto)
 
 
@@ -227,8 +227,3 @@ def _check_weights(model: Model) -> None:
             raise CompileError(
                 f"weight {model.weights[name]!r} holds NaN or infinity; export a sound model"
             )
-
-
-def _in_short(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text[:300] if text else type(error).__name__

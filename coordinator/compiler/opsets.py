@@ -9,7 +9,7 @@ import onnx
 from onnx import checker, defs, helper, inliner, shape_inference, version_converter
 
 from coordinator.compiler import bodies
-from coordinator.compiler.errors import CompileError
+from coordinator.compiler.errors import CompileError, in_short
 from coordinator.compiler.graph import OPSET
 
 _OLDEST = 7
@@ -63,7 +63,7 @@ def _raised(proto: onnx.ModelProto, found: int) -> onnx.ModelProto:
     try:
         converted: onnx.ModelProto = version_converter.convert_version(proto, OPSET)
     except Exception as error:  # noqa: BLE001  (the converter raises several kinds)
-        raise _refused(found, _first_line(error)) from None
+        raise _refused(found, in_short(error)) from None
     return converted
 
 
@@ -73,7 +73,7 @@ def _lowered(proto: onnx.ModelProto, found: int) -> onnx.ModelProto:
     try:
         proto = bodies.older(_typed(proto), found)
     except Exception as error:  # noqa: BLE001  (the inliner raises plain RuntimeError)
-        raise _refused(found, _first_line(error)) from None
+        raise _refused(found, in_short(error)) from None
     for node in proto.graph.node:
         reason = _changed(node, found)
         if reason:
@@ -85,7 +85,7 @@ def _lowered(proto: onnx.ModelProto, found: int) -> onnx.ModelProto:
     try:
         checker.check_model(lowered)
     except checker.ValidationError as error:
-        raise _refused(found, _first_line(error)) from None
+        raise _refused(found, in_short(error)) from None
     return lowered
 
 
@@ -115,8 +115,3 @@ def _schema(op: str, opset: int) -> defs.OpSchema | None:
         return defs.get_schema(op, opset, "")
     except defs.SchemaError:
         return None
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:300] if text else type(error).__name__

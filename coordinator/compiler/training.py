@@ -24,6 +24,7 @@ from coordinator.compiler.graph import Array, Emitter, Graph, TensorType
 from coordinator.compiler.losses import terms
 from coordinator.compiler.optimizers import optimizer_of
 from coordinator.compiler.problem import Problem
+from coordinator.compiler.slopes import SUFFIX
 from coordinator.compiler.state import State, Step
 from coordinator.taskfile import TaskFile
 from wire.plan import BASE, Draw, Slot
@@ -66,35 +67,15 @@ def training_graph(
     """`train.onnx`, and what it takes. `values` are the trained weights'."""
     graph, loss = differentiated(problem, values)
     lower.lower(graph)
-    optimizer = optimizer_of(task.optimizer)
     rate = Emitter(graph).name()
     graph.types[rate] = _SCALAR
-    seed, clip = optimizer.seed(rate), task.optimizer.clip_norm
-    gradients = {w: w + gradient.SUFFIX for w in problem.weights if w not in problem.updates}
-    # What the gradients are multiplied by until they are clipped: their norm is then without it.
-    factor = None if clip else seed
-    if factor is not None:
-        _put_seed(graph, loss, factor)
-    bases: dict[str, str] = {}
-    if mu := task.training.proximal:
-        emit = Emitter(graph, "proximal")
-        gradients, bases = proximal.pulled(emit, mu, factor, gradients)
-        bases |= {w: proximal.base_of(emit, w) for w in problem.updates}
-    controls: dict[str, str] = {}
-    variates: list[State] = []
-    if isinstance(task.aggregation, Scaffold):
-        assert factor == rate, "the task file wants plain SGD"
-        gradients, controls, variates = scaffold.corrected(Emitter(graph, "scaffold"), gradients)
-    if clip:
-        gradients = clipping.clipped(Emitter(graph, "clipping"), clip, seed, gradients)
-    step = optimizer.step(Emitter(graph, "optimizer"), rate, gradients)
-    step.state += variates
+    followed = _followed(task, problem, graph, loss, rate)
+    step = optimizer_of(task.optimizer).step(Emitter(graph, "optimizer"), rate, followed.gradients)
+    step.state += followed.state
 
-    inputs = {tensor: entry.name for tensor, entry in problem.inputs.items()}
-    inputs |= problem.weights
-    inputs |= {base: BASE + problem.weights[w] for w, base in bases.items()}
-    inputs |= {control: CONTROL + problem.weights[w] for w, control in controls.items()}
     draws = _draws(graph, problem)
+    inputs = {tensor: entry.name for tensor, entry in problem.inputs.items()}
+    inputs |= problem.weights | followed.inputs
     inputs |= {tensor: draw.name for tensor, draw in draws.items()}
     slots, state_outputs = _state(graph, problem, step, inputs)
     inputs[rate] = "learning_rate"
@@ -107,6 +88,39 @@ def training_graph(
     return TrainingGraph(data, slots, tuple(draws.values()))
 
 
+class _Followed(NamedTuple):
+    """What the optimiser follows, by weight; and the inputs (public names by tensor) and the state
+    that this needs."""
+
+    gradients: dict[str, str]
+    inputs: dict[str, str]
+    state: list[State]
+
+
+def _followed(task: TaskFile, problem: Problem, graph: Graph, loss: str, rate: str) -> _Followed:
+    """The loss's gradients, pulled to the base or corrected, and clipped, as the task asks."""
+    seed, clip = optimizer_of(task.optimizer).seed(rate), task.optimizer.clip_norm
+    gradients = {w: w + SUFFIX for w in problem.weights if w not in problem.updates}
+    inputs: dict[str, str] = {}
+    state: list[State] = []
+    # What the gradients are multiplied by until they are clipped: their norm is then without it.
+    factor = None if clip else seed
+    if factor is not None:
+        _put_seed(graph, loss, factor)
+    if mu := task.training.proximal:
+        emit = Emitter(graph, "proximal")
+        gradients, bases = proximal.pulled(emit, mu, factor, gradients)
+        bases |= {w: proximal.base_of(emit, w) for w in problem.updates}
+        inputs |= {base: BASE + problem.weights[w] for w, base in bases.items()}
+    if isinstance(task.aggregation, Scaffold):
+        assert factor == rate, "the task file wants plain SGD"
+        gradients, controls, state = scaffold.corrected(Emitter(graph, "scaffold"), gradients)
+        inputs |= {control: CONTROL + problem.weights[w] for w, control in controls.items()}
+    if clip:
+        gradients = clipping.clipped(Emitter(graph, "clipping"), clip, seed, gradients)
+    return _Followed(gradients, inputs, state)
+
+
 def _draws(graph: Graph, problem: Problem) -> dict[str, Draw]:
     """Name the random numbers that the training graph takes."""
     return {
@@ -117,7 +131,7 @@ def _draws(graph: Graph, problem: Problem) -> dict[str, Draw]:
 
 def _put_seed(graph: Graph, loss: str, seed: str) -> None:
     """Put the seed, an input of the graph, in the place of the loss's gradient by itself, 1."""
-    own = loss + gradient.SUFFIX
+    own = loss + SUFFIX
     graph.nodes = [node.renamed({own: seed}) for node in graph.nodes]
     del graph.constants[own]
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from coordinator.compiler.graph import TensorType
-from coordinator.compiler.losses.base import Classes, Decisions, Loss, Total
+from coordinator.compiler.losses.base import Classes, Classifier, Decisions, Loss, Total
 from coordinator.compiler.losses.cross_entropy import CrossEntropy
 from coordinator.compiler.losses.embedding import Contrastive, Cosine
 from coordinator.compiler.losses.margin import Hinge, SquaredHinge
@@ -16,7 +16,7 @@ from coordinator.compiler.losses.regression import (
 )
 from coordinator.compiler.options import losses as options
 
-__all__ = ["LOSSES", "Classes", "Decisions", "Loss", "Regression", "Total", "loss_of"]
+__all__ = ["LOSSES", "Classes", "Classifier", "Decisions", "Loss", "Regression", "Total", "loss_of"]
 
 LOSSES: dict[type[options.Shared], type[Loss[Any]]] = {
     options.CrossEntropy: CrossEntropy,

@@ -86,15 +86,6 @@ class Loss(ABC, Generic[Options]):
         return True
 
     @property
-    def judges(self) -> Judges:
-        """What a classifier decides, for metrics. Other losses have none."""
-        raise NotImplementedError(f"{self.kind} judges no classes")
-
-    def judged(self, emit: Emitter, output: str, target: str) -> Classes | Decisions:
-        """What a classifier said and what is so, for metrics."""
-        raise NotImplementedError(f"{self.kind} judges no classes")
-
-    @property
     def kind(self) -> str:
         """What the task file calls it."""
         section: Any = self.section
@@ -116,6 +107,19 @@ class Loss(ABC, Generic[Options]):
         return CompileError(
             f"{label} has the shape {describe(self.shape)}; the loss {self.kind!r} needs {needs}"
         )
+
+
+class Classifier(Loss[Options]):
+    """A loss of something that decides, so that metrics can say how often it is right."""
+
+    @property
+    @abstractmethod
+    def judges(self) -> Judges:
+        """What it decides."""
+
+    @abstractmethod
+    def judged(self, emit: Emitter, output: str, target: str) -> Classes | Decisions:
+        """What it said and what is so."""
 
 
 class Elementwise(Loss[Options]):

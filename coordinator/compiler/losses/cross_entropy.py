@@ -8,7 +8,7 @@ from msgspec import UNSET
 from coordinator.compiler import slopes
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import FLOAT, Emitter
-from coordinator.compiler.losses.base import Classes, Judges, Loss, Total, one_hot
+from coordinator.compiler.losses.base import Classes, Classifier, Judges, Total, one_hot
 from coordinator.compiler.options import losses as options
 from wire.plan import Input
 
@@ -25,7 +25,7 @@ class _Sums(NamedTuple):
     divisor: str
 
 
-class CrossEntropy(Loss[options.CrossEntropy]):
+class CrossEntropy(Classifier[options.CrossEntropy]):
     """-sum over classes of q log softmax(output), for logits [batch, classes, ...], or with the
     classes last, and an int64 label for each place.
 

@@ -5,14 +5,20 @@ from typing import TypeVar
 import numpy as np
 
 from coordinator.compiler.graph import FLOAT, Emitter
-from coordinator.compiler.losses.base import Classes, Decisions, Elementwise, Judges
+from coordinator.compiler.losses.base import (
+    Classes,
+    Classifier,
+    Decisions,
+    Elementwise,
+    Judges,
+)
 from coordinator.compiler.options import losses as options
 from wire.plan import Input
 
 Options = TypeVar("Options", bound=options.Hinge | options.SquaredHinge)
 
 
-class Margin(Elementwise[Options]):
+class Margin(Classifier[Options], Elementwise[Options]):
     """A function of r = max(0, margin - y x), summed over the classes, with a mean over the batch.
 
     One output x, [batch] or [batch, 1]: the labels are 0 and 1, y is -1 and 1. Several,

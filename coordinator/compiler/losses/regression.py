@@ -4,7 +4,7 @@ from typing import TypeVar
 
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import Emitter
-from coordinator.compiler.losses.base import Decisions, Elementwise, Judges, Loss, Total
+from coordinator.compiler.losses.base import Classifier, Decisions, Elementwise, Judges, Loss, Total
 from coordinator.compiler.options import losses as options
 from wire.plan import Input
 
@@ -85,7 +85,9 @@ class Huber(Regression[options.Huber], Elementwise[options.Huber]):
 
 
 class BinaryCrossEntropy(
-    Regression[options.BinaryCrossEntropy], Elementwise[options.BinaryCrossEntropy]
+    Classifier[options.BinaryCrossEntropy],
+    Regression[options.BinaryCrossEntropy],
+    Elementwise[options.BinaryCrossEntropy],
 ):
     """(1 - t) x + (1 + (p - 1) t) softplus(-x): -(p t log s(x) + (1 - t) log(1 - s(x))), for logits
     x and targets t in [0, 1], written so that no logit is too large for it (as in PyTorch)."""

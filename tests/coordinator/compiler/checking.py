@@ -1,7 +1,7 @@
 """Three ways to the same gradient: lowered, as the training build has it, and by differences."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,10 +98,16 @@ class Gradients:
     Gradients are by the public name of their weight.
     """
 
-    def __init__(self, proto: onnx.ModelProto, spec: TaskFile, tmp_path: Path) -> None:
+    def __init__(
+        self,
+        proto: onnx.ModelProto,
+        spec: TaskFile,
+        tmp_path: Path,
+        load: Callable[[Path], models.Model] = models.load,
+    ) -> None:
         path = tmp_path / "model.onnx"
         onnx.save(proto, path)
-        loaded = models.load(path)
+        loaded = load(path)
         self.problem: Problem = pose(spec, loaded)
         self.values = {w: loaded.values[w] for w in self.problem.weights}
         self.raw, self.loss = differentiated(self.problem, self.values)

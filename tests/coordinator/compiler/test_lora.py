@@ -7,7 +7,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from coordinator.compiler import model as models
 from coordinator.compiler.errors import CompileError
+from coordinator.compiler.lora import adapted
 from coordinator.compiler.plan import CompiledPlan
 from coordinator.export import complete_model
 from coordinator.taskfile import TaskFile, TaskFileError
@@ -126,20 +128,15 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_gradients(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from coordinator.compiler import lora as module
-    from tests.coordinator.compiler import checking
-
-    def load(path: Path) -> object:
-        found = module.adapted(own(path), lora("w").model.lora)
+def test_gradients(name: str, tmp_path: Path) -> None:
+    def load(path: Path) -> models.Model:
+        found = adapted(models.load(path), lora("w").model.lora)
         rng = np.random.default_rng(8)  # zeros of B would hide A's gradient
         for weight in set(found.weights) - found.still:
             found.values[weight] = rng.normal(size=found.values[weight].shape).astype("f4")
         return found
 
-    own = checking.models.load
-    monkeypatch.setattr(checking.models, "load", load)
-    made = Gradients(model(*CASES[name]), lora("w", loss="mse"), tmp_path)
+    made = Gradients(model(*CASES[name]), lora("w", loss="mse"), tmp_path, load)
     feeds = made.examples(3)
     lowered = made.lowered(feeds)
     assert set(lowered) == {"w/lora_a", "w/lora_b"}
