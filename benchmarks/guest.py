@@ -107,7 +107,7 @@ async def _stopping(work: Path, runtime: Runtime, times: int, section: Section) 
     """From the power's going to the last processor time of training; and what it leaves behind."""
     folder = work / "stopping"
     await asyncio.to_thread(folder.mkdir)
-    plan = await asyncio.to_thread(compile_plan, folder, "cnn", epochs=10_000)
+    plan = await asyncio.to_thread(compile_plan, folder, "cnn")
     waits, left = [], []
     async with _server(folder) as (processes, client):
         await create_task(client, write_task(folder, "cnn", epochs=10_000, deadline="1h"), plan)

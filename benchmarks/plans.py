@@ -74,7 +74,6 @@ def write_task(
 def compile_plan(
     folder: Path,
     model: str,
-    epochs: int = 1,
     rate: float = LEARNING_RATE,
     optimizer: str = "sgd",
 ) -> Path:
@@ -83,8 +82,6 @@ def compile_plan(
     name = f"plan-{model}" if optimizer == "sgd" else f"plan-{model}-{optimizer}"
     plan = folder / (name if rate == LEARNING_RATE else f"{name}-{rate:g}")
     if not (plan / "manifest.json").exists():
-        task = taskfile.load(
-            write_task(folder, model, epochs=epochs, rate=rate, optimizer=optimizer)
-        )
+        task = taskfile.load(write_task(folder, model, rate=rate, optimizer=optimizer))
         write_plan_dir(compile_task(task, write_model(model, folder)), plan)
     return plan

@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from wire.plan import CHECKPOINT_NAME
+from wire.plan import CHECKPOINT_NAME, FROZEN_NAME
 
 
 def complete_model(model: bytes, checkpoint: bytes, frozen: bytes | None) -> bytes:
@@ -14,7 +14,7 @@ def complete_model(model: bytes, checkpoint: bytes, frozen: bytes | None) -> byt
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / CHECKPOINT_NAME).write_bytes(checkpoint)
         if frozen is not None:
-            (Path(folder) / "frozen.bin").write_bytes(frozen)
+            (Path(folder) / FROZEN_NAME).write_bytes(frozen)
         onnx.external_data_helper.load_external_data_for_model(loaded, folder)
     onnx.checker.check_model(loaded)
     complete: bytes = loaded.SerializeToString()

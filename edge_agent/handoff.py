@@ -12,12 +12,12 @@ from edge_agent.errors import StateError
 from edge_agent.keeping import Decision, Offer, Refused, Why, compare, foregone, graph_of
 from edge_agent.models import Info, Tensor
 from edge_agent.onnx_file import BadModel, complete, places, raw_weights
-from edge_agent.session import BadPlan, open_session
+from edge_agent.session import BadPlan, CannotRun, open_session
 from edge_agent.shelf import Shelf
 from wire import checkpoint, tensors
 from wire.checkpoint import Weights
 from wire.errors import WireError
-from wire.plan import CHECKPOINT_NAME, Manifest
+from wire.plan import CHECKPOINT_NAME, FROZEN_NAME, Manifest
 
 Measure = Callable[[Weights], Mapping[str, float]]
 
@@ -53,7 +53,7 @@ def hand_off(
             _adopt(shelf, offer, plan, manifest, weights, decision, (new, held_out))
         elif decision.why in _TO_REMEMBER:
             shelf.refuse(_refused(offer, decision))
-    except (OSError, StateError, BadModel, BadPlan, WireError) as error:
+    except (OSError, StateError, BadModel, BadPlan, CannotRun, WireError) as error:
         shelf.drop()
         return Decision(keep=False, why=Why.FAILED, detail=str(error))
     return decision
@@ -103,8 +103,8 @@ def _adopt(
 ) -> None:
     """No model is adopted that ONNX Runtime cannot open."""
     outside = {CHECKPOINT_NAME: weights}
-    if "frozen.bin" in manifest.files:
-        outside["frozen.bin"] = (plan / "frozen.bin").read_bytes()
+    if FROZEN_NAME in manifest.files:
+        outside[FROZEN_NAME] = (plan / FROZEN_NAME).read_bytes()
     path = shelf.write(complete((plan / "model.onnx").read_bytes(), outside))
     session = open_session(path, threads=1)
     value, held_out = measured

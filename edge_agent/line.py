@@ -90,16 +90,6 @@ class Line:
         return self._sockets.moved
 
     @property
-    def bytes_up(self) -> int:
-        """Those that were sent."""
-        return self.moved.up
-
-    @property
-    def bytes_down(self) -> int:
-        """Those that came."""
-        return self.moved.down
-
-    @property
     def allowance(self) -> Allowance:
         """What may be sent and received; set it before the first request."""
         return self._sockets.allowance

@@ -26,7 +26,7 @@ INSIDE: Mapping[str, Mapping[int, str]] = {
 }
 """Where messages that may hold tensors are, by the numbers of onnx.proto3."""
 
-_EXTERNAL_DATA, _DATA_LOCATION = 13, 14
+_EXTERNAL_DATA = 13
 _KEY, _VALUE = 1, 2
 
 

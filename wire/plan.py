@@ -15,8 +15,10 @@ that of the manifest's bytes. Its files:
 Names of graph inputs and outputs are part of the format:
 
 * example inputs have the names in `Manifest.inputs`, each with a leading batch axis of any size;
-* weights and optimiser state go in under their own names and come out as `next/<name>`; what does
-  not come out stays as it is for the whole of a round's training;
+* weights and optimiser state go in under their own names and come out as `next/<name>`; a carried
+  slot that does not come out stays as it is for the whole of a round's training;
+* what the coordinator sends beside the weights (`Manifest.given`) goes in under its own name, the
+  same at every step;
 * a slot's next value may be written to the memory of its present one: whatever else of `train.onnx`
   reads the present one runs before;
 * with a proximal term (`Manifest.proximal`), `train.onnx` also takes the weights that the round

@@ -31,7 +31,7 @@ from coordinator.cli.telling import say_troubles
 from coordinator.client import AdminClient
 from coordinator.views import MetricView, TaskDetail, TaskView
 from schedules.duration import human
-from wire.plan import parse_manifest
+from wire.plan import FROZEN_NAME, parse_manifest
 
 File = Annotated[Path, typer.Argument(help="Task file.", metavar="TASK.toml")]
 
@@ -168,7 +168,7 @@ def export_command(
 
         task = (await client.task(name)).task
         files = parse_manifest(await client.blob(task.plan)).files
-        frozen = files.get("frozen.bin")
+        frozen = files.get(FROZEN_NAME)
         model = complete_model(
             await client.blob(files["model.onnx"].digest),
             await client.blob(task.model),

@@ -84,15 +84,16 @@ def without_deprecated(proto: onnx.ModelProto) -> onnx.ModelProto:
     withdrawn them: its checker and its converter refuse such a model.
     """
     opset = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
-    norms = [node for node in proto.graph.node if node.op_type == "GroupNormalization"]
+    norms = any(node.op_type == "GroupNormalization" for node in proto.graph.node)
     if not norms or not 18 <= opset < 21:
         return proto
     result = onnx.ModelProto()
     result.CopyFrom(proto)
     del result.graph.node[:]
     for node in proto.graph.node:
-        result.graph.node.extend(_of_groups(node) if node in norms else [node])
-        if node in norms:
+        is_norm = node.op_type == "GroupNormalization"
+        result.graph.node.extend(_of_groups(node) if is_norm else [node])
+        if is_norm:
             groups = [0, next(a.i for a in node.attribute if a.name == "num_groups"), -1]
             value = numpy_helper.from_array(np.array(groups, np.int64), f"{node.output[0]}.groups")
             result.graph.initializer.append(value)

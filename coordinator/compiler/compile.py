@@ -30,7 +30,7 @@ from coordinator.compiler import (
 from coordinator.compiler.assemble import FrozenFile, Interface, write
 from coordinator.compiler.convert import External
 from coordinator.compiler.finish import finish
-from coordinator.compiler.graph import OPSET, Array, Emitter, TensorType
+from coordinator.compiler.graph import OPSET, Array, Emitter
 from coordinator.compiler.metrics import measured
 from coordinator.compiler.plan import CompiledPlan
 from coordinator.compiler.problem import Problem, pose
@@ -42,6 +42,7 @@ from wire import checkpoint, tensors
 from wire.digest import digest_of
 from wire.plan import (
     CHECKPOINT_NAME,
+    FROZEN_NAME,
     FileName,
     Manifest,
     Parameter,
@@ -50,7 +51,6 @@ from wire.plan import (
 )
 
 _FLOAT32 = np.dtype(np.float32)
-_SCALAR = TensorType(_FLOAT32, ())
 
 
 @boundary.one_error
@@ -88,7 +88,7 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
         "model.onnx": _model(loaded, problem, initial, frozen),
     }
     if constants := frozen.to_bytes():
-        files["frozen.bin"] = constants
+        files[FROZEN_NAME] = constants
     manifest = Manifest(
         task=task.name,
         inputs=tuple(problem.inputs.values()),

@@ -1,4 +1,4 @@
-"""Between our graphs and ONNX's messages. The only module that builds or reads ONNX graphs."""
+"""Between our graphs and ONNX's messages. The compiler works on the former alone."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field

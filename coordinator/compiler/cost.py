@@ -28,9 +28,7 @@ _FUNCTIONS = frozenset({
 _FUNCTION = 10
 _POOLS = frozenset({"MaxPool", "AveragePool", "LpPool"})
 _OVER_INPUT = frozenset({
-    "ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceSumSquare",
-    "ReduceL1", "ReduceL2", "ReduceLogSumExp", "ReduceLogSum", "ArgMax", "ArgMin", "CumSum",
-    "GlobalAveragePool", "GlobalMaxPool", "TopK",
+    "ArgMax", "ArgMin", "CumSum", "GlobalAveragePool", "GlobalMaxPool", "TopK",
 })  # fmt: skip
 
 
@@ -58,9 +56,9 @@ def cost(graph: Sized) -> Cost:
 
 def flops(graph: Sized, node: Node) -> int:
     """Floating-point operations of one node."""
-    made = sum(graph.count(name) for name in node.outputs if name)
     if node.op in VIEWS or node.op in _MOVES:
         return 0
+    made = sum(graph.count(name) for name in node.outputs if name)
     if node.op in ("MatMul", "Gemm"):
         return _product(graph, node, made)
     if node.op == "Conv":

@@ -95,8 +95,7 @@ class _Plan:
         self._folder = Path(job.folder)
         self._manifest = parse_manifest((self._folder / "manifest.json").read_bytes())
         data = (self._folder / CHECKPOINT_NAME).read_bytes()
-        held = getattr(self._manifest, "checkpoint", self._manifest.parameters)
-        self._weights: Arrays = dict(checkpoint.read(data, held))
+        self._weights: Arrays = dict(checkpoint.read(data, self._manifest.checkpoint))
         self._train = _session(self._folder / "train.onnx")
 
     def attempt(self, attempt: Attempt) -> Tried:
@@ -108,7 +107,10 @@ class _Plan:
         fixed = {BASE + name: value for name, value in self._weights.items()}
         fixed |= examples(self._job.draws, self._job.batch, attempt.scale)
         fixed["learning_rate"] = np.asarray(manifest.learning_rate * attempt.rate, np.float32)
-        fixed |= self._others(moving | fixed)
+        # The same at each step, so that the loss does not wobble.
+        rng = np.random.default_rng(2)
+        for draw in manifest.drawn:
+            fixed[draw.name] = rng.random((self._job.batch, *draw.shape)).astype(np.float32)
         names = [o.name for o in self._train.get_outputs()]
         taken = {i.name for i in self._train.get_inputs()}
         losses: list[float | None] = []
@@ -132,21 +134,6 @@ class _Plan:
         given = self._weights | examples(self._job.draws, self._job.batch, 1.0)
         taken = {i.name for i in session.get_inputs()}
         session.run(None, {n: a for n, a in given.items() if n in taken})
-
-    def _others(self, known: Arrays) -> Arrays:
-        """What else the graph takes that a device makes itself: chances, at random and each step
-        the same, so that the loss does not wobble; anything else is zero."""
-        rng = np.random.default_rng(2)
-        found: Arrays = {}
-        for entry in self._train.get_inputs():
-            if entry.name in known:
-                continue
-            shape = [n if isinstance(n, int) else self._job.batch for n in entry.shape]
-            kind = entry.type.removeprefix("tensor(").removesuffix(")")
-            dtype = np.dtype({"float": "float32", "double": "float64"}.get(kind, kind))
-            value = rng.random(shape) if dtype.kind == "f" else np.zeros(shape)
-            found[entry.name] = value.astype(dtype)
-        return found
 
 
 def _session(path: Path) -> Any:

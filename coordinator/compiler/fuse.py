@@ -52,10 +52,7 @@ def accumulate(graph: Graph) -> None:
     makes their gradient. Types of all tensors must be known.
     """
     made = graph.producers()
-    uses: dict[str, int] = {}
-    for node in graph.nodes:
-        for name in node.inputs:
-            uses[name] = uses.get(name, 0) + 1
+    uses = Counter(name for node in graph.nodes for name in node.inputs)
     fused: dict[str, Node] = {}
     gone = set()
     for node in graph.nodes:

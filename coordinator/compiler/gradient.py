@@ -56,7 +56,7 @@ def differentiate(
     with_values.nodes = [
         replace(node, op=_STAND_INS.get(node.op, node.op))
         for node in with_values.nodes
-        if node not in beside
+        if not _stops(graph, node)
     ]
     with_values.constants.update(weights)
     model = convert.model_of(with_values, signature)

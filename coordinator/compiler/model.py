@@ -224,6 +224,4 @@ def _free_batch(model: Model) -> int | None:
 def _check_weights(model: Model) -> None:
     for name, value in model.values.items():
         if np.isnan(value).any():  # infinity may be a mask's; `trained.py` looks at weights
-            raise CompileError(
-                f"weight {model.weights[name]!r} holds NaN or infinity; export a sound model"
-            )
+            raise CompileError(f"weight {model.weights[name]!r} holds NaN; export a sound model")

@@ -13,6 +13,7 @@ from onnx.reference import ReferenceEvaluator
 
 from coordinator.compiler import convert
 from coordinator.compiler.graph import BATCH, Array, Graph, Node, Shape, TensorType
+from coordinator.compiler.simplify import CHANCE
 
 LENGTHS = (10007, 10037, 10093)
 """The batch's lengths that are tried. Primes, so that no product of a model's own axes is one of
@@ -20,8 +21,6 @@ them by accident, and small enough that float32, in which some exporters reckon 
 hundreds of times as much."""
 SMALL = 1024
 """Elements, at most, of what is looked into: indices and shapes are small."""
-RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike",
-          "Multinomial", "Bernoulli", "Dropout")  # fmt: skip
 
 Outputs = list[list[TensorType | None]]
 """The types of a node's outputs, of each for each of `LENGTHS`; None for what is not known."""
@@ -106,7 +105,7 @@ class Probes:
         return None
 
     def _tries_of(self, node: Node) -> list[list[Array]] | None:
-        if node.domain or node.op in RANDOM or not node.inputs:
+        if node.domain or node.op in CHANCE or not node.inputs:
             return None
         if node.op in ("Shape", "Size"):
             return self._measured(node)

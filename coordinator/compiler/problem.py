@@ -57,14 +57,10 @@ def pose(task: TaskFile, model: Model) -> Problem:
     ]
     if task.model.dropout == "off":
         modes.without_dropout(graph)
-    found: dict[str, None] = {}
-    for output in outputs:
-        found |= dict.fromkeys(
-            trained.weights(model, output, task.model.frozen, task.model.trained)
-        )
+    found = trained.weights(model, outputs, task.model.frozen, task.model.trained)
     simplify.prune(graph, outputs)
     updates = _updates(graph, task, model)
-    weights = list(found | dict.fromkeys(updates))
+    weights = list(dict.fromkeys([*found, *updates]))
     graph.constants |= {w: v for w, v in model.values.items() if w not in weights}
     shapes.infer(graph, (*model.inputs.values(), *weights))
     simplify.forget(graph, outputs)

@@ -21,6 +21,8 @@ _FILL_LIMIT = 256
 RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike",
           "Multinomial", "Bernoulli")  # fmt: skip
 """Operators that give something else each time."""
+CHANCE = (*RANDOM, "Dropout")
+"""Operators that may."""
 
 
 def simplify(graph: Graph, outputs: Iterable[str]) -> dict[str, str]:
@@ -119,7 +121,7 @@ def _fixed_shape(graph: Graph, node: Node) -> list[Array] | None:
 
 
 def _computed(graph: Graph, node: Node) -> list[Array] | None:
-    if node.domain or node.op in (*RANDOM, "Dropout") or not node.inputs:
+    if node.domain or node.op in CHANCE or not node.inputs:
         return None
     if not all(n in graph.constants for n in node.inputs if n):
         return None
@@ -154,6 +156,8 @@ def _aliases(graph: Graph) -> dict[str, str]:
         if same is not None:
             aliases[node.outputs[0]] = same
             continue
+        if node.op in CHANCE or any(_is_large(value) for value in node.attributes.values()):
+            continue  # the one gives something else each time, the other's text is an abbreviation
         identity = (node.op, node.domain, node.inputs, repr(sorted(node.attributes.items())))
         twin = seen.setdefault(identity, node)
         if twin is not node and len(twin.outputs) == len(node.outputs):
@@ -161,6 +165,10 @@ def _aliases(graph: Graph) -> dict[str, str]:
                 (b, a) for a, b in zip(twin.outputs, node.outputs, strict=True) if a and b
             )
     return aliases
+
+
+def _is_large(value: object) -> bool:
+    return isinstance(value, np.ndarray) and value.size > 64
 
 
 def _does_nothing(graph: Graph, node: Node) -> str | None:

@@ -14,7 +14,7 @@ from coordinator.compiler.graph import Array, Node, TensorType
 
 @dataclass(frozen=True)
 class Sized:
-    """A plan's graph. `types` has every tensor whose shape is known, all axes numbers.
+    """A plan's graph. `types` has what is known of each tensor.
 
     `constants` has those that lie in the graph itself; `frozen` the names of those in a file
     beside it.
@@ -43,7 +43,8 @@ class Sized:
 
     def bytes(self, name: str) -> int:
         """A tensor's bytes; 0 where they are not known."""
-        return self.count(name) * self.types[name].dtype.itemsize if self.count(name) else 0
+        count = self.count(name)
+        return count * self.types[name].dtype.itemsize if count else 0
 
     @property
     def unknown(self) -> tuple[str, ...]:

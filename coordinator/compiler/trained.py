@@ -34,9 +34,10 @@ _NOTHING = Operator()
 
 
 def weights(
-    model: Model, output: str, frozen: Iterable[str], trained: Iterable[str] = ()
+    model: Model, outputs: Iterable[str], frozen: Iterable[str], trained: Iterable[str] = ()
 ) -> list[str]:
-    """The weights to train, in the order in which the model uses them.
+    """The weights on the way to these outputs that are to be trained, in the order in which the
+    model uses them.
 
     Raises `CompileError` for weights of other types, patterns that match nothing or contradict
     each other, and when nothing is left.
@@ -49,7 +50,7 @@ def weights(
     raw = set(model.inputs.values())
     made = model.graph.producers()
     fixed = {*model.weights, *model.graph.constants, ""}
-    for node in _toward(model.graph, output):
+    for node in _toward(model.graph, outputs):
         sources = [_source(made, name) for name in node.inputs]
         places = _weights_of(model, node, sources, made)
         if raw.intersection(node.inputs) and OPERATORS.get(node.op, _NOTHING).least:
@@ -108,22 +109,22 @@ def check_operators(graph: Graph, trained: Iterable[str], loss: str) -> None:
     reaches a weight."""
     trained = tuple(trained)
     passed = moving(graph, trained)
-    for node in _toward(graph, loss):
+    for node in _toward(graph, [loss]):
         if passed.intersection(node.inputs) and not is_supported(graph, node):
             raise CompileError(
                 f"operator {node.op} ({graph.label(node.origin)}) cannot be trained through. "
                 f"Supported: {supported()}. Freezing every weight before it also helps"
             )
-    reached = {n for node in _toward(graph, loss, stop=True) for n in node.inputs}
+    reached = {n for node in _toward(graph, [loss], stop=True) for n in node.inputs}
     checks.check_gradients([graph.label(w) for w in trained if w not in reached])
 
 
-def _toward(graph: Graph, output: str, stop: bool = False) -> list[Node]:
-    """The nodes that lead to `output` through floating-point tensors, in running order.
+def _toward(graph: Graph, outputs: Iterable[str], stop: bool = False) -> list[Node]:
+    """The nodes that lead to `outputs` through floating-point tensors, in running order.
 
     With `stop`, only those that a gradient passes.
     """
-    needed, nodes = {output}, []
+    needed, nodes = set(outputs), []
     for node in reversed(graph.nodes):
         if not needed.intersection(node.outputs):
             continue

@@ -192,6 +192,22 @@ def test_a_graph_that_cannot_be_opened_is_not_adopted(device, tmp_path, content)
     assert sorted(f.name for f in device.shelf.folder.iterdir()) == ["current.json", "current.onnx"]
 
 
+def test_a_model_that_cannot_be_run_over_these_examples_is_not_adopted(device):
+    """Its predecessor is measured anew, over the examples of today."""
+    device.offered(1, trained(2), held_out=False)
+    measure = device.measure
+
+    def once(weights: Weights) -> dict[str, float]:
+        if device.measured:
+            raise session.CannotRun("evaluate.onnx cannot be run: an index is out of bounds")
+        return measure(weights)
+
+    device.measure = once
+    decision = device.offered(2, trained(40))
+    assert (decision.keep, decision.why, device.version()) == (False, Why.FAILED, 1)
+    assert "out of bounds" in decision.detail
+
+
 def test_a_place_that_cannot_be_written_is_a_decision(device):
     device.shelf.folder.parent.mkdir()
     device.shelf.folder.write_text("a file where the folder should be")

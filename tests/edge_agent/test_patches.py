@@ -62,7 +62,7 @@ class Device:
             try:
                 await self.cache.fetch(transport, model.plan, model.model)
             finally:
-                self.came = transport.bytes_down
+                self.came = transport.moved.down
         path = await asyncio.to_thread(self.cache.model, model.model)
         assert digest_of(await asyncio.to_thread(path.read_bytes)) == model.model
         self.had = model

@@ -201,3 +201,18 @@ def test_a_ratio_that_is_none_is_refused(ratio: np.float32, tmp_path: Path) -> N
 def test_other_random_numbers_are_refused(random: list[onnx.NodeProto], tmp_path: Path) -> None:
     with pytest.raises(CompileError, match=r"\(node 'r'\) takes random numbers"):
         compiled(dropping(*random), tmp_path, task("mse"))
+
+
+def test_two_random_numbers_of_an_output_beside_stay_two(tmp_path: Path) -> None:
+    """Alike as they are written, and yet not the same: `model.onnx` draws both."""
+    nodes = [
+        node("MatMul", "x w", "out"),
+        node("RandomNormalLike", "x", "a"),
+        node("RandomNormalLike", "x", "b"),
+        node("Sub", "a b", "beside"),
+    ]
+    made = model(nodes, weights(w=(4, 3)), outputs=("out", "beside"))
+    compiled(made, tmp_path, task("mse", more='output = "out"'))
+    x = np.ones((5, 4), np.float32)
+    found = run(session(tmp_path / "plan" / "model.onnx"), {"x": x})
+    assert np.abs(found["beside"]).min() > 0

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from msgspec.structs import replace
 
 from coordinator.compiler.errors import CompileError
 from coordinator.taskfile import TaskFile, TaskFileError, parse
@@ -119,6 +120,21 @@ def test_gradients_of_several_losses(batch: int, tmp_path: Path) -> None:
     gradients.check_differences(examples, lowered)
     for name, value in gradients.training_build(examples).items():
         close(lowered[name], value)
+
+
+def test_a_chosen_weight_that_only_one_of_the_losses_needs(tmp_path: Path) -> None:
+    """It is chosen for the whole task, not for each of its outputs."""
+    spec = several(LABELS, NUMBERS)
+    chosen = replace(spec, model=replace(spec.model, trained=("offset",)))
+    nodes = [
+        node("MatMul", "x w", "out"),
+        node("Sub", "x offset", "a"),
+        node("MatMul", "a v", "number"),
+    ]
+    values = weights(w=(4, 3), offset=(4,), v=(4, 1))
+    made = model(nodes, values, ("N", 4), outputs=("out", "number"))
+    plan = compiled(made, tmp_path, chosen)
+    assert {p.name for p in plan.manifest.parameters} == {"w", "offset", "v"}
 
 
 def test_one_loss_in_a_list_is_the_plan_of_one_table(tmp_path: Path) -> None:
