@@ -88,6 +88,13 @@ CASES: dict[str, Case] = {
     "Conv of the same size, dilations, uneven pads": conv(
         ("N", 33, 4, 6), (2, 33, 2, 3), dilations=[1, 2], pads=[1, 3, 0, 1]
     ),
+    "Conv of the same size, 1-D": conv(("N", 32, 5), (3, 32, 4), pads=[2, 1]),
+    "Conv of the same size, 3-D": conv(
+        ("N", 32, 2, 3, 3), (2, 32, 3, 3, 2), pads=[1, 1, 0, 1, 1, 1]
+    ),
+    "Conv of the same size, windows beyond the image": conv(
+        ("N", 32, 1, 2), (2, 32, 3, 5), pads=[1, 2, 1, 2]
+    ),
     "Conv of more channels than places": conv(("N", 20, 2, 2), (24, 20, 2, 2), pads=[1, 0, 0, 1]),
     "Conv of 1x1": conv(("N", 3, 4, 5), (6, 3, 1, 1)),
     "Conv of 1x1, strides and pads": conv(
