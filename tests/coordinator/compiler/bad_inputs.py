@@ -377,6 +377,25 @@ MODELS: Mapping[str, Bad] = {
             v=(2, 3),
         ),
     ),
+    "a kernel larger than the image by less than its stride": Bad(
+        ["'odd'", "larger than its input"],
+        image(
+            node("Conv", "x w", "c", "odd", strides=[4, 4], dilations=[5, 5]),
+            node("Flatten", "c", "f"),
+            node("Gemm", "f v", "out"),
+            w=(2, 1, 3, 3),
+            v=(2, 3),
+        ),
+    ),
+    "a pool larger than the image by less than its stride": Bad(
+        ["'odd'", "larger than its input"],
+        image(
+            node("Conv", "x w", "c"),
+            node("MaxPool", "c", "p", "odd", kernel_shape=[12, 12], strides=[6, 6], pads=[1] * 4),
+            node("Flatten", "p", "out"),
+            w=(3, 1, 1, 1),
+        ),
+    ),
     "channels that do not fit": Bad(
         ["'odd'"],
         image(
