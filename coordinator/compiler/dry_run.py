@@ -50,7 +50,7 @@ def dry_run(plan: CompiledPlan, learns: bool = True) -> tuple[str, ...]:
             write_plan_dir(plan, Path(folder))
             report = _run(_job(plan, Path(folder), attempts))
     except OSError as error:
-        report = f"no room for its files: {error}"
+        report = str(error)
     return verdict(report, rate, learns)
 
 
