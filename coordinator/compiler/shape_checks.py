@@ -24,7 +24,9 @@ def check_shapes(graph: Graph, inputs: Iterable[str]) -> None:
     types = _told(graph, [*inputs])
     for node in graph.nodes:
         check = _CHECKS.get(node.op)
-        if problem := (check(graph, node, types) if check else None) or _nothing_left(node, types):
+        if problem := (check(graph, node, types) if check else None) or _nothing_left(
+            graph, node, types
+        ):
             raise CompileError(f"{node.op} ({graph.label(node.origin)}): {problem}")
 
 
@@ -93,18 +95,41 @@ def _reshape(graph: Graph, node: Node, types: Types) -> str | None:
     return None if fits else f"{describe(source)} does not fit into {wanted}"
 
 
-def _nothing_left(node: Node, types: Types) -> str | None:
+def _nothing_left(graph: Graph, node: Node, types: Types) -> str | None:
     """A window that is larger than what it slides over leaves an axis of 0 or less."""
     if node.op not in _WINDOWS:
         return None
     made, given = types.get(node.outputs[0]), types.get(node.inputs[0])
     if made is None or made.shape is None or given is None or given.shape is None:
         return None
-    if 0 in given.shape or all(isinstance(n, str) or n > 0 for n in made.shape):
+    left = all(isinstance(n, str) or n > 0 for n in made.shape)
+    if 0 in given.shape or (left and not _too_large(graph, node, given.shape, types)):
         return None
     return (
         f"its window is larger than its input {describe(given.shape)}; "
         "export the model with the sizes that its examples have"
+    )
+
+
+def _too_large(graph: Graph, node: Node, given: Shape, types: Types) -> bool:
+    """Whether a window is larger than its padded input. Where that is by less than its stride,
+    ONNX's inference sees one place for it, and the runtime none."""
+    if node.op == "ConvTranspose" or node.attributes.get("ceil_mode", 0):
+        return False  # the one has no such window, the other's may go beyond the end
+    if node.attributes.get("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER"):
+        return False
+    kernel = node.integers("kernel_shape", ())
+    weight = _shape(graph, node.inputs[1], types) if node.op == "Conv" else None
+    if not kernel and weight:
+        kernel = tuple(n for n in weight[2:] if isinstance(n, int))
+    rank = len(kernel)
+    holes, pads = node.integers("dilations", [1] * rank), node.integers("pads", [0] * 2 * rank)
+    return len(given) == rank + 2 and any(
+        isinstance(n, int) and (k - 1) * d + 1 > n + before + after
+        # Attributes may be too short: that is said elsewhere.
+        for n, k, d, before, after in zip(
+            given[2:], kernel, holes, pads[:rank], pads[rank:], strict=False
+        )
     )
 
 

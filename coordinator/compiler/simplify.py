@@ -62,13 +62,13 @@ def prune(graph: Graph, outputs: Iterable[str]) -> None:
 def forget(graph: Graph, outputs: Iterable[str]) -> None:
     """Drop what no output needs, and the names of parts and indices that nobody reads.
 
-    Expansions write a Split otherwise when some of its parts lead nowhere, and refuse a MaxPool
-    whose indices are read.
+    Expansions write a Split otherwise when some of its parts lead nowhere, or a layer norm whose
+    statistics are read, and refuse a MaxPool whose indices are.
     """
     prune(graph, outputs)
     read = {n for node in graph.nodes for n in node.inputs} | set(outputs)
     for i, node in enumerate(graph.nodes):
-        if node.op in ("Split", "MaxPool"):
+        if node.op in ("Split", "MaxPool", "LayerNormalization"):
             kept = tuple(o if o in read else "" for o in node.outputs)
             graph.nodes[i] = replace(node, outputs=kept)
 

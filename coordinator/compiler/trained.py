@@ -44,6 +44,11 @@ def weights(
     """
     still = matching(model, "frozen", frozen) | model.still
     added = matching(model, "trained", trained)
+    if both := sorted(model.weights[w] for w in model.still & added):
+        raise CompileError(
+            f"model.trained: {both[0]!r} stays as it is, since model.lora trains its adapters, and "
+            "what it has not chosen only with train_rest = true"
+        )
     if both := sorted(model.weights[w] for w in still & added):
         raise CompileError(f"weight {both[0]!r} is in model.frozen and in model.trained; choose")
     found: dict[str, None] = {}

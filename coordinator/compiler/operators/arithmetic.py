@@ -117,7 +117,7 @@ def simple_pow(emit: Emitter, node: Node) -> list[str] | None:
 
 @gradient("Pow", inputs=2)
 def pow_grad(emit: Emitter, node: Node, forward: Node) -> list[str]:
-    """dX = dY P X^(P - 1), and 0 where that is infinite at X = 0 though Y is not;
+    """dX = dY P X^(P - 1), and 0 where X^(P - 1) is infinite at X = 0 though Y is not;
     dP = dY Y log(X), and 0 where X <= 0, as in PyTorch."""
     (dy,), (x, p) = node.inputs, forward.inputs
     dx = dp = ""
@@ -139,10 +139,10 @@ def _never_below_one(exponent: Array) -> bool:
 
 
 def _safe_base(emit: Emitter, x: str, p: str) -> str:
-    """x, and infinity where it is 0 and 0 < p < 1: to the power of p - 1 this is 0."""
+    """x, and infinity where it is 0 and 0 <= p < 1: to the power of p - 1 this is 0."""
     zero = emit.op("Equal", x, emit.const(0))
     between = emit.op(
-        "And", emit.op("Greater", p, emit.const(0)), emit.op("Less", p, emit.const(1))
+        "And", emit.op("GreaterOrEqual", p, emit.const(0)), emit.op("Less", p, emit.const(1))
     )
     return emit.op("Where", emit.op("And", zero, between), emit.const(float("inf")), x)
 

@@ -30,14 +30,28 @@ operator("MeanVarianceNormalization")
 
 @expansion("LayerNormalization")
 def complete_layer_norm(emit: Emitter, node: Node) -> list[str]:
-    """The same with a bias, and with the mean and the deviation that the gradient wants."""
+    """The same with a bias, and with the mean and the deviation that the gradient wants. Where the
+    model reads those, they are written out: no gradient passes the operator's own."""
     x, scale, *rest = node.inputs
     bias = (
         rest[0] if rest and rest[0] else emit.const(np.zeros(emit.graph.fixed(scale, slice(None))))
     )
     attributes = {k: v for k, v in node.attributes.items() if k != "stash_type"}
     made = emit.ops("LayerNormalization", (x, scale, bias), 3, **attributes)
-    return list(made[: len(node.outputs)])
+    if not any(node.outputs[1:]):
+        return [made[0]]
+    return [made[0], *_statistics(emit, node)][: len(node.outputs)]
+
+
+def _statistics(emit: Emitter, node: Node) -> tuple[str, str]:
+    """A layer norm's mean, and 1 over its deviation."""
+    x, rank = node.inputs[0], len(emit.graph.shape(node.inputs[0]))
+    inner = emit.ints(*range(int(node.attributes.get("axis", -1)) % rank, rank))
+    mean = emit.op("ReduceMean", x, inner, keepdims=1)
+    centred = emit.op("Sub", x, mean)
+    variance = emit.op("ReduceMean", emit.op("Mul", centred, centred), inner, keepdims=1)
+    shifted = emit.op("Add", variance, emit.const(float(node.attributes.get("epsilon", 1e-5))))
+    return mean, emit.op("Reciprocal", emit.op("Sqrt", shifted))
 
 
 @lowering("LayerNormalization")

@@ -52,7 +52,9 @@ def _pads(
     auto = node.attributes.get("auto_pad", "NOTSET")
     wanted = node.integers("output_shape", ())[-rank:]
     if not wanted and auto in ("SAME_UPPER", "SAME_LOWER"):
-        wanted = tuple(n * s for n, s in zip(size, windows.strides, strict=True))
+        # Of a window below its stride there is less, and nothing is added: as ONNX and its runtime.
+        most = [n + e for n, e in zip(windows.covered(size), extra, strict=True)]
+        wanted = tuple(min(n * s, m) for n, s, m in zip(size, windows.strides, most, strict=True))
     if not wanted:
         pads = node.integers("pads", [0] * 2 * rank) if auto in ("NOTSET", "") else (0,) * 2 * rank
         return pads[:rank], pads[rank:]

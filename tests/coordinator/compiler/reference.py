@@ -119,7 +119,7 @@ class ConvTranspose(OpRun):
         p, extra = pads or [0] * 2 * rank, output_padding or [0] * rank
         full = [(size[i] - 1) * s[i] + (kernel[i] - 1) * d[i] + 1 + extra[i] for i in range(rank)]
         if (auto_pad or "").startswith("SAME"):
-            output_shape = [n * m for n, m in zip(size, s, strict=True)]
+            output_shape = [min(n * m, f) for n, m, f in zip(size, s, full, strict=True)]
         if output_shape:
             p = _pads(auto_pad or "", [f - n for f, n in zip(full, output_shape, strict=True)])
         each = w.shape[1]

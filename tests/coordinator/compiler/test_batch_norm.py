@@ -80,6 +80,31 @@ def test_running_statistics_follow_the_batches(
     np.testing.assert_allclose(delta["var"], left * (var - initial["var"]), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [(), (1, 1)])
+def test_a_last_batch_of_one_value_a_channel_says_nothing_of_the_variance(
+    size: tuple[int, ...], tmp_path: Path
+) -> None:
+    """It has a mean, and a variance of 0: that would make the running one smaller every epoch."""
+    nodes = [
+        node("BatchNormalization", "x s b mean var", "n", momentum=MOMENTUM),
+        node("Flatten", "n", "f"),
+        node("Gemm", "f v", "out"),
+    ]
+    made = model(nodes, {**random(s=(4,), b=(4,), v=(4, 3)), **statistics()}, ("N", 4, *size))
+    plan = compiled(made, tmp_path, task(model=RECOMPUTED))
+    initial = checkpoint.read(plan.initial, plan.manifest.parameters)
+    trainer = Trainer(plan.manifest, tmp_path / "plan", initial, threads=1)
+    x = np.random.default_rng(4).normal(size=(3, 4, *size)).astype(np.float32)
+    trainer.step(Examples({"x": x[:1], "label": np.array([2])}))
+    delta = trainer.delta()
+    far = x[0].reshape(4) - initial["mean"]
+    np.testing.assert_allclose(delta["mean"], (1 - MOMENTUM) * far, rtol=1e-4, atol=1e-6)
+    assert not delta["var"].any()
+    trainer.step(Examples({"x": x, "label": np.array([2, 0, 1])}))
+    far = x.reshape(3, 4).var(axis=0) - initial["var"]
+    np.testing.assert_allclose(trainer.delta()["var"], (1 - MOMENTUM) * far, rtol=1e-4, atol=1e-6)
+
+
 def test_training_uses_the_batch_and_evaluation_the_running_statistics(tmp_path: Path) -> None:
     plan = compiled(network(), tmp_path, task(model=RECOMPUTED))
     initial = checkpoint.read(plan.initial, plan.manifest.parameters)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import msgspec
@@ -115,6 +116,26 @@ def test_verdicts(attempts: list[Tried], words: str | None) -> None:
     with pytest.raises(CompileError, match=words) as caught:
         verdict(report, 0.5, learns=True)
     assert "--no-dry-run" in str(caught.value)
+
+
+@pytest.mark.parametrize(("rate", "words"), [
+    ("1e-30", "with 1e\\+28 times the learning rate it falls: .* = 1e-30 is too low"),
+    ("1e+30", "with 1e-32 times the learning rate the loss falls: .* = 1e\\+30 is too high"),
+])  # fmt: skip
+def test_a_learning_rate_far_from_any_use(rate: str, words: str, tmp_path: Path) -> None:
+    plan = compiled(dense(), tmp_path, task(optimizer=f'kind = "sgd"\nlearning_rate = {rate}'))
+    with pytest.raises(CompileError, match=words):
+        dry_run(plan)
+
+
+def test_no_room_for_temporary_files_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = compiled(dense(), tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "model.onnx"))
+    (warning,) = dry_run(plan)
+    assert warning.startswith("no dry run: ")
+    assert "model.onnx" in warning
 
 
 @pytest.mark.parametrize(("losses", "fell"), [

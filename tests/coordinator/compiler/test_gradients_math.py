@@ -302,6 +302,7 @@ CORNERS: dict[str, tuple[list[onnx.NodeProto], float]] = {
     "Abs": ([node("Abs", "h", "y")], 0),
     "Sqrt": ([node("Sqrt", "h", "y")], 0),
     "Pow": ([node("Pow", "h e", "y")], 0),
+    "Pow 0": ([node("Pow", "h zero", "y")], 0),
     "Relu": ([node("Relu", "h", "y")], 0),
     "LeakyRelu": ([node("LeakyRelu", "h", "y", alpha=0.25)], 0.25),
     "Elu": ([node("Elu", "h", "y", alpha=0.25)], 0.25),

@@ -59,6 +59,14 @@ CASES: dict[str, Case] = {
     "LayerNormalization, axis 1": bent(
         node("LayerNormalization", "t s b", "n", axis=1), s=(4, 3, 2), b=(4, 3, 2)
     ),
+    "LayerNormalization whose mean is read too": bent(
+        node("LayerNormalization", "t s b", "y m"), node("Add", "y m", "n"),
+        x=("N", 3, 4), s=(4,), b=(4,),
+    ),
+    "LayerNormalization whose deviation is read too": bent(
+        node("LayerNormalization", "t s", "y _ d", axis=-2, epsilon=1e-2), node("Mul", "y d", "n"),
+        x=("N", 3, 4), s=(3, 4),
+    ),
     "LayerNormalization in primitives": bent(
         node("ReduceMean", "t axes", "m"), node("Sub", "t m", "c"), node("Pow", "c two", "q"),
         node("ReduceMean", "q axes", "v"), node("Add", "v eps", "e"), node("Sqrt", "e", "d"),

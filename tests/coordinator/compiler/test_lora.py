@@ -160,6 +160,13 @@ def test_what_no_adapter_can_be_put_beside(
         compiled(wide(), tmp_path, lora(names, rank))
 
 
+def test_a_chosen_weight_that_adapters_keep_as_it_is(tmp_path: Path) -> None:
+    with pytest.raises(CompileError, match=r"model\.trained: 'b1' stays.*model\.lora.*train_rest"):
+        compiled(wide(), tmp_path, lora("w1", model='trained = ["b1"]'))
+    plan = compiled(wide(), tmp_path, lora("w1", more="train_rest = true", frozen=["w2", "b2"]))
+    assert {p.name for p in plan.manifest.parameters} == {"w1/lora_a", "w1/lora_b", "b1"}
+
+
 def test_a_weight_that_is_used_both_ways_or_elsewhere_is_refused(tmp_path: Path) -> None:
     nodes = [node("Gemm", "x w", "h"), node("Gemm", "h w", "out", transB=1)]
     with pytest.raises(CompileError, match="'w' is taken as it is and transposed"):
