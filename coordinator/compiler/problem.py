@@ -23,6 +23,7 @@ from coordinator.compiler.losses.terms import Term
 from coordinator.compiler.model import Model
 from coordinator.compiler.naming import Names
 from coordinator.compiler.options import losses as options
+from coordinator.compiler.options.losses import kind_of
 from coordinator.taskfile import TaskFile
 from wire.plan import BASE, Input, InputType
 
@@ -44,6 +45,14 @@ class Problem:
     weights: dict[str, str]
     names: Names
     updates: dict[str, str] = field(default_factory=dict)
+
+
+_OTHERS = {
+    (options.BinaryCrossEntropy, "Softmax"): "cross_entropy",
+    (options.BinaryCrossEntropy, "LogSoftmax"): "cross_entropy",
+    (options.CrossEntropy, "Sigmoid"): "bce",
+}
+"""The loss that is meant where a model ends in what is not this loss's."""
 
 
 def pose(task: TaskFile, model: Model) -> Problem:
@@ -124,7 +133,8 @@ def _output_name(model: Model, wanted: str | None) -> str:
 def _logits(graph: Graph, output: str, loss: options.Loss) -> str:
     """Where a loss of logits starts: before the model's own last softmax or sigmoid, if it has one.
 
-    The loss of the probabilities is the loss of the logits, and the latter is computed well.
+    The loss of the probabilities is the loss of the logits, and the latter is computed well. Raises
+    `CompileError` where the probabilities are those of another loss.
     """
     producers = graph.producers()
     made = producers.get(output)
@@ -132,6 +142,12 @@ def _logits(graph: Graph, output: str, loss: options.Loss) -> str:
         made = producers.get(made.inputs[0])
     if made is None:
         return output
+    other = _OTHERS.get((type(loss), made.op))
+    if other:
+        raise CompileError(
+            f"loss.kind = {kind_of(loss)!r} takes logits, and the output ends in {made.op}: that "
+            f"is {other!r}'s, which is then reckoned from the logits before it"
+        )
     if isinstance(loss, options.BinaryCrossEntropy) and made.op == "Sigmoid":
         return made.inputs[0]
     if isinstance(loss, options.CrossEntropy) and made.op in ("Softmax", "LogSoftmax"):

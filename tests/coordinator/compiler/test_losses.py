@@ -7,6 +7,7 @@ import pytest
 from onnx import helper, numpy_helper
 from sklearn import metrics
 
+from coordinator.compiler.errors import CompileError
 from coordinator.compiler.losses import LOSSES
 from coordinator.compiler.plan import CompiledPlan
 from edge_agent.examples import Examples
@@ -255,3 +256,16 @@ def test_a_models_own_last_step_is_not_done_twice(loss: str, ending: str, tmp_pa
     arrays["x"] *= 1e4
     assert np.isfinite(trainer_of(plan, ended).step(Examples(arrays)))
     assert outputs(ended, arrays).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("loss", "ending", "meant"),
+    [("bce", "Softmax", "cross_entropy"), ("cross_entropy", "Sigmoid", "bce")],
+)
+def test_probabilities_are_not_taken_for_logits(
+    loss: str, ending: str, meant: str, tmp_path: Path
+) -> None:
+    """It would train, and badly: a loss of sigmoids of a softmax."""
+    made = model([node("MatMul", "x w", "h"), node(ending, "h", "out")], weights(w=(4, 3)))
+    with pytest.raises(CompileError, match=f"'{loss}' takes logits.*{ending}.*'{meant}'"):
+        compiled(made, tmp_path, task(loss))
