@@ -86,6 +86,10 @@ class Personal(Section, frozen=True, kw_only=True):
     learning_rate: Positive | None = None
     weights: Annotated[tuple[str, ...], Meta(min_length=1)] = ("*",)
 
+    def rate(self, common: float) -> float:
+        """The learning rate; `common` is the optimiser's."""
+        return common if self.learning_rate is None else self.learning_rate
+
 
 class Participants(Section, frozen=True, kw_only=True):
     """Who may take part: devices that carry all of these labels (given at enrolment)."""

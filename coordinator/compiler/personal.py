@@ -52,17 +52,12 @@ def personal_graph(
         made.data,
         Personal(
             epochs=options.epochs,
-            learning_rate=rate_of(task, options),
+            learning_rate=options.rate(task.optimizer.learning_rate),
             weights=tuple(own.weights.values()),
             state=tuple(made.state),
             draws=made.draws,
         ),
     )
-
-
-def rate_of(task: TaskFile, options: Options) -> float:
-    """The learning rate on a device by itself."""
-    return task.optimizer.learning_rate if options.learning_rate is None else options.learning_rate
 
 
 def _unheld(task: TaskFile) -> TaskFile:
