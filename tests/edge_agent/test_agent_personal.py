@@ -100,7 +100,10 @@ async def test_the_metrics_of_both_are_told_and_nothing_else(served: Serving, on
     await (await asyncio.to_thread(task)).create(served.admin)
     children = Children()
     await one.restart(start_job=children)
+    await one.until(lambda: len(children.reports) == 1)
+    trained = one.agent._ledger.spent().training
     await one.until(lambda: len(children.reports) == 2)
+    assert one.agent._ledger.spent().training > trained  # it counts for the day's budget
     history: History = one.agent._history
     (said,) = history.evaluations
     report = children.reports[1]
@@ -139,5 +142,3 @@ async def test_a_tuning_is_preempted_within_a_second_and_given_up_after_two(
     await until_version(one, 0)
     info = await adopted(one)
     assert (info.personal, info.published) == (False, None)
-
-
