@@ -129,7 +129,7 @@ def test_every_field_that_a_device_sends_is_said_in_plain_words(kind, words):
 
 
 def test_all_that_is_said_of_an_evaluation_is_said():
-    fields = {"task": "task", "version": "version", "examples": "examples", "metrics": "metrics"}
+    fields = {name: name for name in ("task", "version", "examples", "metrics", "personal")}
     assert fields.keys() == set(messages.Evaluation.__struct_fields__)
     assert not [word for word in fields.values() if word not in consent.CHECK_IN["evaluations"]]
 
