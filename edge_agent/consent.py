@@ -22,7 +22,7 @@ from wire.files import sync_folder, write_durably
 
 CONSENT_FILE = "consent.json"
 
-SUMMARY_VERSION = 1
+SUMMARY_VERSION = 2
 """Raised with every change of what the summary says."""
 
 JOINING = {

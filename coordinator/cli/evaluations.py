@@ -93,16 +93,23 @@ def gain_said(metric: MetricView) -> str:
     found = metric.personal
     if found is None:
         return ""
+    median, mean = (_change(metric, gain) for gain in (found.median, found.mean))
     return (
-        f"{found.gaining:,} of {found.devices:,} devices gain, median "
-        f"{_change(metric, found.median)}, mean {_change(metric, found.mean)}"
+        f"{found.gaining:,} of {found.devices:,} devices gain, median {median} {_unit(metric)}, "
+        f"mean {mean}"
     )
 
 
 def _change(metric: MetricView, gain: float) -> str:
     """By how much a metric is better: in points where it is a part of 1."""
     if is_share(metric.name):
-        return f"{100 * gain:+.1f} points of {metric.name}"
+        return f"{100 * gain:+.1f}"
     if metric.better == "higher":
-        return f"{gain:+.4g} of {metric.name}"
-    return f"{abs(gain):.4g} {'more' if gain < 0 else 'less'} {metric.name}"
+        return f"{gain:+.4g}"
+    return f"{abs(gain):.4g} {'more' if gain < 0 else 'less'}"
+
+
+def _unit(metric: MetricView) -> str:
+    if is_share(metric.name):
+        return f"points of {metric.name}"
+    return f"of {metric.name}" if metric.better == "higher" else metric.name
