@@ -50,7 +50,11 @@ class Crew(Protocol):
     """Does the work of a `Workshop`."""
 
     def ask(
-        self, urgency: float, method: Callable[Concatenate[Workshop, P], T], *args: P.args
+        self,
+        urgency: float,
+        method: Callable[Concatenate[Workshop, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
     ) -> Pending[T]:
         """Have a method done, the least `urgency` first."""
 
@@ -79,9 +83,13 @@ class Here:
         self._workshop = setting.workshop()
 
     def ask(
-        self, urgency: float, method: Callable[Concatenate[Workshop, P], T], *args: P.args
+        self,
+        urgency: float,
+        method: Callable[Concatenate[Workshop, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
     ) -> Pending[T]:
-        return _Later(lambda: method(self._workshop, *args))  # type: ignore[call-arg]
+        return _Later(lambda: method(self._workshop, *args, **kwargs))
 
     def close(self) -> None:
         """Nothing is left."""
@@ -204,8 +212,13 @@ class Processes:
         return [worker._process.pid for worker in self._workers]
 
     def ask(
-        self, urgency: float, method: Callable[Concatenate[Workshop, P], T], *args: P.args
+        self,
+        urgency: float,
+        method: Callable[Concatenate[Workshop, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
     ) -> Pending[T]:
+        assert not kwargs
         work = _Work((urgency, next(self._count)), method.__name__, args)
         self._queue.put(work)
         return cast(Pending[T], _Asked(work.future, self))
