@@ -31,7 +31,7 @@ def say(what: str) -> None:
     """To nobody."""
 
 
-def labels_of(count: int) -> mnist.Bytes:
+def labels_of(count: int) -> idx.Bytes:
     """As many of each class."""
     return (np.arange(count) % 10).astype(np.uint8)
 
