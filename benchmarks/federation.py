@@ -14,13 +14,15 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks import mnist
-from benchmarks.mnist import DEVICES, Digits
+from benchmarks.mnist import DEVICES
 from coordinator.aggregation import Aggregation, Contribution, FedAvg, aggregator
 from coordinator.compiler.folder import read_plan_dir
 from edge_agent import session
 from edge_agent.examples import Examples
 from edge_agent.reporting import Reporting
 from edge_agent.state import StateFolder
+from fleet.simulation import idx
+from fleet.simulation.idx import Digits
 from wire import checkpoint, update
 from wire.checkpoint import FLOAT32, Weights
 from wire.digest import digest_of
@@ -89,7 +91,7 @@ class Federation:
         self.checkpoint = compiled.initial
         self.rounds = 0
         self._plan = plan
-        self._training, self._test = mnist.load(data)
+        self._training, self._test = idx.load(data)
         self._method = method
         self._seed = seed
         rng = np.random.default_rng([seed, _DEAL])

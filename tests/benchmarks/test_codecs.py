@@ -17,6 +17,7 @@ from benchmarks.plans import compile_plan
 from benchmarks.races import Course, Run, run_all
 from benchmarks.results import course_grid, upload_goals
 from edge_agent import session
+from fleet.simulation import idx
 from wire.codecs import DEFAULT
 from wire.codecs.base import Vector32
 from wire.plan import Parameter
@@ -32,7 +33,7 @@ def say(what: str) -> None:
     """To nobody."""
 
 
-def labels_of(count: int) -> mnist.Bytes:
+def labels_of(count: int) -> idx.Bytes:
     """As many of each class."""
     return (np.arange(count) % 10).astype(np.uint8)
 
@@ -88,22 +89,23 @@ def test_digits_that_are_not_there_say_where_they_were_looked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(mnist.VARIABLE, str(tmp_path))
-    with pytest.raises(mnist.DataMissing, match=rf"{tmp_path}.*{mnist.VARIABLE}"):
+    with pytest.raises(idx.DataMissing, match=rf"{tmp_path}.*{mnist.VARIABLE}"):
         mnist.folder()
 
 
 def test_a_file_that_breaks_off_is_named(tmp_path: Path) -> None:
     write_digits(tmp_path, "train", TRAINING)
+    write_digits(tmp_path, "t10k", TEST)
     path = tmp_path / "train-images-idx3-ubyte.gz"
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:-1]))
-    with pytest.raises(mnist.DataMissing, match=path.name):
-        mnist.load(tmp_path)
+    with pytest.raises(idx.DataMissing, match=path.name):
+        idx.load(tmp_path)
 
 
 def test_a_device_trains_as_a_new_one_would(plan: Path, data: Path, tmp_path: Path) -> None:
     federation = Federation(plan, data, PLAIN, tmp_path, alike=True, seed=1)
     manifest, weights = federation.manifest, federation.weights
-    digits, _ = mnist.load(data)
+    digits, _ = idx.load(data)
     trainee = Trainee(manifest, plan)
     for number in range(2):
         examples = digits.examples(slice(30 * number, 30 * number + 30), manifest.inputs)

@@ -1,0 +1,93 @@
+"""MNIST and what is published like it: four IDX files of pictures and their labels.
+
+Format: https://yann.lecun.com/exdb/mnist. Files may be gzipped, as they are published, or not.
+"""
+
+import gzip
+import struct
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_agent.examples import Examples
+from wire.plan import Input
+
+SOURCE = "https://ossci-datasets.s3.amazonaws.com/mnist/"
+"""Where to get MNIST's."""
+
+_UNSIGNED_BYTES = 8  # what an IDX file says of its type
+_PARTS = {"images-idx3": 3, "labels-idx1": 1}
+
+Bytes = npt.NDArray[np.uint8]
+Rows = npt.NDArray[np.intp]
+
+
+class DataMissing(Exception):
+    """The files are not there, or are not IDX; one line that says which, and what to do."""
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Pictures of shape [n, 28, 28], from 0 to 255, and labels [n]."""
+
+    images: Bytes
+    labels: Bytes
+
+    def examples(self, chosen: Rows | slice, inputs: tuple[Input, ...]) -> Examples:
+        """Those chosen, as a plan's inputs: pixels from 0 to 1, and labels."""
+        found = {}
+        for i in inputs:
+            if i.classes is None:
+                pixels = self.images[chosen].astype(i.dtype)
+                found[i.name] = pixels.reshape(-1, *i.shape) / np.asarray(255, i.dtype)
+            else:
+                found[i.name] = self.labels[chosen].astype(i.dtype)
+        return Examples(found)
+
+
+def check(folder: Path) -> None:
+    """Raise `DataMissing` where one of the four files is not there, before any is read."""
+    for name in ("train", "t10k"):
+        for part in _PARTS:
+            _find(folder, f"{name}-{part}-ubyte")
+
+
+@lru_cache(maxsize=2)
+def load(folder: Path) -> tuple[Digits, Digits]:
+    """(training, test). The arrays are read-only. Raises `DataMissing`."""
+    check(folder)
+    return _digits(folder, "train"), _digits(folder, "t10k")
+
+
+def _digits(folder: Path, name: str) -> Digits:
+    images, labels = (
+        _array(_find(folder, f"{name}-{part}-ubyte"), dimensions)
+        for part, dimensions in _PARTS.items()
+    )
+    if len(images) != len(labels):
+        raise DataMissing(f"{folder}: {len(images)} images and {len(labels)} labels of {name!r}")
+    return Digits(images, labels)
+
+
+def _find(folder: Path, name: str) -> Path:
+    for path in (folder / f"{name}.gz", folder / name):
+        if path.is_file():
+            return path
+    raise DataMissing(f"no {folder / name}.gz; its four files are at {SOURCE}")
+
+
+def _array(path: Path, dimensions: int) -> Bytes:
+    """The array of an IDX file of bytes."""
+    try:
+        data = path.read_bytes()
+        data = gzip.decompress(data) if path.suffix == ".gz" else data
+        zeros, kind, number = struct.unpack_from(">HBB", data)
+        shape = struct.unpack_from(f">{dimensions}I", data, 4)
+        if (zeros, kind, number) != (0, _UNSIGNED_BYTES, dimensions):
+            raise ValueError(f"not bytes of {dimensions} dimensions")
+        return np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+    except (OSError, EOFError, ValueError, struct.error) as error:
+        raise DataMissing(f"{path} cannot be read: {error}") from None
