@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from coordinator import taskfile
+from coordinator.compiler.folder import read_plan_dir
 from edge_agent import session
 from edge_agent.examples import Examples
 from fleet.simulation import Devices, Version, simulate
@@ -43,7 +44,7 @@ def main() -> None:
         on_version=_tell,
     )
     test = Examples({"x": data["test_x"], "label": data["test_label"]})
-    manifest = session_manifest(plan)
+    manifest = read_plan_dir(plan).manifest
     accuracy = session.evaluate(manifest, plan, result.weights, test, threads=1)["accuracy"]
     print(json.dumps({"accuracy": accuracy}), flush=True)
 

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import mnist
 from benchmarks.plans import compile_plan
 from benchmarks.report import Row, Section, median, spread
-from benchmarks.runtimes import ROOT, Runtime, environment
+from benchmarks.runtimes import ROOT, environment
 from coordinator.compiler.folder import read_plan_dir
 from fleet.simulation import idx, splits
 from wire import checkpoint
@@ -47,7 +48,7 @@ class Simulator:
     workers: int
 
 
-def measure(work: Path, runtimes: list[Runtime], quick: bool, say: Say) -> Section:
+def measure(work: Path, quick: bool, say: Say) -> Section:
     """Rounds a minute of each."""
     rounds, turns = (12, 1) if quick else (40, 3)
     section = Section("Simulated rounds a minute: 2NN, 100 devices, 10 a round")
@@ -63,7 +64,8 @@ def measure(work: Path, runtimes: list[Runtime], quick: bool, say: Say) -> Secti
         for one in simulators:
             say(f"simulators: {one.name}, turn {turn + 1} of {turns}")
             try:
-                found.setdefault(one.name, []).append(_run(one, data, rounds))
+                rate = _run(one, data, rounds)
+                found.setdefault(one.name, []).append(rate)
             except Failed as error:
                 section.missing(one.name, str(error))
     for row in _rows(found):
@@ -143,12 +145,13 @@ def _told(text: str) -> tuple[dict[int, float], float | None]:
 
 def _write_data(folder: Path) -> Path:
     """What every simulator reads. Raises `DataMissing`."""
-    training, test = idx.load(idx.folder())
+    training, test = idx.load(mnist.folder())
     shares = splits.alike(training.labels.size, _DEVICES, np.random.default_rng(1))
     initial = _initial(folder)
     path = folder / "simulators.npz"
     np.savez(
         path,
+        allow_pickle=False,
         x=training.images.reshape(-1, 784).astype(np.float32) / np.float32(255),
         label=training.labels.astype(np.int64),
         test_x=test.images.reshape(-1, 784).astype(np.float32) / np.float32(255),
@@ -163,8 +166,9 @@ def _initial(folder: Path) -> dict[str, np.ndarray]:
     """The three matrices of the plan's initial model, [in, out]; its biases are 0."""
     plan = read_plan_dir(compile_plan(folder, "2nn", rate=_RATE))
     weights = checkpoint.read(plan.initial, plan.manifest.parameters)
-    matrices = [value for value in weights.values() if value.ndim == 2]
+    found = {value.size: value for value in weights.values()}
+    shapes = ((784, 200), (200, 200), (200, 10))
     return {
-        f"w{n}": value if value.shape[0] > value.shape[1] or n == 2 else value.T
-        for n, value in enumerate(matrices, start=1)
+        f"w{n}": found[i * o] if found[i * o].shape == (i, o) else found[i * o].T
+        for n, (i, o) in enumerate(shapes, start=1)
     }

@@ -6,13 +6,14 @@ import os
 import sys
 import time
 
-DATA, ROUNDS, WORKERS = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={WORKERS}"
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={sys.argv[3]}"
 
 import fedjax
 import jax
 import numpy as np
 from jax import numpy as jnp
+
+DATA, ROUNDS, WORKERS = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 
 if WORKERS > 1:
     fedjax.set_for_each_client_backend("pmap")

@@ -17,7 +17,6 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
-
 from flwr_client import client, data, network
 
 ROUNDS, WORKERS = int(sys.argv[2]), int(sys.argv[3])
