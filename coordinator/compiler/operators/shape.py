@@ -8,7 +8,7 @@ import numpy as np
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import Emitter, Graph, Node
 from coordinator.compiler.operators.along import target
-from coordinator.compiler.operators.registry import expansion, lowering, operator
+from coordinator.compiler.operators.registry import expansion, inference, lowering, operator
 
 operator("Concat")
 operator("DepthToSpace", view=True)
@@ -74,6 +74,12 @@ def split(emit: Emitter, node: Node) -> list[str]:
         emit.op("Slice", x, emit.ints(int(a)), emit.ints(int(b)), emit.ints(axis)) if name else ""
         for a, b, name in zip(starts, starts[1:], node.outputs, strict=False)
     ]
+
+
+@inference("Split")
+def without_gaps(emit: Emitter, node: Node) -> list[str] | None:
+    """Slices where some parts lead nowhere: ONNX Runtime crashes on a part that has no name."""
+    return None if all(node.outputs) else split(emit, node)
 
 
 def _parts(length: int, count: int) -> list[int]:

@@ -9,9 +9,20 @@ import onnx
 import pytest
 
 from coordinator.compiler.errors import CompileError
-from tests.coordinator.compiler.building import INT64, Shape, compiled, model, node, task, weights
+from tests.coordinator.compiler.building import (
+    INT64,
+    Shape,
+    compiled,
+    model,
+    node,
+    run,
+    session,
+    task,
+    weights,
+)
 from tests.coordinator.compiler.checking import Gradients, close
 from tests.coordinator.compiler.test_gradients import Case, above, check
+from wire import checkpoint
 
 Constants = Mapping[str, Any]
 
@@ -151,6 +162,15 @@ def build(case: Case) -> onnx.ModelProto:
 def test_operator(name: str, tmp_path: Path) -> None:
     kernels = not name.startswith(NO_KERNEL)
     check(Gradients(build(CASES[name]), task("mse"), tmp_path), kernels=kernels)
+
+
+def test_a_part_that_leads_nowhere_is_no_crash(tmp_path: Path) -> None:
+    """ONNX Runtime crashes on a Split of which a part has no name."""
+    plan = compiled(build(CASES["Split, a part unused"]), tmp_path, task("mse"))
+    feeds = {i.name: np.ones((2, *i.shape), i.dtype) for i in plan.manifest.inputs}
+    first = checkpoint.read(plan.initial, plan.manifest.parameters)
+    found = run(session(tmp_path / "plan" / "evaluate.onnx"), {**feeds, **first})
+    assert np.isfinite(found["metric/loss"])
 
 
 def test_negative_pads_cut(tmp_path: Path) -> None:
