@@ -136,9 +136,9 @@ def _with_defaults(node: onnx.NodeProto, opset: int) -> onnx.NodeProto:
 
 def _inlined(node: onnx.NodeProto, graph: Graph) -> list[onnx.NodeProto] | None:
     inputs = [
-        convert.info_of(name, convert.type_in(graph, name))
+        convert.info_of(name, known)
         for name in dict.fromkeys(node.input)
-        if name
+        if (known := graph.type_of(name)) is not None
     ]
     outputs = [helper.make_empty_tensor_value_info(name) for name in node.output if name]
     for info in outputs:

@@ -30,7 +30,7 @@ from coordinator.compiler import (
 from coordinator.compiler.assemble import FrozenFile, Interface, write
 from coordinator.compiler.convert import External
 from coordinator.compiler.finish import finish
-from coordinator.compiler.graph import OPSET, Array, Emitter
+from coordinator.compiler.graph import FLOAT32, OPSET, Array, Emitter
 from coordinator.compiler.metrics import measured
 from coordinator.compiler.plan import CompiledPlan
 from coordinator.compiler.problem import Problem, pose
@@ -49,8 +49,6 @@ from wire.plan import (
     PlanFile,
     parse_manifest,
 )
-
-_FLOAT32 = np.dtype(np.float32)
 
 
 @boundary.one_error
@@ -79,7 +77,7 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
     frozen = FrozenFile()
     values = {w: loaded.values[w] for w in problem.weights}
     given = _given(task, problem, values)
-    zeros = {p.name: np.zeros(p.shape, _FLOAT32) for p in given}
+    zeros = {p.name: np.zeros(p.shape, FLOAT32) for p in given}
     initial = checkpoint.write({problem.weights[w]: v for w, v in values.items()} | zeros)
     train = training_graph(task, problem, values, frozen)
     files: dict[FileName, bytes] = {

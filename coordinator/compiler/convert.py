@@ -92,14 +92,6 @@ def type_of(info: onnx.ValueInfoProto) -> TensorType | None:
     )
 
 
-def type_in(graph: Graph, name: str) -> TensorType:
-    """What is known of a tensor, a constant's own type included."""
-    if name in graph.constants:
-        value = graph.constants[name]
-        return TensorType(value.dtype, tuple(value.shape))
-    return graph.types[name]
-
-
 def info_of(name: str, known: TensorType) -> onnx.ValueInfoProto:
     """A value info of that name and type; axes of unknown length stay unknown."""
     dims: list[int | str | None] | None = None

@@ -57,7 +57,7 @@ def adapted(model: Model, options: Lora | None) -> Model:
         made[weight] = _Adapter(*names, options.alpha / options.rank)
     old, graph.nodes = graph.nodes, []
     for node in old:
-        weight = node.inputs[1] if len(node.inputs) > 1 else ""
+        weight = node.input(1)
         if weight in made:
             _beside(Emitter(graph, node.name), node, made[weight])
         else:

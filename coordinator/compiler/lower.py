@@ -66,9 +66,9 @@ def lower(graph: Graph) -> None:
     Raises `CompileError` for one without a lowering.
     """
     old, graph.nodes = graph.nodes, []
-    forward = {node.name: node for node in old if "_Grad/" not in node.name}
+    forward = {node.name: node for node in old if not node.gradient_of}
     for node in old:
-        made_from = forward.get(node.name.split("_Grad/")[0], node)
+        made_from = forward.get(node.gradient_of or node.name, node)
         own = GRADIENTS.get(made_from.op) if node.op == OWN else None
         rule = own.rule if own else LOWERINGS.get(node.op)
         start = len(graph.nodes)

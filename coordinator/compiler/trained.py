@@ -112,7 +112,7 @@ def check_operators(graph: Graph, trained: Iterable[str], loss: str) -> None:
     for node in _toward(graph, [loss]):
         if passed.intersection(node.inputs) and not is_supported(graph, node):
             raise CompileError(
-                f"operator {node.op} ({graph.label(node.origin)}) cannot be trained through. "
+                f"operator {graph.where(node)} cannot be trained through. "
                 f"Supported: {supported()}. Freezing every weight before it also helps"
             )
     reached = {n for node in _toward(graph, [loss], stop=True) for n in node.inputs}
@@ -179,7 +179,7 @@ def _check(model: Model, weight: str, node: Node) -> None:
     value, name = model.values[weight], model.weights[weight]
     if value.dtype != "float32":
         raise CompileError(
-            f"weight {name!r} of {node.op} ({model.graph.label(node.origin)}) is "
+            f"weight {name!r} of {model.graph.where(node)} is "
             f"{value.dtype.name}; only float32 weights can be trained: convert it or freeze it"
         )
     if not np.isfinite(value).all():

@@ -28,9 +28,9 @@ operator(
 @expansion("MaxPool")
 def explicit_max(emit: Emitter, node: Node) -> list[str]:
     """The same pooling with its windows written out. Its indices must be free for the gradient."""
-    if len(node.outputs) > 1 and node.outputs[1]:
+    if node.output(1):
         raise CompileError(
-            f"MaxPool ({emit.graph.label(node.origin)}) with its second output, the indices, "
+            f"{emit.graph.where(node)} with its second output, the indices, "
             "is not supported; export the model without it"
         )
     spatial(emit.graph, node.inputs[0], node)

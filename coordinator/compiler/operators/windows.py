@@ -66,7 +66,7 @@ def spatial(graph: Graph, tensor: str, node: Node) -> tuple[int, ...]:
     shape = graph.shape(tensor)
     if not 3 <= len(shape) <= 5:
         raise CompileError(
-            f"{node.op} ({graph.label(node.origin)}) works on one to three spatial axes; "
+            f"{graph.where(node)} works on one to three spatial axes; "
             f"its input has {len(shape) - 2}"
         )
     return graph.fixed(tensor, slice(2, None))

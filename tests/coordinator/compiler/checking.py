@@ -17,7 +17,7 @@ from coordinator.compiler import model as models
 from coordinator.compiler.assemble import Interface, write
 from coordinator.compiler.convert import Signature
 from coordinator.compiler.gradient import OWN
-from coordinator.compiler.graph import FLOAT, Emitter, Graph, TensorType
+from coordinator.compiler.graph import FLOAT, FLOAT32, Emitter, Graph, TensorType
 from coordinator.compiler.problem import Problem, pose
 from coordinator.compiler.training import differentiated
 from coordinator.taskfile import TaskFile
@@ -166,8 +166,7 @@ class Gradients:
     def training_build(self, examples: Feeds) -> Feeds:
         """By the gradient graph as it was built. Raises if a kernel is missing."""
         graph = self.raw.copy()
-        float32 = np.dtype(np.float32)
-        outputs = {f"{w}_grad": TensorType(float32, self.values[w].shape) for w in self.moved}
+        outputs = {f"{w}_grad": TensorType(FLOAT32, self.values[w].shape) for w in self.moved}
         signature = Signature({t: graph.types[t] for t in self.names}, outputs)
         proto = convert.model_of(graph, signature)
         proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))

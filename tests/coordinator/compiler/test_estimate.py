@@ -15,7 +15,7 @@ from coordinator.compiler.boards import BOARDS
 from coordinator.compiler.cost import cost, flops
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.estimate import RUNTIME_BYTES, estimate, largest_batch
-from coordinator.compiler.graph import Node, TensorType
+from coordinator.compiler.graph import FLOAT32, Node, TensorType
 from coordinator.compiler.liveness import peak
 from coordinator.compiler.plan import CompiledPlan
 from coordinator.compiler.sizes import Sized, sized
@@ -29,7 +29,6 @@ from wire.sizes import Size
 
 PROFILES = Path(config.__file__).parent / "profiles"
 
-FLOAT32 = np.dtype(np.float32)
 ADAMW = 'kind = "adamw"'
 
 
