@@ -36,7 +36,7 @@ from coordinator.compiler.plan import CompiledPlan
 from coordinator.compiler.problem import Problem, pose
 from coordinator.compiler.rates import schedule_of
 from coordinator.compiler.statistics.plan import compile_statistics
-from coordinator.compiler.training import training_graph
+from coordinator.compiler.training import TrainingGraph, training_graph
 from coordinator.taskfile import StatisticsFile, TaskFile
 from wire import checkpoint, tensors
 from wire.digest import digest_of
@@ -74,11 +74,11 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
     loaded = lora.adapted(raw, task.model.lora)
     problem = pose(task, loaded)
     checks.check_labels(problem.inputs.values())
-    frozen = FrozenFile()
     values = {w: loaded.values[w] for w in problem.weights}
     given = _given(task, problem, values)
     zeros = {p.name: np.zeros(p.shape, FLOAT32) for p in given}
     initial = checkpoint.write({problem.weights[w]: v for w, v in values.items()} | zeros)
+    frozen = FrozenFile()
     train = training_graph(task, problem, values, frozen)
     files: dict[FileName, bytes] = {
         "train.onnx": train.data,
@@ -87,7 +87,37 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
     }
     if constants := frozen.to_bytes():
         files[FROZEN_NAME] = constants
-    manifest = Manifest(
+    manifest = _manifest(task, problem, train, files, values, given)
+    outputs = [loss.output for loss in task.losses]
+    warnings = (
+        *checks.unused(loaded, outputs, problem.weights, task.model.frozen),
+        *checks.memory(manifest, files),
+    )
+    _check_examples(problem, values)  # now that nothing is too large to be run
+    return CompiledPlan(parse_manifest(manifest.to_bytes()), files, initial, warnings)
+
+
+def _given(task: TaskFile, problem: Problem, values: Mapping[str, Array]) -> tuple[Parameter, ...]:
+    """What the coordinator sends with the model's weights."""
+    if not isinstance(task.aggregation, Scaffold):
+        return ()
+    return tuple(
+        Parameter(name=CONTROL + name, shape=values[w].shape)
+        for w, name in problem.weights.items()
+        if w not in problem.updates
+    )
+
+
+def _manifest(
+    task: TaskFile,
+    problem: Problem,
+    train: TrainingGraph,
+    files: Mapping[FileName, bytes],
+    values: Mapping[str, Array],
+    given: tuple[Parameter, ...],
+) -> Manifest:
+    """What devices are told of the plan."""
+    return Manifest(
         task=task.name,
         inputs=tuple(problem.inputs.values()),
         parameters=tuple(
@@ -106,25 +136,6 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
         given=given or msgspec.UNSET,
         schedule=schedule_of(task) or msgspec.UNSET,
         draws=train.draws or msgspec.UNSET,
-    )
-    warnings = (
-        *checks.unused(
-            loaded, [loss.output for loss in task.losses], problem.weights, task.model.frozen
-        ),
-        *checks.memory(manifest, files),
-    )
-    _check_examples(problem, values)  # now that nothing is too large to be run
-    return CompiledPlan(parse_manifest(manifest.to_bytes()), files, initial, warnings)
-
-
-def _given(task: TaskFile, problem: Problem, values: Mapping[str, Array]) -> tuple[Parameter, ...]:
-    """What the coordinator sends with the model's weights."""
-    if not isinstance(task.aggregation, Scaffold):
-        return ()
-    return tuple(
-        Parameter(name=CONTROL + name, shape=values[w].shape)
-        for w, name in problem.weights.items()
-        if w not in problem.updates
     )
 
 

@@ -37,6 +37,13 @@ def node_of(proto: onnx.NodeProto) -> Node:
     )
 
 
+def where_of(proto: onnx.NodeProto) -> str:
+    """What to call a node of the user's model in a message."""
+    if proto.name:
+        return f"node {proto.name!r}"
+    return f"the node that makes {next((o for o in proto.output if o), '')!r}"
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")

@@ -22,6 +22,7 @@ from coordinator.compiler.losses.terms import Term
 from coordinator.compiler.model import Model
 from coordinator.compiler.naming import Names
 from coordinator.compiler.options import losses as options
+from coordinator.compiler.patterns import matching
 from coordinator.taskfile import TaskFile
 from wire.plan import BASE, Input, InputType
 
@@ -98,7 +99,7 @@ def _updates(graph: Graph, task: TaskFile, model: Model) -> dict[str, str]:
             "model.batch_norm = 'recomputed': a batch of one has no statistics of its own; let "
             "training.batch be 2 or more, 10 say"
         )
-    still = trained.matching(model, "frozen", task.model.frozen) | model.still
+    still = {*matching(model, "frozen", task.model.frozen), *model.still}
     return running.recompute(graph, model, still)
 
 

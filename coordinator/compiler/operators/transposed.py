@@ -94,8 +94,5 @@ def _dx(emit: Emitter, forward: Node, windows: Windows, dy: str) -> str:
         dy,
         forward.inputs[1],
         group=forward.attributes.get("group", 1),
-        kernel_shape=list(windows.kernel),
-        strides=list(windows.strides),
-        dilations=list(windows.dilations),
-        pads=windows.pads,
+        **windows.attributes,
     )

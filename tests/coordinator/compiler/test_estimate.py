@@ -118,13 +118,15 @@ def test_the_batch_that_fits(tmp_path: Path) -> None:
     plan = compiled(dense(hidden=1000), tmp_path)
     manifest = msgspec.structs.replace(plan.manifest, batch=65_536)
     limit = BOARDS[1].limit
-    best = largest_batch(manifest, plan.files, limit)
+    train = plan.files["train.onnx"]
+    evaluation = estimate(manifest, plan.files).memory.evaluation
+    best = largest_batch(manifest, train, evaluation, limit)
     fits = [
         estimate(msgspec.structs.replace(manifest, batch=b), plan.files).boards[1].fits
         for b in (best, 2 * best)
     ]
     assert fits == [True, False]
-    assert largest_batch(manifest, plan.files, RUNTIME_BYTES) == 0
+    assert largest_batch(manifest, train, evaluation, RUNTIME_BYTES) == 0
 
 
 def test_every_tensor_of_a_plan_has_a_size(tmp_path: Path) -> None:
