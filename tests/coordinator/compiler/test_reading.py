@@ -16,6 +16,7 @@ from tests.coordinator.compiler.building import (
     Shape,
     compiled,
     dense,
+    ints,
     model,
     node,
     run,
@@ -23,10 +24,6 @@ from tests.coordinator.compiler.building import (
     task,
     weights,
 )
-
-
-def ints(*values: int) -> np.ndarray:
-    return np.array(values, np.int64)
 
 
 def bare(

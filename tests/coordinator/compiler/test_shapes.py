@@ -18,8 +18,7 @@ from tests.coordinator.compiler.building import (
     task,
     weights,
 )
-from tests.coordinator.compiler.checking import Gradients
-from tests.coordinator.compiler.test_gradients import check
+from tests.coordinator.compiler.checking import Gradients, check
 
 BOOL = onnx.TensorProto.BOOL
 ONES = onnx.numpy_helper.from_array(np.array([1], np.int64))
