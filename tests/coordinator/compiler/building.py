@@ -46,6 +46,14 @@ def ints(*numbers: int) -> np.ndarray:
     return np.array(numbers, np.int64)
 
 
+def read_by(
+    nodes: Sequence[onnx.NodeProto], constants: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Those of the constants that the nodes read."""
+    read = {name for made in nodes for name in made.input}
+    return {name: value for name, value in constants.items() if name in read}
+
+
 def model(
     nodes: Sequence[onnx.NodeProto],
     constants: Mapping[str, np.ndarray],

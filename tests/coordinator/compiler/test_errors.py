@@ -17,6 +17,7 @@ from tests.coordinator.compiler.building import (
     dense,
     model,
     node,
+    read_by,
     refused,
     task,
     weights,
@@ -133,9 +134,8 @@ def test_unknown_output(tmp_path: Path) -> None:
 def test_cross_entropy_needs_logits(
     nodes: list[onnx.NodeProto], found: str, tmp_path: Path
 ) -> None:
-    used = {n for made in nodes for n in made.input}
     values = {**weights(w=(4, 3), b=(3,), w1=(4, 1), b1=(1,)), "axes": np.array([1])}
-    made = model(nodes, {n: v for n, v in values.items() if n in used})
+    made = model(nodes, read_by(nodes, values))
     refused(made, tmp_path, task(), "output 'out'", found, "[batch, classes]")
 
 

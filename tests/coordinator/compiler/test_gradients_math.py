@@ -17,6 +17,7 @@ from tests.coordinator.compiler.building import (
     ints,
     model,
     node,
+    read_by,
     run,
     session,
     task,
@@ -303,7 +304,6 @@ CORNERS: dict[str, tuple[list[onnx.NodeProto], float]] = {
 def test_the_slope_at_a_corner(name: str, tmp_path: Path) -> None:
     nodes, expected = CORNERS[name]
     constants = {"zero": f32(0), "six": f32(6), "e": f32(0.5), "axes": ints(1)}
-    used = {n for made in nodes for n in made.input}
     made = model(
         [
             node("MatMul", "x w", "m"),
@@ -313,7 +313,7 @@ def test_the_slope_at_a_corner(name: str, tmp_path: Path) -> None:
         ],
         {
             **weights(w=(3, 3), b=(3,)),
-            **{n: v for n, v in constants.items() if n in used},
+            **read_by(nodes, constants),
             "one": f32(1),
         },
         ("N", 3),
