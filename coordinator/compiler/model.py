@@ -13,7 +13,16 @@ import numpy as np
 import onnx
 from onnx import checker
 
-from coordinator.compiler import bodies, boundary, classical, convert, opsets, shapes, simplify
+from coordinator.compiler import (
+    bodies,
+    boundary,
+    classical,
+    convert,
+    opsets,
+    shapes,
+    simplify,
+    specification,
+)
 from coordinator.compiler.errors import CompileError, in_short
 from coordinator.compiler.graph import (
     BATCH,
@@ -102,8 +111,8 @@ def _check_operators(proto: onnx.ModelProto) -> None:
     if proto.graph.sparse_initializer:
         raise CompileError("sparse weights are not supported; export the model with dense ones")
     for node in proto.graph.node:
-        where = _where(node)
-        if node.domain not in ("", "ai.onnx"):
+        where = convert.where_of(node)
+        if node.domain not in specification.DOMAINS:
             raise CompileError(
                 f"operator {node.domain}.{node.op_type} ({where}) is not a standard ONNX "
                 "operator; export the model without extensions and before any optimisation"
@@ -183,16 +192,10 @@ def _ours(proto: onnx.ModelProto) -> Model:
         if node.op == "Constant":
             graph.constants[node.outputs[0]] = convert.constant_of(node)
             continue
-        graph.labels[f"n{i}"] = _where(raw)
+        graph.labels[f"n{i}"] = convert.where_of(raw)
         graph.nodes.append(Node(node.op, node.inputs, node.outputs, node.attributes, f"n{i}"))
     outputs = {info.name: names[info.name] for info in proto.graph.output}
     return Model(graph, inputs, outputs, weights, values)
-
-
-def _where(node: onnx.NodeProto) -> str:
-    if node.name:
-        return f"node {node.name!r}"
-    return f"the node that makes {next((o for o in node.output if o), '')!r}"
 
 
 def _input_type(info: onnx.ValueInfoProto) -> TensorType:

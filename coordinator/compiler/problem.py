@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from typing import cast
 
-import numpy as np
 from msgspec import UNSET
 
 from coordinator.aggregation.options import CONTROL, Scaffold
@@ -18,12 +17,13 @@ from coordinator.compiler import (
     trained,
 )
 from coordinator.compiler.errors import CompileError
-from coordinator.compiler.graph import BATCH, Graph, TensorType, describe
+from coordinator.compiler.graph import BATCH, FLOAT32, Graph, TensorType, describe
 from coordinator.compiler.losses.terms import Term
 from coordinator.compiler.model import Model
 from coordinator.compiler.naming import Names
 from coordinator.compiler.options import losses as options
 from coordinator.compiler.options.losses import kind_of
+from coordinator.compiler.patterns import matching
 from coordinator.taskfile import TaskFile
 from wire.plan import BASE, Input, InputType
 
@@ -110,7 +110,7 @@ def _updates(graph: Graph, task: TaskFile, model: Model) -> dict[str, str]:
             "model.batch_norm = 'recomputed': a batch of one has no statistics of its own; let "
             "training.batch be 2 or more, 10 say"
         )
-    still = trained.matching(model, "frozen", task.model.frozen) | model.still
+    still = {*matching(model, "frozen", task.model.frozen), *model.still}
     return running.recompute(graph, model, still)
 
 
@@ -162,7 +162,7 @@ def _logits(graph: Graph, output: str, loss: options.Loss) -> str:
 def _output_type(graph: Graph, output: str, name: str) -> TensorType:
     shape = graph.shape(output)
     dtype = graph.types[output].dtype
-    if dtype != np.float32 or not shape or shape[0] != BATCH:
+    if dtype != FLOAT32 or not shape or shape[0] != BATCH:
         raise CompileError(
             f"output {name!r} must be float32 with the batch as its first axis; it is "
             f"{dtype.name} {describe(shape)}. The first axis of the inputs must be the batch, "

@@ -16,6 +16,7 @@ from benchmarks.federation import CHOSEN, Federation, Method
 from benchmarks.plans import compile_plan
 from benchmarks.races import Course, Run, run_all
 from benchmarks.results import course_grid, upload_goals
+from fleet.simulation import idx
 from wire.codecs import DEFAULT
 from wire.codecs.base import Vector32
 from wire.plan import Parameter
@@ -87,16 +88,17 @@ def test_digits_that_are_not_there_say_where_they_were_looked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(mnist.VARIABLE, str(tmp_path))
-    with pytest.raises(mnist.DataMissing, match=rf"{tmp_path}.*{mnist.VARIABLE}"):
+    with pytest.raises(idx.DataMissing, match=rf"{tmp_path}.*{mnist.VARIABLE}"):
         mnist.folder()
 
 
 def test_a_file_that_breaks_off_is_named(tmp_path: Path) -> None:
     write_digits(tmp_path, "train", TRAINING)
+    write_digits(tmp_path, "t10k", TEST)
     path = tmp_path / "train-images-idx3-ubyte.gz"
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:-1]))
-    with pytest.raises(mnist.DataMissing, match=path.name):
-        mnist.load(tmp_path)
+    with pytest.raises(idx.DataMissing, match=path.name):
+        idx.load(tmp_path)
 
 
 def test_a_federation_learns(plan: Path, data: Path, tmp_path: Path) -> None:

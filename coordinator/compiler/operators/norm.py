@@ -32,10 +32,8 @@ operator("MeanVarianceNormalization")
 def complete_layer_norm(emit: Emitter, node: Node) -> list[str]:
     """The same with a bias, and with the mean and the deviation that the gradient wants. Where the
     model reads those, they are written out: no gradient passes the operator's own."""
-    x, scale, *rest = node.inputs
-    bias = (
-        rest[0] if rest and rest[0] else emit.const(np.zeros(emit.graph.fixed(scale, slice(None))))
-    )
+    x, scale = node.inputs[:2]
+    bias = node.input(2) or emit.const(np.zeros(emit.graph.fixed(scale, slice(None))))
     attributes = {k: v for k, v in node.attributes.items() if k != "stash_type"}
     made = emit.ops("LayerNormalization", (x, scale, bias), 3, **attributes)
     if not any(node.outputs[1:]):
@@ -57,7 +55,7 @@ def _statistics(emit: Emitter, node: Node) -> tuple[str, str]:
 @lowering("LayerNormalization")
 def without_zeros(emit: Emitter, node: Node, forward: Node) -> list[str] | None:
     """The same without a bias that only the gradient builder wants."""
-    bias = emit.graph.constants.get(node.inputs[2]) if len(node.inputs) > 2 else None
+    bias = emit.graph.constants.get(node.input(2))
     if bias is None or bias.any():
         return None
     return list(emit.ops(node.op, node.inputs[:2], len(node.outputs), **node.attributes))
@@ -73,10 +71,9 @@ def layer_norm_grad(emit: Emitter, node: Node, forward: Node) -> list[str]:
     inner, outer = emit.ints(*range(axis, rank)), emit.ints(*range(axis))
     hat = emit.op("Mul", emit.op("Sub", x, mean), inverse)
     dy_hat = emit.op("Mul", dy, hat)
-    wanted = [bool(name) for name in (*node.outputs, "", "")[:3]]
-    d_scale = emit.op("ReduceSum", dy_hat, outer, keepdims=0) if wanted[1] else ""
-    d_bias = emit.op("ReduceSum", dy, outer, keepdims=0) if wanted[2] else ""
-    if not wanted[0]:
+    d_scale = emit.op("ReduceSum", dy_hat, outer, keepdims=0) if node.output(1) else ""
+    d_bias = emit.op("ReduceSum", dy, outer, keepdims=0) if node.output(2) else ""
+    if not node.output(0):
         return ["", d_scale, d_bias]
     g, g_hat = dy, dy_hat
     known = emit.graph.constants.get(scale)

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.coordinator.compiler.building import FLOAT, INT64, dense, model, node, weights
+from tests.coordinator.compiler.building import FLOAT, INT64, dense, model, node, read_by, weights
 
 UNKNOWN = "Det"
 """An operator of the standard, on floats, that cannot be trained through. Matrices to numbers."""
@@ -324,9 +324,8 @@ def huge(op: str) -> Callable[[], onnx.ModelProto]:
         }[op]
         sums = [node("ReduceSum", "c", "s", keepdims=0), node("MatMul", "x w", "h")]
         values = {"size": np.array([10**6, 10**6]), "one": np.ones((1, 1), np.float32)}
-        used = {n for made in nodes for n in made.input}
-        values = {n: v for n, v in values.items() if n in used}
-        return model([*nodes, *sums, node("Add", "h s", "out")], values | weights(w=(4, 3)))
+        values = read_by(nodes, values) | weights(w=(4, 3))
+        return model([*nodes, *sums, node("Add", "h s", "out")], values)
 
     return made
 

@@ -17,7 +17,7 @@ from coordinator.compiler.dry_run import dry_run, verdict
 from coordinator.compiler.dry_run_child import Attempt, Job, Report, Tried
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.folder import write_plan_dir
-from coordinator.compiler.graph import Node, TensorType
+from coordinator.compiler.graph import FLOAT32, Node, TensorType
 from coordinator.compiler.made_up import Draw, examples
 from coordinator.compiler.plan import CompiledPlan
 from coordinator.compiler.sizes import Sized, sized
@@ -163,7 +163,7 @@ def test_indices_stay_in_their_tables(tmp_path: Path) -> None:
         Node("Unsqueeze", ("i", "one"), ("j",)),
         Node("Gather", ("table", "j"), ("row",), {"axis": 0}),
     )
-    types = {"table": TensorType(np.dtype(np.float32), (17, 4))}
+    types = {"table": TensorType(FLOAT32, (17, 4))}
     graph = Sized(nodes, ("word",), ("row",), {}, frozenset(), types)
     assert index_bounds(graph, "word") == [17]
     assert index_bounds(graph, "table") == []

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from coordinator.compiler.errors import CompileError
 from tests.coordinator.compiler.building import Shape, compiled, model, node, task, weights
-from tests.coordinator.compiler.checking import Gradients
-from tests.coordinator.compiler.test_gradients import Case, check
+from tests.coordinator.compiler.checking import Case, Gradients, check
 
 
 def conv(x: Shape, w: Sequence[int], bias: bool = True, **attributes: Any) -> Case:
