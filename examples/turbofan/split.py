@@ -35,11 +35,6 @@ class Split:
         return self.nodes[:-1]
 
     @property
-    def non_participant(self) -> Examples:
-        """The examples of the node that trains alone."""
-        return self.pool.where(self.nodes[-1])
-
-    @property
     def training(self) -> Examples:
         """All rows of all nodes in one place: the non-participant's, too."""
         return self.pool.where(np.concatenate(self.nodes))
