@@ -16,7 +16,7 @@ from examples.turbofan.experiment import Outcome
 from fleet.simulation.pictures import PictureError
 
 _QUICK_SPLITS, _QUICK_ROUNDS = 1, 3
-_OTHERS = 2  # steps of a split beside its rounds
+_OTHERS = 2  # steps of a split beside its rounds; the nodes of the first one are watched
 
 out = Console()
 err = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -53,15 +53,19 @@ def _run(
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with tempfile.TemporaryDirectory() as folder, Progress(*columns, console=out) as progress:
         plans = experiment.compiled(Path(folder), rounds)
-        steps = plans.federated.task.round.rounds + _OTHERS
-        bar = progress.add_task("", total=len(seeds) * steps)
+        each = plans.federated.task.round.rounds
+        bar = progress.add_task("", total=len(seeds) * (each + _OTHERS) + each)
         found = []
         for seed in seeds:
 
             def done(what: str, seed: int = seed) -> None:
                 progress.update(bar, advance=1, description=f"split {seed}: {what}")
 
-            found.append(experiment.run(flights, plans, seed, workers=workers, done=done))
+            found.append(
+                experiment.run(
+                    flights, plans, seed, watch=seed == seeds[0], workers=workers, done=done
+                )
+            )
     return found
 
 
@@ -71,7 +75,8 @@ def _show(outcomes: Sequence[Outcome], output: Path, judged: bool) -> None:
         for words, held in report.goals(outcomes):
             out.print(f"{'[green]yes[/]' if held else '[red]no[/] '} {words}")
     longest = max(each.seconds for each in outcomes)
-    out.print(f"The longest federated run took {longest:.1f} s. Pictures and tables: {output}")
+    out.print(f"The longest federated run took {longest:.1f} s.")
+    out.print(f"Pictures and tables: {escape(str(output))}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One split through the real path: the federation in virtual time, and what it is compared with."""
+"""One split through the real path: the federation, and what it is compared with."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,24 +13,9 @@ from coordinator.compiler.folder import write_plan_dir
 from coordinator.taskfile import TaskFile
 from examples.turbofan import FOLDER
 from examples.turbofan.cmapss import Flights
+from examples.turbofan.federation import METRIC, Compiled, Federation, Tooth
 from examples.turbofan.split import Split, naive, split
-from fleet.simulation import Devices, Version, simulate, train_alone, train_each
-
-WATCHED = 5
-"""Nodes whose own error is looked at before and after each local training."""
-
-METRIC = "rmse"
-
-Tooth = tuple[float, float]
-"""The RMSE on a node's own engines, in cycles: of the round's model, and of what it made of it."""
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """A task, and the folder of its plan."""
-
-    task: TaskFile
-    plan: Path
+from fleet.simulation import Devices, train_alone, train_each
 
 
 @dataclass(frozen=True)
@@ -85,14 +70,17 @@ def run(
     plans: Plans,
     seed: int,
     *,
+    watch: bool = False,
     workers: int | None = None,
     done: Callable[[str], None] = lambda what: None,
 ) -> Outcome:
-    """Everything on the split of `seed`. `done` is told of each step: one a round, and one for each
-    of the other two. Raises `DataError` for too few engines, and what `simulate` does."""
+    """Everything on the split of `seed`; `watch` some nodes, which takes five times as long. `done`
+    is told of each step: one a round, one for each of the other two, and one more a round with
+    `watch`. Raises `DataError` for too few engines, and what `simulate` does."""
     found = split(flights, seed)
+    federation = Federation(found, plans.federated, seed, workers)
     began = time.perf_counter()
-    versions = _federated(found, plans.federated, seed, workers, done)
+    versions = federation.run(lambda version: done(f"round {version.number}")).versions
     seconds = time.perf_counter() - began
     centralised = train_alone(
         *(plans.centralised.task, plans.centralised.plan, found.training),
@@ -117,41 +105,11 @@ def run(
         centralised=_cycles(centralised, found),
         alone=_cycles(alone[-1], found),
         each_alone=[_cycles(node, found)[-1] for node in alone],
-        teeth=_teeth(versions, found),
+        teeth=federation.teeth(lambda: done("nodes")) if watch else {},
         seconds=seconds,
         upload=versions[-1].upload,
     )
 
 
-def _federated(
-    found: Split,
-    compiled: Compiled,
-    seed: int,
-    workers: int | None,
-    done: Callable[[str], None],
-) -> Sequence[Version]:
-    """The versions of the model that every node but one makes."""
-    nodes = found.taking_part
-    # The round closes when all have answered, also with fewer engines than NASA's.
-    rules = replace(
-        compiled.task.round, goal=len(nodes), minimum=min(len(nodes), compiled.task.round.minimum)
-    )
-    result = simulate(
-        replace(compiled.task, round=rules),
-        compiled.plan,
-        Devices(pool=found.pool, shares=nodes),
-        seed=seed,
-        test=found.test,
-        evaluate_every=0,
-        workers=workers,
-        on_version=lambda version: done(f"round {version.number}"),
-    )
-    return result.versions
-
-
 def _cycles(metrics: Sequence[Mapping[str, float]], found: Split) -> list[float]:
     return [found.cycles * each[METRIC] for each in metrics]
-
-
-def _teeth(versions: Sequence[Version], found: Split) -> dict[int, list[Tooth]]:
-    return {0: [(1.0, 2.0)] * (len(versions) - 1)}

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 
+from rich import box
 from rich.table import Table
 
 from examples.turbofan.experiment import Outcome
@@ -38,11 +39,11 @@ class Figures:
 
 _HEADS = {
     "naive": "naive",
-    "alone": "non-part.",
+    "alone": "alone",
     "federated": "federated",
     "centralised": "centralised",
-    "near": "fed. / centr.",
-    "gain": "naive / fed.",
+    "near": "fed/centr",
+    "gain": "naive/fed",
     "worse_alone": "worse alone",
 }
 _FORMATS = {"near": ".3f", "gain": ".3f", "worse_alone": ".0%"}
@@ -71,7 +72,7 @@ def means(outcomes: Sequence[Outcome]) -> Figures:
 
 def table(outcomes: Sequence[Outcome]) -> Table:
     """The figures of each split, and their means."""
-    found = Table("split", title="RMSE on the test engines, in cycles")
+    found = Table("split", title="RMSE on the test engines, in cycles", box=box.SIMPLE_HEAD)
     for head in _HEADS.values():
         found.add_column(head, justify="right")
     for each in outcomes:
@@ -107,19 +108,18 @@ def write(folder: Path, outcomes: Sequence[Outcome]) -> None:
     pictures.curves(
         folder / "rmse",
         {
-            "naive: 181 cycles each": _flat(outcomes),
-            "a node alone": _mean([each.alone for each in outcomes]),
             "federated": _mean([each.federated for each in outcomes]),
             "centralised": _mean([each.centralised for each in outcomes]),
+            "a node alone": _mean([each.alone for each in outcomes]),
+            "naive: 181 cycles each": _flat(outcomes),
         },
         x="round, or epoch",
         y="RMSE on the test engines, cycles",
         title=f"Remaining life of turbofans, mean of {len(outcomes)} splits",
     )
-    first = outcomes[0]
     pictures.curves(
         folder / "nodes",
-        {f"node {node + 1}": sawtooth(teeth) for node, teeth in first.teeth.items()},
+        {f"node {node + 1}": sawtooth(teeth) for node, teeth in outcomes[0].teeth.items()},
         x="round",
         y="RMSE on the node's own engines, cycles",
         title="Down as a node trains, up as the others' part arrives",

@@ -17,7 +17,7 @@ ROUNDS = 3
 @pytest.fixture(scope="module")
 def outcome(flights: Flights, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     plans = experiment.compiled(tmp_path_factory.mktemp("plans"), ROUNDS)
-    return experiment.run(flights, plans, 1, workers=0)
+    return experiment.run(flights, plans, 1, watch=True, workers=0)
 
 
 def test_the_model_is_that_of_the_report_and_as_it_is_made():
