@@ -73,7 +73,7 @@ def _show(outcomes: Sequence[Outcome], output: Path, judged: bool) -> None:
     out.print(report.table(outcomes))
     if judged:
         for words, held in report.goals(outcomes):
-            out.print(f"{'[green]yes[/]' if held else '[red]no[/] '} {words}")
+            out.print(f"{'[green]yes[/]' if held else '[red]no[/] '} {words}", soft_wrap=True)
     longest = max(each.seconds for each in outcomes)
     out.print(f"The longest federated run took {longest:.1f} s.")
     out.print(f"Pictures and tables: {escape(str(output))}", soft_wrap=True)

@@ -11,7 +11,7 @@ from examples.turbofan.split import Split
 from fleet.simulation import Devices, Result, Version, simulate, train_alone
 from wire.checkpoint import Weights
 
-WATCHED = 5
+WATCHED = 3
 """Nodes whose own error is looked at before and after each local training."""
 METRIC = "rmse"
 

@@ -72,7 +72,9 @@ def means(outcomes: Sequence[Outcome]) -> Figures:
 
 def table(outcomes: Sequence[Outcome]) -> Table:
     """The figures of each split, and their means."""
-    found = Table("split", title="RMSE on the test engines, in cycles", box=box.SIMPLE_HEAD)
+    found = Table(
+        "split", title="RMSE on the test engines, in cycles", box=box.SIMPLE_HEAD, padding=0
+    )
     for head in _HEADS.values():
         found.add_column(head, justify="right")
     for each in outcomes:
