@@ -8,6 +8,7 @@ import gzip
 import math
 import zlib
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +51,8 @@ Places = npt.NDArray[np.intp]
 
 
 class DataError(Exception):
-    """A file is missing or damaged: one line that says which, where, and what to do."""
+    """A file is missing or damaged, or there are too few engines: one line that says which and
+    where, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +118,9 @@ def _table(path: Path) -> Numbers:
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    opened = gzip.open(path) if path.suffix == ".gz" else path.open("rb")
-    with opened as file:
+    with path.open("rb") as raw, ExitStack() as stack:
+        compressed = path.suffix == ".gz"
+        file = stack.enter_context(gzip.open(raw)) if compressed else raw
         while line := file.readline(_LONGEST):
             yield line
 
@@ -129,7 +132,7 @@ def _row(words: list[bytes], before: list[float] | None) -> list[float]:
     """
     if len(words) != _COLUMNS:
         raise ValueError(f"{len(words)} columns, not {_COLUMNS}")
-    row = [_number(word) for word in words]
+    row = _numbers(words)
     unit, cycle = row[:2]
     last_unit, last_cycle = before[:2] if before else (0.0, 0.0)
     if unit not in (last_unit, last_unit + 1):
@@ -139,11 +142,20 @@ def _row(words: list[bytes], before: list[float] | None) -> list[float]:
     return row
 
 
-def _number(word: bytes) -> float:
+def _numbers(words: list[bytes]) -> list[float]:
+    """Raises `ValueError`, which names the first that is none."""
     try:
-        value = float(word)
+        row = list(map(float, words))
+        if all(map(math.isfinite, row)):
+            return row
     except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError(f"{word[:40].decode(errors='replace')!r} is not a number")
-    return value
+        pass
+    bad = next(word for word in words if not _finite(word))
+    raise ValueError(f"{bad[:40].decode(errors='replace')!r} is not a number")
+
+
+def _finite(word: bytes) -> bool:
+    try:
+        return math.isfinite(float(word))
+    except ValueError:
+        return False
