@@ -113,7 +113,7 @@ async def test_the_metrics_of_both_are_told_and_nothing_else(served: Serving, on
     await one.until(lambda: not history.evaluations)
     loss, _ = (await served.admin.task("personal")).task.metrics[0]
     assert loss.personal is not None
-    assert (loss.personal.devices, loss.gain.gaining) == (1, 1)
+    assert (loss.personal.devices, loss.personal.gaining) == (1, 1)
     assert loss.personal.mean == pytest.approx(gained)
     assert gained > 0
 
