@@ -20,7 +20,6 @@ model = {{ file = "2nn.onnx" }}
 loss = {{ kind = "cross_entropy" }}
 optimizer = {{ kind = "sgd", learning_rate = 0.1 }}
 training = {{ epochs = 1, batch = 10, metrics = ["loss", "accuracy"] }}
-upload = {{ codec = "float32" }}
 round = {{ goal = 10, minimum = 10, over_selection = 1, over_selection_limit = 1, \
 rounds = {rounds}, deadline = "1h" }}
 schedule = {{ round_deadline = "1h", check_in = "1m" }}
