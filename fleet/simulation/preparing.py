@@ -70,11 +70,12 @@ def _prepared(wanted: Experiment, path: Path, asked: Asked, say: Callable[[str],
     source = sources.read(wanted.data, base, manifest.inputs, column, chance)
     if wanted.stop and wanted.stop.over == "test" and source.test is None:
         raise ExperimentError("stop.over = 'test': the data have no test set; or over = 'devices'")
+    test = source.test
     return Prepared(
         task=task,
         plan=plan,
         devices=dealing.devices_of(wanted, source, manifest.inputs, seed),
-        test=None if source.test is None else Examples(source.test),
+        test=None if test is None else dealing.fitted(test, manifest.inputs, "data.test"),
         seed=seed,
         evaluate_every=wanted.evaluate_every if wanted.held_out else 0,
         stop=wanted.stop,
