@@ -2,13 +2,18 @@
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
 
 from coordinator.compiler.compile import compile_task
+from coordinator.compiler.dry_run import dry_run
 from coordinator.compiler.errors import CompileError
+from coordinator.compiler.estimate import EXAMPLES, Tuning, estimate
 from coordinator.compiler.plan import CompiledPlan
+from coordinator.compiler.report import report_of
+from coordinator.plans import contradictions
 from coordinator.taskfile import TaskFile
 from edge_agent.examples import Examples
 from edge_agent.personal import Tuned, tune
@@ -22,7 +27,8 @@ from tests.coordinator.compiler.building import (
     weights,
 )
 from wire import checkpoint
-from wire.plan import Personal, parse_manifest
+from wire.digest import digest_of
+from wire.plan import Personal, PlanFile, parse_manifest
 
 HEAD = '[personal]\nweights = ["?2"]'
 ALL = "[personal]"
@@ -195,3 +201,49 @@ def test_statistics_alone_are_nothing_to_tune(tmp_path: Path) -> None:
     rest = '[personal]\nweights = ["mean", "var"]'
     with pytest.raises(CompileError, match="only running statistics are chosen"):
         compiled(normed(), tmp_path, task(model='batch_norm = "recomputed"', rest=rest))
+
+
+def test_a_sound_one_passes_the_dry_run(tmp_path: Path) -> None:
+    for optimizer in (MOMENTUM, ADAMW):
+        assert dry_run(compiled(dense(), tmp_path, task(optimizer=optimizer, rest=HEAD))) == ()
+    assert dry_run(compiled(normed(), tmp_path, task(rest=ALL))) == ()
+
+
+def test_one_that_cannot_be_run_does_not(tmp_path: Path) -> None:
+    plan = compiled(dense(), tmp_path, task(rest=HEAD))
+    broken = plan.files | {"personal.onnx": b"nonsense"}
+    entry = PlanFile(digest=digest_of(b"nonsense"), bytes=8)
+    files = plan.manifest.files | {"personal.onnx": entry}
+    manifest = msgspec.structs.replace(plan.manifest, files=files)
+    with pytest.raises(CompileError, match=r"cannot run this plan: .*personal\.onnx"):
+        dry_run(CompiledPlan(manifest, broken, plan.initial))
+
+
+def test_it_is_in_the_estimate_and_the_report(tmp_path: Path) -> None:
+    two = '[personal]\nepochs = 2\nweights = ["?2"]'
+    plan = compiled(dense(), tmp_path, task(rest=two))
+    found = estimate(plan.manifest, plan.files)
+    assert isinstance(found.tuning, Tuning)
+    assert found.tuning.steps == 2 * EXAMPLES // 10
+    assert 0 < found.tuning.flops < found.flops  # the first layer has no gradient
+    report = report_of(plan)
+    assert report.personal is not None
+    assert (report.personal.weights, report.personal.names) == (3 * 5 + 3, ("w2", "b2"))
+    assert "personal" not in report.more
+    without = compiled(dense(), tmp_path, task())
+    assert estimate(without.manifest, without.files).tuning is None
+    assert report_of(without).personal is None
+
+
+def test_a_plan_and_a_task_agree_on_it(tmp_path: Path) -> None:
+    own = "[personal]\nepochs = 3\nlearning_rate = 0.02"
+    with_it, without = task(rest=own), task()
+    plan = compiled(dense(), tmp_path, with_it).manifest
+    plain = compiled(dense(), tmp_path, without).manifest
+    assert contradictions(with_it, plan) == contradictions(without, plain) == []
+    assert contradictions(without, plan) == ["personal is None in the task, a table in the plan"]
+    assert contradictions(with_it, plain) == ["personal is a table in the task, None in the plan"]
+    assert contradictions(task(rest=ALL), plan) == [
+        "personal.epochs is 1 in the task, 3 in the plan",
+        "personal.learning_rate is 0.1 in the task, 0.02 in the plan",
+    ]
