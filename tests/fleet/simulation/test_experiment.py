@@ -180,6 +180,10 @@ def test_a_function_of_a_script(tmp_path: Path) -> None:
         ('function = "dealt"\nfolder = "here"\n[split]\nkind = "alike"', "split: .*dealt each"),
         ('[stop]\nmetric = "f1"\nat = 0.9', "stop.metric = 'f1': expected one of 'loss', 'acc"),
         ('[split]\nkind = "groups"\ncolumn = "engine"', "split.column = 'engine': expected one of"),
+        (
+            'function = "dealt"\nfolder = "here"\n[stop]\nmetric = "loss"\nat = 0.1',
+            "stop.over = 'test': the data have no test set",
+        ),
     ],
 )
 def test_a_script_that_does_not_fit_is_one_line(tmp_path: Path, rest: str, why: str) -> None:
@@ -203,6 +207,14 @@ def test_data_that_are_not_there_are_named(tmp_path: Path, rest: str, why: str) 
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(ExperimentError, match=why):
         prepared(tmp_path, f"devices = 5\n{rest}")
+
+
+def test_a_stop_over_devices_needs_what_they_evaluate_on(tmp_path: Path) -> None:
+    (tmp_path / "data.py").write_text(SCRIPT)
+    stop = '[stop]\nmetric = "loss"\nat = 0.1\nover = "devices"'
+    rest = f'devices = 5\nheld_out = 0.0\n[data]\nsource = "script"\nscript = "data.py"\n{stop}'
+    with pytest.raises(ExperimentError, match=r"held_out and evaluate_every: expected both"):
+        prepared(tmp_path, rest)
 
 
 def test_the_command_line_has_the_last_word(tmp_path: Path) -> None:
