@@ -47,11 +47,11 @@ def demo(
     console = Console(soft_wrap=False)
     try:
         status = asyncio.run(_until_signal(run(folder.absolute(), console)))
+    except TimeoutError:  # an OSError, too
+        err.print(f"[red]error:[/] the demo took too long: see {folder}/logs")
+        status = 1
     except (DemoError, OSError) as error:
         err.print(f"[red]error:[/] {error}")
-        status = 1
-    except TimeoutError:
-        err.print(f"[red]error:[/] the demo took too long: see {folder}/logs")
         status = 1
     except (KeyboardInterrupt, asyncio.CancelledError):
         err.print("stopped; no process is left behind")

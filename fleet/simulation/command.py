@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from coordinator.cli.common import narrow_table
 from coordinator.compiler.errors import CompileError
 from coordinator.taskfile import TaskFileError
 from fleet.simulation import report
@@ -117,7 +118,8 @@ def _tell(
     )
     for line in missing:
         err.print("[yellow]warning:[/]", _plain(line))
-    out.print(_plain(f"tables, pictures and the model: {prepared.output}{os.sep}"))
+    what = "tables and pictures" + (" and the model" if result else "")
+    out.print(_plain(f"{what}: {prepared.output}{os.sep}"))
     if result is None:
         err.print("stopped; what was done is written")
         return STOPPED
@@ -163,7 +165,7 @@ def _progress(out: Console, prepared: Prepared) -> Iterator[_Told]:
     if not out.is_terminal:
         yield _Told(out, None, total)
         return
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
     text = TextColumn("{task.description}", markup=False)
     with Progress(*columns, text, console=out, transient=True) as bar:
         yield _Told(out, bar, total)
@@ -171,29 +173,29 @@ def _progress(out: Console, prepared: Prepared) -> Iterator[_Told]:
 
 def _sentence(version: Version) -> str:
     figures = [f"{name} {value:.4g}" for name, value in version.test.items()]
-    figures += [f"devices' {name} {found.mean:.4g}" for name, found in version.devices.items()]
+    if not figures:
+        figures = [f"devices' {name} {found.mean:.4g}" for name, found in version.devices.items()]
     return ", ".join([*figures, f"{version.updates} updates"])
 
 
 def _table(versions: tuple[Version, ...]) -> Table:
-    """The last versions, and the first."""
+    """The last versions, and the first: 80 columns hold two metrics."""
     metrics = list(dict.fromkeys(key for v in versions for key in v.test))
     spreads = list(dict.fromkeys(key for v in versions for key in v.devices))
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    heads = ["version", "time", *metrics]
+    heads = ["version", *metrics]
     heads += [head for name in spreads for head in (f"devices' {name}", "worst tenth")]
-    for head in (*heads, "updates", "late", "dropped", "up"):
-        table.add_column(head, justify="right")
+    heads += ["updates", "late", "dropped"]
+    table = narrow_table(heads, [head for head in heads if " " in head], heads)
     shown = versions if len(versions) <= _SHOWN else (versions[0], *versions[1 - _SHOWN :])
     for version in shown:
-        cells = [str(version.number), human(version.seconds)]
+        cells = [str(version.number)]
         cells += [_figure(version.test.get(name)) for name in metrics]
         for name in spreads:
             found = version.devices.get(name)
             cells.append(_figure(found.mean if found else None))
             cells.append(_figure(found.worst_decile if found else None))
         cells += [str(n) for n in (version.updates, version.late, version.dropped)]
-        table.add_row(*cells, human_size(version.upload))
+        table.add_row(*cells)
     return table
 
 

@@ -226,3 +226,14 @@ def test_the_command_line_has_the_last_word(tmp_path: Path) -> None:
     found = prepared(tmp_path, rest)
     assert (found.seed, found.task.round.rounds) == (1, 9)
     assert found.output == tmp_path / "e-results"
+
+
+def test_the_documented_experiment_is_one_with_every_key() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "simulate.md").read_text()
+    text = page.partition("```toml\n")[2].partition("```")[0]
+    found = experiment.parse(text)
+    assert isinstance(found.split, experiment.Dirichlet)
+    assert all(
+        f"\n{key} = " in text or f"[{key}]" in text
+        for key in experiment.Experiment.__struct_fields__[2:]
+    )
