@@ -14,7 +14,18 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before anything imports ONNX Runtim
 
 from rich.console import Console
 
-from benchmarks import aggregation, codecs, guest, load, memory, robust, rounds, steps, virtual
+from benchmarks import (
+    aggregation,
+    codecs,
+    guest,
+    load,
+    memory,
+    robust,
+    rounds,
+    simulators,
+    steps,
+    virtual,
+)
 from benchmarks.report import Section
 from benchmarks.runtimes import Runtime, RuntimeMissing, here, probe
 
@@ -45,6 +56,12 @@ def _virtual(
     return virtual.measure(quick, say)
 
 
+def _simulators(
+    work: Path, runtimes: list[Runtime], quick: bool, say: Callable[[str], None]
+) -> Section:
+    return simulators.measure(work, quick, say)
+
+
 def _load(work: Path, runtimes: list[Runtime], quick: bool, say: Callable[[str], None]) -> Section:
     return asyncio.run(load.measure(work, quick, say))
 
@@ -63,6 +80,7 @@ SECTIONS: dict[str, Measure] = {
     "aggregation": aggregation.measure,
     "guest": _guest,
     "virtual": _virtual,
+    "simulators": _simulators,
     "robust": _robust,
     "codecs": codecs.measure,
 }

@@ -18,16 +18,15 @@ from benchmarks.mnist import DEVICES
 from coordinator.aggregation import Aggregation, Contribution, FedAvg, aggregator
 from coordinator.compiler.folder import read_plan_dir
 from edge_agent import session
-from edge_agent.examples import Examples
 from edge_agent.reporting import Reporting
 from edge_agent.state import StateFolder
 from fleet.simulation import idx
 from fleet.simulation.idx import Digits
+from fleet.simulation.trainee import Trainee
 from wire import checkpoint, update
-from wire.checkpoint import FLOAT32, Weights
+from wire.checkpoint import Weights
 from wire.digest import digest_of
 from wire.messages import Assignment
-from wire.plan import Manifest
 
 CHOSEN = 10
 """Devices a round: C = 0.1."""
@@ -56,28 +55,6 @@ class Sent(NamedTuple):
     assignment: str
     data: bytes
     delta: Weights
-
-
-class Trainee:
-    """The devices' training, one after the other: they share a trainer and its session, since to
-    open one takes a third of the time that 2NN's training does. Each starts as a new one would."""
-
-    def __init__(self, manifest: Manifest, plan: Path) -> None:
-        self._manifest = manifest
-        self._base = {p.name: np.zeros(p.shape, FLOAT32) for p in manifest.parameters}
-        self._trainer = session.Trainer(manifest, plan, self._base, threads=1)
-
-    def train(self, weights: Weights, examples: Examples, seed: list[int]) -> session.Trained:
-        """From `weights` on. Raises `Diverged`."""
-        self._trainer.steps = 0
-        standing = self._trainer.state()  # the runtime's own memory
-        for name, values in weights.items():
-            np.copyto(self._base[name], values)
-            np.copyto(standing[name], values)
-        for slot in self._manifest.state:
-            standing[slot.name].fill(slot.fill)
-        rng = np.random.default_rng(seed)
-        return session.train(self._trainer, self._manifest, examples, rng, stop=lambda: False)
 
 
 class Federation:
@@ -128,7 +105,9 @@ class Federation:
         """Train on a device, and write its update. Raises `Diverged`."""
         examples = self._training.examples(self._shares[device], self.manifest.inputs)
         seed = [self._seed, _TRAIN, self.rounds, device]
-        trained = self._trainee.train(weights, examples, seed)
+        self._trainee.begin(weights, {}, seed=0)
+        rng = np.random.default_rng(seed)
+        trained = session.train(self._trainee, self.manifest, examples, rng, stop=lambda: False)
         work = self._assignment(device)
         header = update.UpdateHeader(
             assignment=work.id,

@@ -62,10 +62,10 @@ def write_artifacts(folder: Path, model: str, optimizer: str = "sgd") -> Path:
             optimizer=_block(optimizer),
             artifact_directory=str(made),
         )
-    optimizer = made / "optimizer_model.onnx"
-    written = onnx.load(optimizer)
+    file = made / "optimizer_model.onnx"
+    written = onnx.load(file)
     written.ir_version = min(written.ir_version, 10)  # the newest that this build reads
-    save(written, optimizer)
+    save(written, file)
     return made
 
 

@@ -8,7 +8,7 @@ from coordinator import exact
 from coordinator.aggregation.options import FedNova, Scaffold, fewest, kind_of
 from coordinator.aggregation.options import problems as aggregation_problems
 from coordinator.codec_choice import AUTO, EXACT, contradiction
-from coordinator.compiler.options import checks, metrics, numbers
+from coordinator.compiler.options import metrics, numbers, optimizers
 from coordinator.compiler.options.losses import Contrastive
 from coordinator.compiler.options.optimizers import AdamW, Sgd
 from coordinator.tables import AnyTask, StatisticsFile, TaskFile
@@ -58,7 +58,7 @@ def _of_training(task: TaskFile) -> list[str]:
         found += _corrected(task, task.aggregation)
     if len(set(task.training.metrics)) != len(task.training.metrics):
         found.append("training.metrics: a metric is named twice")
-    found += checks.problems(task.optimizer, task.round.rounds)
+    found += optimizers.problems(task.optimizer, task.round.rounds)
     if task.model.lora is not None:
         found += numbers.problems("model.lora", task.model.lora)
     found += _numbers(task, "training", "upload", "keep", "round")

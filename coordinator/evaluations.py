@@ -44,7 +44,7 @@ class Evaluations:
         """The last so many versions before one (of all, unless it is said), newest first."""
         newest = task.model.version if before is None else min(before - 1, task.model.version)
         first = max(0, newest - versions + 1)
-        old = await self._old(task, first)
+        old = await self._old(task, first, newest)
         oldest = await self._store.read(stored.oldest, task.name)
         late, found = self._clock.monotonic() + _PATIENCE, list[VersionView]()
         for version in range(newest, first - 1, -1):
@@ -57,10 +57,10 @@ class Evaluations:
                 return EvaluationsView(versions=found, before=version, left=version - first)
         return EvaluationsView(versions=found, before=first)
 
-    async def _old(self, task: Task, first: int) -> Mapping[int, list[MetricView]]:
-        """What was kept of versions whose devices' words are not, from `first` on."""
+    async def _old(self, task: Task, first: int, last: int) -> Mapping[int, list[MetricView]]:
+        """What was kept of those of these versions of which the devices' own words are not."""
         found: dict[int, list[MetricRecord]] = {}
-        for record in await self._store.read(stored.kept, task.name, first):
+        for record in await self._store.read(stored.kept, task.name, first, last):
             found.setdefault(record.version, []).append(record)
         return {v: metric_views(records, task.manifest.metrics) for v, records in found.items()}
 

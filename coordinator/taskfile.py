@@ -55,7 +55,8 @@ def parse(text: str, source: str = "task file") -> TaskFile | StatisticsFile:
 def load(path: Path) -> TaskFile | StatisticsFile:
     """Read a task file from disk. Raises `TaskFileError`."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(TASK_FILE_LIMIT + 1)
     except (OSError, UnicodeDecodeError) as error:
         raise TaskFileError(f"{path}: cannot be read: {error}") from None
     return parse(text, str(path))

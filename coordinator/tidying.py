@@ -35,7 +35,7 @@ async def keep_tidying_uploads(services: Services, uploads: Uploads) -> None:
 
 async def keep_tidying_models(services: Services, tasks: Mapping[str, Task]) -> None:
     """Until cancelled."""
-    trying = Trying("models of long ago are not deleted")
+    trying = Trying("models and evaluations of long ago are not deleted")
     while True:
         await asyncio.sleep(_MODELS_SECONDS)
         async with trying:

@@ -10,10 +10,9 @@ that is sent, and accepted, once more. Of an update that is refused, was never w
 nothing is carried. No numpy: the agent's own process uses this, too.
 """
 
-from contextlib import suppress
 from pathlib import Path
 
-from wire.files import sync_folder
+from wire.files import remove_durably, sync_folder
 
 _CARRIED, _CARRYING = ".carried", ".carrying"
 _MOST = 16  # tasks of which something is carried: each costs the disk a model
@@ -45,19 +44,14 @@ class CarriedFiles:
 
     def forget(self, task: str) -> None:
         """What is carried of a task is of no use."""
-        self._remove(self.carried(task))
+        remove_durably(self.carried(task))
 
     def make_room(self, task: str, outbox: Path) -> None:
         """Before a training of a task is kept: what trainings left whose update is not in the
         `outbox` goes, and so does what was carried of tasks that were trained for long ago."""
         for path in self._folder.glob(f"*{_CARRYING}"):
             if not (outbox / f"{path.name.split('.')[1]}.update").exists():
-                self._remove(path)
+                remove_durably(path)
         others = {path for path in self._folder.glob(f"*{_CARRIED}") if path != self.carried(task)}
         for path in sorted(others, key=lambda path: path.stat().st_mtime)[: -(_MOST - 1)]:
-            self._remove(path)
-
-    def _remove(self, path: Path) -> None:
-        with suppress(FileNotFoundError):
-            path.unlink()
-            sync_folder(self._folder)
+            remove_durably(path)

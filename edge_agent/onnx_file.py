@@ -15,6 +15,7 @@ from wire.onnx_fields import (
     BadModel,
     Buffer,
     Place,
+    check_place,
     fields,
     place_of,
     text,
@@ -100,15 +101,11 @@ def _inlined(tensor: memoryview, outside: Mapping[str, Buffer]) -> list[Buffer]:
     place = place_of(tensor)
     if place is None:
         return [tensor]
-    if place.location not in outside:
-        raise BadModel(f"a tensor lies in {place.location!r}, which is no file of the plan")
+    check_place(place, {name: len(data) for name, data in outside.items()})
     data = memoryview(outside[place.location])
-    end = place.offset + place.length
-    if end > len(data):
-        raise BadModel(f"a tensor ends at byte {end} of {place.location}, which has {len(data)}")
     told = (_EXTERNAL_DATA, _DATA_LOCATION)
     parts: list[Buffer] = [f.whole for f in fields(tensor) if f.number not in told]
-    return parts + _counted(_RAW_DATA, [data[place.offset : end]])
+    return parts + _counted(_RAW_DATA, [data[place.offset : place.end]])
 
 
 def _initializers(model: Buffer) -> Iterator[tuple[str, memoryview]]:

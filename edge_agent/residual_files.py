@@ -13,10 +13,9 @@ updates that are in it, for whoever finds one of them still there. No numpy: the
 uses this, too.
 """
 
-from contextlib import suppress
 from pathlib import Path
 
-from wire.files import sync_folder
+from wire.files import remove_durably, sync_folder
 
 _KEPT, _PENDING, _LATE = ".residual", ".pending", ".late"
 _MOST = 16  # tasks of which something is kept: each costs the disk a model or two
@@ -71,9 +70,7 @@ class ResidualFiles:
 
     def remove(self, path: Path) -> None:
         """One of these files, durably."""
-        with suppress(FileNotFoundError):
-            path.unlink()
-            sync_folder(self._folder)
+        remove_durably(path)
 
     def forget_oldest(self) -> None:
         """Tasks come and go: of those that were trained for long ago, nothing is kept."""

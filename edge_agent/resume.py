@@ -141,12 +141,12 @@ def read(path: Path, origin: Origin, manifest: Manifest, training: Examples) -> 
     """What was kept for `origin` and these examples; `None` when there is no file. Raises
     `Unusable`."""
     schema = _schema(manifest)
-    found = sealed.read(
+    kept = sealed.read(
         path, _KIND, tensors.size_limit(schema, sealed.HEADER_LIMIT), lambda _: schema
     )
-    if found is None:
+    if kept is None:
         return None
-    text, state = found
+    text, state = kept
     try:
         standing = decode_json(text.encode(), Standing, sealed.HEADER_LIMIT)
     except WireError as error:

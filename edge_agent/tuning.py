@@ -10,7 +10,6 @@ from pathlib import Path
 
 from edge_agent.examples import Examples
 from edge_agent.job import Job
-from edge_agent.limits import OutOfMemory
 from edge_agent.personal import Tuned, tune
 from edge_agent.session import BadPlan, CannotRun, Diverged, Preempted
 from schedules.duration import human
@@ -55,8 +54,11 @@ class Tuning:
         except Preempted:
             self.why = f"not done in {human(self._job.tuning_seconds)}"
             return None
-        except (Diverged, CannotRun, BadPlan, OutOfMemory) as error:
+        except (Diverged, CannotRun, BadPlan) as error:
             self.why = str(error)
+            return None
+        except MemoryError as error:  # the runtime's, or numpy's own
+            self.why = f"out of memory: {error}"
             return None
         metric = self._manifest.metrics[0].name
         if not all(map(math.isfinite, tuned.metrics.values())):

@@ -5,6 +5,7 @@ neither may import the other.
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -31,6 +32,13 @@ def name_file(error: OSError, path: Path) -> OSError:
     if error.filename is None and error.errno is not None:
         error.filename = str(path)
     return error
+
+
+def remove_durably(path: Path) -> None:
+    """Remove a file, if it is there; durable on return. Blocking. Raises `OSError`."""
+    with suppress(FileNotFoundError):
+        path.unlink()
+        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -41,6 +41,11 @@ class Place(NamedTuple):
     offset: int
     length: int
 
+    @property
+    def end(self) -> int:
+        """Where they end in the file."""
+        return self.offset + self.length
+
 
 class Field(NamedTuple):
     """`whole` is the field as it stands; `value` is what it counts, `None` for a number."""
@@ -60,11 +65,16 @@ def check_places(model: Buffer, files: Mapping[str, int]) -> None:
     """Raise `BadModel` unless all that the model has outside lies in these files, by their sizes in
     bytes. To be asked before a runtime opens a model from the network: it would read any file."""
     for place in all_places(model):
-        if place.location not in files:
-            raise BadModel(f"a tensor lies in {place.location!r}, which is no file of the plan")
-        end, size = place.offset + place.length, files[place.location]
-        if end > size:
-            raise BadModel(f"a tensor ends at byte {end} of {place.location}, which has {size}")
+        check_place(place, files)
+
+
+def check_place(place: Place, files: Mapping[str, int]) -> None:
+    """Raise `BadModel` unless it is in one of these files, by their sizes in bytes."""
+    if place.location not in files:
+        raise BadModel(f"a tensor lies in {place.location!r}, which is no file of the plan")
+    size = files[place.location]
+    if place.end > size:
+        raise BadModel(f"a tensor ends at byte {place.end} of {place.location}, which has {size}")
 
 
 def _places(kind: str, message: memoryview, depth: int) -> Iterator[Place]:

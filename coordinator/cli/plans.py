@@ -57,6 +57,7 @@ def show_command(
     ca_file: CaFile = None,
 ) -> None:
     """Show a plan: what goes in and comes out, what is trained, and what it asks of a device."""
+    guard(lambda: _check_places(dot, svg))
 
     def show(plan: CompiledPlan, upload: tuple[str, int] | None) -> None:
         from coordinator.cli.showing import print_plan  # these read graphs: slow to import
@@ -103,6 +104,23 @@ async def _fetched(client: AdminClient, digest: str, model: str) -> CompiledPlan
     for name, file in manifest.files.items():
         files[name] = await client.blob(file.digest)
     return CompiledPlan(manifest, files, await client.blob(model))
+
+
+def _check_places(dot: Path | None, svg: Path | None) -> None:
+    """Raise `Complaint` where a picture would take the place of something that is none: before
+    anything is compiled."""
+    for option, path, begins in (
+        ("--dot", dot, (b"digraph",)),
+        ("--svg", svg, (b"<?xml", b"<svg")),
+    ):
+        if path is None or not path.exists() or path.is_char_device():
+            continue
+        if path.is_dir():
+            raise Complaint(f"{option} {path}: a folder; name a file")
+        with path.open("rb") as file:
+            found = file.read(16)
+        if found and not found.startswith(begins):
+            raise Complaint(f"{option} {path}: there is another file of that name; name a new one")
 
 
 def _draw(plan: CompiledPlan, dot: Path | None, svg: Path | None) -> None:

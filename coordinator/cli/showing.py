@@ -1,5 +1,6 @@
 """How a plan is printed."""
 
+import math
 from collections.abc import Iterable, Mapping
 
 from rich.console import Group, RenderableType
@@ -9,6 +10,7 @@ from rich.text import Text
 from coordinator.cli.common import narrow_table, out, plain
 from coordinator.cli.compiling import spread
 from coordinator.compiler.estimate import EXAMPLES, Estimate, OnBoard
+from coordinator.compiler.graph import describe
 from coordinator.compiler.report import Personal, PlanReport, Tensor
 from wire.sizes import human_size
 
@@ -50,7 +52,7 @@ def _tensors(tensors: Iterable[Tensor]) -> Table:
         what = ["label"] if t.label else []
         what += [f"0 to {t.classes - 1}"] if t.classes else []
         what += ["{:.12g} to {:.12g}".format(*t.range)] if t.range else []
-        table.add_row(plain(t.name), t.dtype, _shape(t.shape), ", ".join(what))
+        table.add_row(plain(t.name), t.dtype, describe(t.shape), ", ".join(what))
     return table
 
 
@@ -60,7 +62,7 @@ def _parameters(report: PlanReport, show_all: bool) -> Group:
     )
     shown = report.parameters if show_all else report.parameters[:_SHOWN]
     for p in shown:
-        table.add_row(plain(p.name), _shape(p.shape), f"{p.size:,}", f"{p.share:.1%}")
+        table.add_row(plain(p.name), describe(p.shape), f"{p.size:,}", f"{p.share:.1%}")
     rest = len(report.parameters) - len(shown)
     lines = [f"and {rest} more: --all"] if rest else []
     if report.frozen:
@@ -69,7 +71,7 @@ def _parameters(report: PlanReport, show_all: bool) -> Group:
 
 
 def _training(report: PlanReport) -> list[str]:
-    state = sum(_size(s.shape) for s in report.state)
+    state = sum(math.prod(s.shape) for s in report.state)
     lines = [
         f"{_passes(report.epochs)} over a device's examples, in batches of {report.batch}, at a "
         f"learning rate of {report.learning_rate:g}",
@@ -139,17 +141,6 @@ def _boards(boards: Iterable[OnBoard]) -> Table:
         fits = "yes" if on.fits else Text("no", style="red")
         table.add_row(on.board, spread(on.step), spread(on.round), limit, fits)
     return table
-
-
-def _shape(shape: Iterable[int | str]) -> str:
-    return f"[{', '.join(map(str, shape))}]"
-
-
-def _size(shape: Iterable[int]) -> int:
-    size = 1
-    for n in shape:
-        size *= n
-    return size
 
 
 def _si(number: float) -> str:

@@ -8,7 +8,7 @@ from onnx import checker
 
 from coordinator.compiler import convert
 from coordinator.compiler.convert import External, Signature
-from coordinator.compiler.graph import Array, Emitter, Graph, Node, TensorType, in_order
+from coordinator.compiler.graph import Array, Emitter, Graph, Node, in_order
 from wire.plan import FROZEN_NAME
 
 FROZEN_LEAST = 1024
@@ -116,12 +116,8 @@ def _distinct(graph: Graph, inputs: Iterable[str], outputs: Mapping[str, str]) -
         own = name
         if name in taken:
             own = emit.op("Identity", name)
-            graph.types[own] = graph.types.get(name) or _type_of_constant(graph, name)
+            if (known := graph.type_of(name)) is not None:
+                graph.types[own] = known
         taken.add(own)
         result[public] = own
     return result
-
-
-def _type_of_constant(graph: Graph, name: str) -> TensorType:
-    value = graph.constants[name]
-    return TensorType(value.dtype, value.shape)

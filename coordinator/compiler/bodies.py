@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 from onnx import defs, helper, inliner, numpy_helper, shape_inference
 
-from coordinator.compiler import convert
+from coordinator.compiler import convert, specification
 from coordinator.compiler.graph import IR_VERSION, OPSET, Array, Emitter, Graph, Node
 
 _NESTED = 4
@@ -16,9 +16,8 @@ _NESTED = 4
 
 def has_body(op: str, opset: int = OPSET) -> bool:
     """Whether the specification of this operator set has a function body for the operator."""
-    try:
-        schema: Any = defs.get_schema(op, opset, "")
-    except defs.SchemaError:
+    schema: Any = specification.schema(op, opset)
+    if schema is None:
         return False
     return bool(schema.has_function or schema.has_context_dependent_function)
 
@@ -27,7 +26,7 @@ def written_out(emit: Emitter, node: Node) -> list[str] | None:
     """An expansion by the operator's function body; None if it has none. Types must be known."""
     if not has_body(node.op):
         return None
-    body = _inlined(_with_defaults(convert.proto_of(node), OPSET), emit.graph)
+    body = _body(_with_defaults(convert.proto_of(node), OPSET), emit.graph)
     if body is None or any(raw.op_type == node.op for raw in body):
         return None
     names = {name: name for name in ("", *node.inputs)}
@@ -48,7 +47,7 @@ def older(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
         new = {
             node.op_type
             for node in proto.graph.node
-            if _since(node.op_type, OPSET) is None and has_body(node.op_type, opset)
+            if specification.schema(node.op_type) is None and has_body(node.op_type, opset)
         }
         if not new:
             break
@@ -83,9 +82,8 @@ def without_deprecated(proto: onnx.ModelProto) -> onnx.ModelProto:
     They have one scale and bias for each group, and so are instance norms of the groups. ONNX has
     withdrawn them: its checker and its converter refuse such a model.
     """
-    opset = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
     norms = any(node.op_type == "GroupNormalization" for node in proto.graph.node)
-    if not norms or not 18 <= opset < 21:
+    if not norms or not 18 <= specification.version(proto) < 21:
         return proto
     result = onnx.ModelProto()
     result.CopyFrom(proto)
@@ -116,13 +114,6 @@ def _of_groups(node: onnx.NodeProto) -> list[onnx.NodeProto]:
     ]
 
 
-def _since(op: str, opset: int) -> int | None:
-    try:
-        return int(defs.get_schema(op, opset, "").since_version)
-    except defs.SchemaError:
-        return None
-
-
 def _with_defaults(node: onnx.NodeProto, opset: int) -> onnx.NodeProto:
     """The node with its attributes' defaults spelt out: a body refers to them."""
     result = onnx.NodeProto()
@@ -134,11 +125,11 @@ def _with_defaults(node: onnx.NodeProto, opset: int) -> onnx.NodeProto:
     return result
 
 
-def _inlined(node: onnx.NodeProto, graph: Graph) -> list[onnx.NodeProto] | None:
+def _body(node: onnx.NodeProto, graph: Graph) -> list[onnx.NodeProto] | None:
     inputs = [
-        convert.info_of(name, convert.type_in(graph, name))
+        convert.info_of(name, known)
         for name in dict.fromkeys(node.input)
-        if name
+        if (known := graph.type_of(name)) is not None
     ]
     outputs = [helper.make_empty_tensor_value_info(name) for name in node.output if name]
     for info in outputs:

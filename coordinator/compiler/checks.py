@@ -5,21 +5,21 @@ or raises `CompileError`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
 
 import numpy as np
 
-from coordinator.compiler.boards import BOARDS
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.estimate import estimate, largest_batch
 from coordinator.compiler.graph import Graph, describe
 from coordinator.compiler.model import Model
+from coordinator.compiler.patterns import matching
 from wire.plan import FileName, Input, Manifest
 from wire.sizes import human_size
 
 MEMORY_LIMIT = 16 << 30
 """Bytes that a training child may need, at most: no device has more to give."""
 _NAMED = 20  # weights that a message lists
+_SMALLER = "no batch fits; a smaller model, frozen weights or an optimiser with less state might"
 
 
 def check_sizes(model: Model) -> None:
@@ -73,12 +73,8 @@ def unused(
     seen = _needed(model.graph, [model.outputs[name] for name in named])
     anywhere = _needed(model.graph, model.outputs.values())
     still = {w: n for w, n in model.weights.items() if model.values[w].size > 1}
-    for gone in (
-        *trained,
-        *model.still,
-        *(w for w, n in still.items() if any(fnmatchcase(n, p) for p in frozen)),
-    ):
-        still.pop(gone, None)
+    for asked_for in (*trained, *model.still, *matching(model, "frozen", frozen)):
+        still.pop(asked_for, None)
     nowhere = [name for w, name in still.items() if w not in anywhere]
     elsewhere = [name for w, name in still.items() if w in anywhere and w not in seen]
     constant = [name for w, name in still.items() if w in seen]
@@ -105,26 +101,24 @@ def memory(manifest: Manifest, files: Mapping[FileName, bytes]) -> list[str]:
         found = estimate(manifest, files)
     except CompileError as error:
         return [f"nothing can be estimated: {error}"]
+
+    def advice(limit: int) -> str:
+        evaluation = found.memory.evaluation
+        batch = largest_batch(manifest, files, evaluation, limit)
+        return f"training.batch = {batch} fits" if batch else _SMALLER
+
     needs = max(board.needs for board in found.boards)
     if needs > MEMORY_LIMIT:
         raise CompileError(
             f"training.batch = {manifest.batch}: a device would need {human_size(needs)} to train; "
-            + _advice(manifest, files, MEMORY_LIMIT)
+            + advice(MEMORY_LIMIT)
         )
-    small = {b.name: b.limit for b in BOARDS}
     return [
         f"training needs about {human_size(on.needs)}, and the agent's profile for a {on.board} "
-        f"gives {human_size(on.limit)}: {_advice(manifest, files, small[on.board])}"
+        f"gives {human_size(on.limit)}: {advice(on.limit)}"
         for on in found.boards
         if not on.fits
     ]
-
-
-def _advice(manifest: Manifest, files: Mapping[FileName, bytes], limit: int) -> str:
-    batch = largest_batch(manifest, files, limit)
-    if batch:
-        return f"training.batch = {batch} fits"
-    return "no batch fits; a smaller model, frozen weights or an optimiser with less state might"
 
 
 def _needed(graph: Graph, outputs: Iterable[str]) -> set[str]:

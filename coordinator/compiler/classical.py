@@ -11,10 +11,12 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from coordinator.compiler import convert, specification
 from coordinator.compiler.errors import CompileError
 
 DOMAIN = "ai.onnx.ml"
 
+_WITHOUT_ANY = 9  # the operator set taken where all of a model's operators are of `DOMAIN`
 _AXES_AS_INPUT = 18  # the operator set from which on ReduceL2 and its like take axes as an input
 
 
@@ -29,7 +31,7 @@ def standard(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    version = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=9)
+    version = specification.version(model) or _WITHOUT_ANY
     rewriter = _Rewriter(result.graph, version)
     del result.graph.node[:]
     for node in model.graph.node:
@@ -38,7 +40,7 @@ def standard(model: onnx.ModelProto) -> onnx.ModelProto:
     _drop(result.graph, rewriter.gone)
     _retype(result.graph, rewriter.tables)
     left = any(node.domain == DOMAIN for node in result.graph.node)
-    kept = [o for o in model.opset_import if o.domain not in ("", "ai.onnx")]
+    kept = [o for o in model.opset_import if o.domain not in specification.DOMAINS]
     del result.opset_import[:]
     result.opset_import.append(helper.make_opsetid("", version))
     result.opset_import.extend(o for o in kept if left or o.domain != DOMAIN)
@@ -96,14 +98,10 @@ def _matrix(node: onnx.NodeProto, rows: int) -> tuple[np.ndarray[Any, Any], np.n
     intercepts = np.asarray(given.get("intercepts") or np.zeros(rows), np.float32)
     if rows < 1 or not flat.size or flat.size % rows or intercepts.shape != (rows,):
         raise CompileError(
-            f"operator {node.op_type} ({_where(node)}) has {flat.size} coefficients and "
+            f"operator {node.op_type} ({convert.where_of(node)}) has {flat.size} coefficients and "
             f"{intercepts.size} intercepts for {rows} outputs"
         )
     return flat.reshape(rows, -1), intercepts
-
-
-def _where(node: onnx.NodeProto) -> str:
-    return f"node {node.name!r}" if node.name else f"the node that makes {node.output[0]!r}"
 
 
 def _floats(rewriter: _Rewriter, node: onnx.NodeProto) -> tuple[list[onnx.NodeProto], str]:

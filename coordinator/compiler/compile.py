@@ -31,14 +31,14 @@ from coordinator.compiler import (
 from coordinator.compiler.assemble import FrozenFile, Interface, write
 from coordinator.compiler.convert import External
 from coordinator.compiler.finish import finish
-from coordinator.compiler.graph import OPSET, Array, Emitter
+from coordinator.compiler.graph import FLOAT32, OPSET, Array, Emitter
 from coordinator.compiler.metrics import measured
 from coordinator.compiler.personal import personal_graph
 from coordinator.compiler.plan import CompiledPlan
 from coordinator.compiler.problem import Problem, pose
 from coordinator.compiler.rates import schedule_of
 from coordinator.compiler.statistics.plan import compile_statistics
-from coordinator.compiler.training import training_graph
+from coordinator.compiler.training import TrainingGraph, training_graph
 from coordinator.taskfile import StatisticsFile, TaskFile
 from wire import checkpoint, tensors
 from wire.digest import digest_of
@@ -52,8 +52,6 @@ from wire.plan import (
     PlanFile,
     parse_manifest,
 )
-
-_FLOAT32 = np.dtype(np.float32)
 
 
 @boundary.one_error
@@ -79,11 +77,11 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
     loaded = lora.adapted(raw, task.model.lora)
     problem = pose(task, loaded)
     checks.check_labels(problem.inputs.values())
-    frozen = FrozenFile()
     values = {w: loaded.values[w] for w in problem.weights}
     given = _given(task, problem, values)
-    zeros = {p.name: np.zeros(p.shape, _FLOAT32) for p in given}
+    zeros = {p.name: np.zeros(p.shape, FLOAT32) for p in given}
     initial = checkpoint.write({problem.weights[w]: v for w, v in values.items()} | zeros)
+    frozen = FrozenFile()
     train = training_graph(task, problem, values, frozen)
     personal = personal_graph(task, loaded, problem, values, frozen)
     files: dict[FileName, bytes] = {
@@ -95,7 +93,40 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
         files[PERSONAL_NAME] = personal.data
     if constants := frozen.to_bytes():
         files[FROZEN_NAME] = constants
-    manifest = Manifest(
+    manifest = msgspec.structs.replace(
+        _manifest(task, problem, train, files, values, given),
+        personal=personal.manifest if personal else msgspec.UNSET,
+    )
+    outputs = [loss.output for loss in task.losses]
+    warnings = (
+        *checks.unused(loaded, outputs, problem.weights, task.model.frozen),
+        *checks.memory(manifest, files),
+    )
+    _check_examples(problem, values)  # now that nothing is too large to be run
+    return CompiledPlan(parse_manifest(manifest.to_bytes()), files, initial, warnings)
+
+
+def _given(task: TaskFile, problem: Problem, values: Mapping[str, Array]) -> tuple[Parameter, ...]:
+    """What the coordinator sends with the model's weights."""
+    if not isinstance(task.aggregation, Scaffold):
+        return ()
+    return tuple(
+        Parameter(name=CONTROL + name, shape=values[w].shape)
+        for w, name in problem.weights.items()
+        if w not in problem.updates
+    )
+
+
+def _manifest(
+    task: TaskFile,
+    problem: Problem,
+    train: TrainingGraph,
+    files: Mapping[FileName, bytes],
+    values: Mapping[str, Array],
+    given: tuple[Parameter, ...],
+) -> Manifest:
+    """What devices are told of the plan."""
+    return Manifest(
         task=task.name,
         inputs=tuple(problem.inputs.values()),
         parameters=tuple(
@@ -114,26 +145,6 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
         given=given or msgspec.UNSET,
         schedule=schedule_of(task) or msgspec.UNSET,
         draws=train.draws or msgspec.UNSET,
-        personal=personal.manifest if personal else msgspec.UNSET,
-    )
-    warnings = (
-        *checks.unused(
-            loaded, [loss.output for loss in task.losses], problem.weights, task.model.frozen
-        ),
-        *checks.memory(manifest, files),
-    )
-    _check_examples(problem, values)  # now that nothing is too large to be run
-    return CompiledPlan(parse_manifest(manifest.to_bytes()), files, initial, warnings)
-
-
-def _given(task: TaskFile, problem: Problem, values: Mapping[str, Array]) -> tuple[Parameter, ...]:
-    """What the coordinator sends with the model's weights."""
-    if not isinstance(task.aggregation, Scaffold):
-        return ()
-    return tuple(
-        Parameter(name=CONTROL + name, shape=values[w].shape)
-        for w, name in problem.weights.items()
-        if w not in problem.updates
     )
 
 

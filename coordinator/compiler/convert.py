@@ -37,6 +37,13 @@ def node_of(proto: onnx.NodeProto) -> Node:
     )
 
 
+def where_of(proto: onnx.NodeProto) -> str:
+    """What to call a node of the user's model in a message."""
+    if proto.name:
+        return f"node {proto.name!r}"
+    return f"the node that makes {next((o for o in proto.output if o), '')!r}"
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
@@ -90,14 +97,6 @@ def type_of(info: onnx.ValueInfoProto) -> TensorType | None:
             for i, d in enumerate(dims)
         ),
     )
-
-
-def type_in(graph: Graph, name: str) -> TensorType:
-    """What is known of a tensor, a constant's own type included."""
-    if name in graph.constants:
-        value = graph.constants[name]
-        return TensorType(value.dtype, tuple(value.shape))
-    return graph.types[name]
 
 
 def info_of(name: str, known: TensorType) -> onnx.ValueInfoProto:

@@ -93,7 +93,7 @@ def _product(graph: Sized, node: Node, made: int) -> int:
     if node.op == "MatMul":
         return 2 * made * left[-1]
     inner = left[0] if node.attributes.get("transA", 0) else left[-1]
-    return made * (2 * inner + (1 if len(node.inputs) > 2 and node.inputs[2] else 0))
+    return made * (2 * inner + bool(node.input(2)))
 
 
 def _einsum(graph: Sized, node: Node) -> int:

@@ -33,6 +33,7 @@ _SKIP = "--no-dry-run compiles it all the same"
 _AS_IT_IS, _SMALLER = Attempt(), Attempt(scale=0.1)
 _SLOWER = (Attempt(rate=0.1), Attempt(rate=0.01))
 _FASTER = (Attempt(rate=1e3), Attempt(rate=1e6))
+_USUAL = 0.01  # a learning rate
 _RUNTIME_MESSAGE = 400  # characters
 
 
@@ -42,11 +43,27 @@ def dry_run(plan: CompiledPlan, learns: bool = True) -> tuple[str, ...]:
     `learns`: its loss is to fall (a statistic's need not). Raises `CompileError` when the runtime
     cannot run the plan, when a loss or weight is not finite, and when the loss does not fall.
     """
-    attempts = (_AS_IT_IS, _SMALLER, *_SLOWER, *_FASTER) if learns else (_AS_IT_IS,)
-    with tempfile.TemporaryDirectory(prefix="lamplighter-dry-run-") as folder:
-        write_plan_dir(plan, Path(folder))
-        report = _run(_job(plan, Path(folder), attempts))
-    return verdict(report, plan.manifest.learning_rate, learns)
+    rate = plan.manifest.learning_rate
+    attempts = (_AS_IT_IS, _SMALLER, *_slower(rate), *_faster(rate)) if learns else (_AS_IT_IS,)
+    try:
+        with tempfile.TemporaryDirectory(prefix="lamplighter-dry-run-") as folder:
+            write_plan_dir(plan, Path(folder))
+            report = _run(_job(plan, Path(folder), attempts))
+    except OSError as error:
+        report = str(error)
+    return verdict(report, rate, learns)
+
+
+def _slower(rate: float) -> tuple[Attempt, ...]:
+    """Attempts with less than this rate, and one with a usual rate where that is much less."""
+    usual = Attempt(rate=_USUAL / rate)
+    return (*_SLOWER, usual) if usual.rate < _SLOWER[-1].rate else _SLOWER
+
+
+def _faster(rate: float) -> tuple[Attempt, ...]:
+    """The same of more."""
+    usual = Attempt(rate=_USUAL / rate)
+    return (*_FASTER, usual) if usual.rate > _FASTER[-1].rate else _FASTER
 
 
 def verdict(report: Report | str, rate: float, learns: bool) -> tuple[str, ...]:
@@ -70,7 +87,7 @@ def verdict(report: Report | str, rate: float, learns: bool) -> tuple[str, ...]:
             f"dry run: on random data of deviation 1 {_story(first)}; on data a tenth as large the "
             "loss falls. Scale the examples so, or lower optimizer.learning_rate",
         )
-    for slower in _SLOWER:
+    for slower in _slower(rate):
         if _fell(tried, slower):
             raise CompileError(
                 f"dry run: {_story(first)}; with {slower.rate:g} times the learning rate the loss "
@@ -81,7 +98,7 @@ def verdict(report: Report | str, rate: float, learns: bool) -> tuple[str, ...]:
             f"dry run: {_story(first)} on random data, also with a hundredth of the learning rate: "
             f"look for a division by zero, a logarithm or a root in the model. {_SKIP}"
         )
-    for faster in _FASTER:
+    for faster in _faster(rate):
         if _flat(first) and _fell(tried, faster):
             raise CompileError(
                 f"dry run: the loss stays at {first.losses[0]:.4g}; with {faster.rate:g} times the "

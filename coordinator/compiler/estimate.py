@@ -24,6 +24,7 @@ import math
 from collections.abc import Mapping
 
 import msgspec
+import numpy as np
 
 from coordinator.compiler.boards import BOARDS, Board
 from coordinator.compiler.cost import Cost, cost
@@ -40,12 +41,12 @@ RUNTIME_BYTES = 45_000_000
 
 _OVERHEAD = 2_000_000
 _LIVE = 2
-_ITEM = {"float32": 4, "float64": 8, "int32": 4, "int64": 8, "uint8": 1, "bool": 1}
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of the training child beyond the runtime's own. `weights` and `state` are one set;
-    `live` is what is live at once inside a step, `total` the whole."""
+    `live` is what is live at once inside a step, `evaluation` inside one batch of an evaluation;
+    `total` the whole."""
 
     weights: int
     state: int
@@ -118,10 +119,14 @@ def estimate(manifest: Manifest, files: Mapping[FileName, bytes]) -> Estimate:
     )
 
 
-def largest_batch(manifest: Manifest, files: Mapping[FileName, bytes], limit: int) -> int:
+def largest_batch(
+    manifest: Manifest, files: Mapping[FileName, bytes], evaluation: int, limit: int
+) -> int:
     """The largest batch with which a training child holds at most `limit` bytes in all; 0 if none
-    does. What is live grows with the batch: a power of two, at most the plan's own batch."""
-    evaluation = peak(sized(files["evaluate.onnx"], EVALUATION_BATCH)).bytes
+    does. What is live grows with the batch: a power of two, at most the plan's own batch.
+
+    `evaluation` is what is live in an evaluation (`Memory.evaluation`).
+    """
     batch = 1 << max(manifest.batch.bit_length() - 1, 0)
     while batch:
         live = _live(manifest, files, batch)
@@ -148,7 +153,7 @@ def _tuning(manifest: Manifest, files: Mapping[FileName, bytes]) -> Tuning | Non
 def _memory(manifest: Manifest, live: int, evaluation: int) -> Memory:
     weights = 4 * manifest.weights
     state = 4 * sum(math.prod(slot.shape) for slot in manifest.state)
-    one = sum(_ITEM[i.dtype] * math.prod(i.shape) for i in manifest.inputs)
+    one = sum(np.dtype(i.dtype).itemsize * math.prod(i.shape) for i in manifest.inputs)
     training = 6 * weights + 2 * state + _LIVE * live
     evaluating = weights + _LIVE * evaluation
     total = max(training, evaluating) + _OVERHEAD + EXAMPLES * one

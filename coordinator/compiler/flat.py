@@ -8,9 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
-from coordinator.compiler.graph import Emitter, TensorType
+from coordinator.compiler.graph import FLOAT32, Emitter, TensorType
 
 SMALL = 1 << 13
 """Elements of a weight that is joined with others, at most: more cost more to copy than they
@@ -48,7 +46,7 @@ def join(emit: Emitter, gradients: Mapping[str, str]) -> Together:
         return Together(dict(gradients), "", {})
     vector = emit.op("Concat", *(_flat(emit, w, small[w]) for w in small), axis=0)
     size = sum(math.prod(shape) for shape in small.values())
-    emit.graph.types[vector] = TensorType(np.dtype(np.float32), (size,))
+    emit.graph.types[vector] = TensorType(FLOAT32, (size,))
     joined = emit.op("Concat", *(_flat(emit, gradients[w], small[w]) for w in small), axis=0)
     rest = {w: g for w, g in gradients.items() if w not in small}
     return Together(rest | {vector: joined}, vector, small)

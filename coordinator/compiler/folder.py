@@ -16,8 +16,19 @@ MANIFEST_NAME = "manifest.json"
 
 
 def write_plan_dir(plan: CompiledPlan, directory: Path) -> None:
-    """Write the plan; the folder is made if need be. The manifest comes last, when all is there."""
+    """Write the plan; the folder is made if need be. The manifest comes last, when all is there,
+    and that of a plan before it goes first. Raises `OSError` that names the folder."""
+    try:
+        _write(plan, directory)
+    except OSError as error:
+        raise OSError(
+            f"{directory}: the plan cannot be written: {error.strerror or error}"
+        ) from None
+
+
+def _write(plan: CompiledPlan, directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
+    (directory / MANIFEST_NAME).unlink(missing_ok=True)
     for name, data in plan.files.items():
         (directory / name).write_bytes(data)
     (directory / CHECKPOINT_NAME).write_bytes(plan.initial)

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -48,43 +48,67 @@ def differentiate(
     builder_class = training_build()
     _register_own()
     beside = [node for node in graph.nodes if _stops(graph, node)]
-    known_beside = {o: graph.types[o] for node in beside for o in node.outputs if o in graph.types}
-    signature = convert.Signature({**inputs, **known_beside}, {loss: graph.types[loss]})
-    with_values = graph.copy()
-    with_values.slopes.clear()  # what they are of, the builder need not see
-    simplify.prune(with_values, [loss])
-    with_values.nodes = [
+    shown = _shown(graph, weights, loss)
+    model = _model(graph, shown, {**inputs, **_types(graph, beside)}, loss)
+    built = _built(builder_class, model, set(weights), loss)
+    result = graph.copy()
+    whole = {node.name: node for node in graph.nodes if node.op in _STAND_INS}
+    result.nodes = [whole.get(node.name) or convert.node_of(node) for node in built.node]
+    if beside:
+        result.nodes = in_order([*beside, *result.nodes])
+    for tensor in built.initializer:
+        if tensor.name not in shown.constants:
+            result.constants[tensor.name] = convert.array_of(tensor)
+    for info in built.value_info:
+        if info.name not in result.types and (found := convert.type_of(info)) is not None:
+            result.types[info.name] = found
+    slopes.put_back(result, graph)
+    return result
+
+
+def _shown(graph: Graph, weights: Mapping[str, Array], loss: str) -> Graph:
+    """What the builder is to see of a graph: the way to the loss, the weights as constants."""
+    shown = graph.copy()
+    shown.slopes.clear()  # what they are of, the builder need not see
+    simplify.prune(shown, [loss])
+    shown.nodes = [
         replace(node, op=_STAND_INS.get(node.op, node.op))
-        for node in with_values.nodes
+        for node in shown.nodes
         if not _stops(graph, node)
     ]
-    with_values.constants.update(weights)
-    model = convert.model_of(with_values, signature)
-    known = {o: graph.types[o] for n in with_values.nodes for o in n.outputs if o in graph.types}
+    shown.constants.update(weights)
+    return shown
+
+
+def _model(
+    graph: Graph, shown: Graph, inputs: Mapping[str, TensorType], loss: str
+) -> onnx.ModelProto:
+    """It as a model in which every type that is known is said: the builder infers few."""
+    model = convert.model_of(shown, convert.Signature(inputs, {loss: graph.types[loss]}))
+    known = _types(graph, shown.nodes)
     model.graph.value_info.extend(convert.info_of(n, t) for n, t in known.items() if n != loss)
+    return model
+
+
+def _types(graph: Graph, nodes: Iterable[Node]) -> dict[str, TensorType]:
+    """What is known of that which these nodes make."""
+    return {o: graph.types[o] for node in nodes for o in node.outputs if o in graph.types}
+
+
+def _built(
+    builder_class: Any, model: onnx.ModelProto, weights: set[str], loss: str
+) -> onnx.GraphProto:
+    """The model's graph with its gradient."""
     with _quiet():
         try:
-            builder = builder_class(convert.bytes_of(model), {loss}, set(weights), loss)
+            builder = builder_class(convert.bytes_of(model), {loss}, weights, loss)
             builder.build()
             raw = builder.get_model()
         except Exception as error:  # noqa: BLE001  (the builder raises plain RuntimeError)
             raise CompileError(
                 f"ONNX Runtime cannot differentiate this model: {in_short(error)}"
             ) from None
-    built = onnx.load_model_from_string(raw)
-    result = graph.copy()
-    whole = {node.name: node for node in graph.nodes if node.op in _STAND_INS}
-    result.nodes = [whole.get(node.name) or convert.node_of(node) for node in built.graph.node]
-    if beside:
-        result.nodes = in_order([*beside, *result.nodes])
-    for tensor in built.graph.initializer:
-        if tensor.name not in with_values.constants:
-            result.constants[tensor.name] = convert.array_of(tensor)
-    for info in built.graph.value_info:
-        if info.name not in result.types and (found := convert.type_of(info)) is not None:
-            result.types[info.name] = found
-    slopes.put_back(result, graph)
-    return result
+    return onnx.load_model_from_string(raw).graph
 
 
 def _stops(graph: Graph, node: Node) -> bool:

@@ -25,6 +25,8 @@ OPSET = 21
 """The one operator set that the compiler works in: the newest the training build reads."""
 FLOAT, INT64, BOOL = 1, 7, 9
 """ONNX's numbers for float32, int64 and bool, as `Cast` wants them."""
+FLOAT32 = np.dtype(np.float32)
+"""What weights, gradients and the optimiser's state are of."""
 IR_VERSION = 10
 """The newest file format that the training build, and stock ONNX Runtime 1.20, read."""
 
@@ -62,6 +64,20 @@ class Node:
     def origin(self) -> str:
         """The model's node that this one stems from, also when it is part of its gradient."""
         return self.name.split("_Grad")[0].split(".")[0]
+
+    @property
+    def gradient_of(self) -> str:
+        """The name of the node that this one is part of the gradient of; "" for none."""
+        name, found, _ = self.name.partition("_Grad/")
+        return name if found else ""
+
+    def input(self, place: int) -> str:
+        """An input, or "" if it is left out."""
+        return self.inputs[place] if place < len(self.inputs) else ""
+
+    def output(self, place: int) -> str:
+        """An output, or "" if nobody wants it."""
+        return self.outputs[place] if place < len(self.outputs) else ""
 
     def integers(self, attribute: str, default: Sequence[int]) -> tuple[int, ...]:
         """A list-of-integers attribute, or the default."""
@@ -109,6 +125,11 @@ class Graph:
         """The node that makes each tensor."""
         return {name: node for node in self.nodes for name in node.outputs if name}
 
+    def type_of(self, name: str) -> TensorType | None:
+        """What is known of a tensor, if anything; of a constant it is its own type."""
+        value = self.constants.get(name)
+        return self.types.get(name) if value is None else TensorType(value.dtype, value.shape)
+
     def dtype(self, name: str) -> np.dtype[Any]:
         """A tensor's element type, which must be known."""
         known = self.constants.get(name)
@@ -116,9 +137,7 @@ class Graph:
 
     def shape(self, name: str) -> Shape:
         """A tensor's shape. Raises `CompileError` when it is not known."""
-        if name in self.constants:
-            return tuple(self.constants[name].shape)
-        known = self.types.get(name)
+        known = self.type_of(name)
         if known is None or known.shape is None:
             raise CompileError(
                 f"the shape of {self.label(name)} cannot be told from the model; "
@@ -128,8 +147,8 @@ class Graph:
 
     def knows(self, name: str) -> bool:
         """Whether a tensor's rank, at least, is known."""
-        known = self.types.get(name)
-        return name in self.constants or (known is not None and known.shape is not None)
+        known = self.type_of(name)
+        return known is not None and known.shape is not None
 
     def fixed(self, name: str, axes: slice = slice(1, None)) -> tuple[int, ...]:
         """The lengths of these axes (all but the first), which must be known numbers."""
@@ -144,6 +163,10 @@ class Graph:
     def label(self, name: str) -> str:
         """What to call a tensor or a node in a message."""
         return self.labels.get(name, f"tensor {name!r}")
+
+    def where(self, node: Node) -> str:
+        """A node in a message: its operator, and what it stems from in the model."""
+        return f"{node.op} ({self.label(node.origin)})"
 
 
 def in_order(nodes: Sequence[Node], outputs: Iterable[str] | None = None) -> list[Node]:

@@ -1,5 +1,6 @@
 """The memory that the tensors of a graph hold at once, by when each is made and last read."""
 
+import math
 from dataclasses import dataclass
 
 from coordinator.compiler.cost import VIEWS
@@ -79,7 +80,4 @@ def _scratch(graph: Sized, node: Node) -> int:
     shape, weight = graph.shape(node.inputs[0]), graph.shape(node.inputs[1])
     if not shape or not weight:
         return 0
-    columns = 4
-    for n in (*shape[2:], *weight[1:]):
-        columns *= n
-    return columns
+    return 4 * math.prod((*shape[2:], *weight[1:]))

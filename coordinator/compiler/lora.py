@@ -9,9 +9,8 @@ of 1x1 is such a product at each place.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import Array, Emitter, Node, TensorType
 from coordinator.compiler.model import Model
 from coordinator.compiler.options.model import Lora
+from coordinator.compiler.patterns import matching
 
 _TAKERS = "MatMul, Gemm (as its second input) or a 1x1 Conv"
 
@@ -42,7 +42,7 @@ def adapted(model: Model, options: Lora | None) -> Model:
     """
     if options is None:
         return model
-    chosen = _chosen(model, options.weights)
+    chosen = matching(model, "lora.weights", options.weights)
     graph = model.graph.copy()
     weights, values = dict(model.weights), dict(model.values)
     made: dict[str, _Adapter] = {}
@@ -57,7 +57,7 @@ def adapted(model: Model, options: Lora | None) -> Model:
         made[weight] = _Adapter(*names, options.alpha / options.rank)
     old, graph.nodes = graph.nodes, []
     for node in old:
-        weight = node.inputs[1] if len(node.inputs) > 1 else ""
+        weight = node.input(1)
         if weight in made:
             _beside(Emitter(graph, node.name), node, made[weight])
         else:
@@ -65,19 +65,6 @@ def adapted(model: Model, options: Lora | None) -> Model:
     still = frozenset(chosen if options.train_rest else model.weights)
     shapes.infer(graph, (*model.inputs.values(), *weights))
     return replace(model, graph=graph, weights=weights, values=values, still=still)
-
-
-def _chosen(model: Model, patterns: Iterable[str]) -> list[str]:
-    found: dict[str, None] = {}
-    for pattern in patterns:
-        hit = [w for w, name in model.weights.items() if fnmatchcase(name, pattern)]
-        if not hit:
-            names = ", ".join(list(model.weights.values())[:20])
-            raise CompileError(
-                f"model.lora.weights: {pattern!r} matches no weight of the model; it has {names}"
-            )
-        found |= dict.fromkeys(hit)
-    return list(found)
 
 
 _Sides = tuple[tuple[int, ...], tuple[int, ...]]

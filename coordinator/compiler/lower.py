@@ -2,12 +2,10 @@
 
 from collections.abc import Callable, Container, Iterable, Sequence
 
-from onnx import defs
-
-from coordinator.compiler import bodies, shapes, trained
+from coordinator.compiler import bodies, shapes, specification, trained
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.gradient import OWN
-from coordinator.compiler.graph import OPSET, Emitter, Graph, Node
+from coordinator.compiler.graph import Emitter, Graph, Node
 from coordinator.compiler.operators import EXPANSIONS, GRADIENTS, LOWERINGS, supported
 from coordinator.compiler.operators.registry import Expansion
 
@@ -66,9 +64,9 @@ def lower(graph: Graph) -> None:
     Raises `CompileError` for one without a lowering.
     """
     old, graph.nodes = graph.nodes, []
-    forward = {node.name: node for node in old if "_Grad/" not in node.name}
+    forward = {node.name: node for node in old if not node.gradient_of}
     for node in old:
-        made_from = forward.get(node.name.split("_Grad/")[0], node)
+        made_from = forward.get(node.gradient_of or node.name, node)
         own = GRADIENTS.get(made_from.op) if node.op == OWN else None
         rule = own.rule if own else LOWERINGS.get(node.op)
         start = len(graph.nodes)
@@ -94,11 +92,7 @@ def _name_outputs(graph: Graph, start: int, node: Node, outputs: Sequence[str]) 
 
 
 def _check_standard(graph: Graph, node: Node) -> None:
-    try:
-        known = not node.domain and bool(defs.get_schema(node.op, OPSET, ""))
-    except defs.SchemaError:
-        known = False
-    if not known:
+    if node.domain or specification.schema(node.op) is None:
         raise CompileError(
             f"the gradient of {graph.label(node.origin)} needs {node.op}, which has no standard "
             f"form yet. Supported: {supported()}"

@@ -4,6 +4,7 @@ What comes out is a graph under names of our own (see `graph.py`), and what the 
 inputs, outputs and weights. Every refusal is a `CompileError` that says what to do.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,16 @@ import numpy as np
 import onnx
 from onnx import checker
 
-from coordinator.compiler import bodies, boundary, classical, convert, opsets, shapes, simplify
+from coordinator.compiler import (
+    bodies,
+    boundary,
+    classical,
+    convert,
+    opsets,
+    shapes,
+    simplify,
+    specification,
+)
 from coordinator.compiler.errors import CompileError, in_short
 from coordinator.compiler.graph import (
     BATCH,
@@ -53,7 +63,7 @@ def load(path: Path) -> Model:
     """Read and check a model. Raises `CompileError`."""
     proto = classical.standard(_parse(path))
     _check_operators(proto)
-    _refuse_large(proto)
+    _refuse_large(proto.ByteSize())
     proto = opsets.working(proto)
     model = _ours(proto)
     fixed = _free_batch(model)
@@ -66,7 +76,12 @@ def load(path: Path) -> Model:
 
 def _parse(path: Path) -> onnx.ModelProto:
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise CompileError(f"{path}: a pipe or a device, not a file")
+        _refuse_large(path.stat().st_size, str(path))
         proto = onnx.load(str(path), load_external_data=False)
+    except CompileError:
+        raise
     except FileNotFoundError:
         raise CompileError(f"{path}: there is no such file") from None
     except OSError as error:
@@ -75,6 +90,7 @@ def _parse(path: Path) -> onnx.ModelProto:
         raise CompileError(f"{path}: not an ONNX file, or cut short ({in_short(error)})") from None
     if not proto.graph.node:
         raise CompileError(f"{path}: not an ONNX model, or one without any operator")
+    _refuse_large(sum(map(_bytes_outside, proto.graph.initializer)))
     try:
         onnx.load_external_data_for_model(proto, str(path.parent))
     except Exception as error:  # noqa: BLE001  (onnx raises several kinds)
@@ -95,8 +111,8 @@ def _check_operators(proto: onnx.ModelProto) -> None:
     if proto.graph.sparse_initializer:
         raise CompileError("sparse weights are not supported; export the model with dense ones")
     for node in proto.graph.node:
-        where = _where(node)
-        if node.domain not in ("", "ai.onnx"):
+        where = convert.where_of(node)
+        if node.domain not in specification.DOMAINS:
             raise CompileError(
                 f"operator {node.domain}.{node.op_type} ({where}) is not a standard ONNX "
                 "operator; export the model without extensions and before any optimisation"
@@ -127,10 +143,20 @@ def _ordinary(attributes: Iterable[onnx.AttributeProto]) -> bool:
     )
 
 
-def _refuse_large(proto: onnx.ModelProto) -> None:
-    size = proto.ByteSize()
+def _refuse_large(size: int, what: str = "the model") -> None:
     if size > WEIGHTS_LIMIT:
-        raise CompileError(f"the model has {size} bytes; at most {WEIGHTS_LIMIT} are supported")
+        raise CompileError(f"{what} has {size} bytes; at most {WEIGHTS_LIMIT} are supported")
+
+
+def _bytes_outside(tensor: onnx.TensorProto) -> int:
+    """How many bytes of a tensor are in a file beside the model, by its shape."""
+    if tensor.data_location != onnx.TensorProto.EXTERNAL:
+        return 0
+    try:
+        width = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    except KeyError:
+        return 0  # a type of no number: the checker says so
+    return int(math.prod(tensor.dims) * width)
 
 
 def _ours(proto: onnx.ModelProto) -> Model:
@@ -166,16 +192,10 @@ def _ours(proto: onnx.ModelProto) -> Model:
         if node.op == "Constant":
             graph.constants[node.outputs[0]] = convert.constant_of(node)
             continue
-        graph.labels[f"n{i}"] = _where(raw)
+        graph.labels[f"n{i}"] = convert.where_of(raw)
         graph.nodes.append(Node(node.op, node.inputs, node.outputs, node.attributes, f"n{i}"))
     outputs = {info.name: names[info.name] for info in proto.graph.output}
     return Model(graph, inputs, outputs, weights, values)
-
-
-def _where(node: onnx.NodeProto) -> str:
-    if node.name:
-        return f"node {node.name!r}"
-    return f"the node that makes {next((o for o in node.output if o), '')!r}"
 
 
 def _input_type(info: onnx.ValueInfoProto) -> TensorType:

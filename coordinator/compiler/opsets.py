@@ -8,7 +8,7 @@ and defined by others, are written as these.
 import onnx
 from onnx import checker, defs, helper, inliner, shape_inference, version_converter
 
-from coordinator.compiler import bodies
+from coordinator.compiler import bodies, specification
 from coordinator.compiler.errors import CompileError, in_short
 from coordinator.compiler.graph import OPSET
 
@@ -32,7 +32,7 @@ those that it knows. AveragePool, LpPool and MaxPool differ in `ceil_mode`; see 
 
 def working(proto: onnx.ModelProto) -> onnx.ModelProto:
     """The model in the operator set `OPSET`. Raises `CompileError`."""
-    found = version(proto)
+    found = specification.version(proto)
     if found < _OLDEST:
         raise _refused(found, f"sets before {_OLDEST} are too old")
     if found < OPSET:
@@ -45,11 +45,6 @@ def working(proto: onnx.ModelProto) -> onnx.ModelProto:
 def inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
     """The model with its own functions, which some exporters write, as plain operators."""
     return inliner.inline_local_functions(proto, convert_version=True) if proto.functions else proto
-
-
-def version(proto: onnx.ModelProto) -> int:
-    """The version of ONNX's own operator set that a model uses; 0 if it uses none."""
-    return max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
 
 
 def _refused(found: int, reason: str) -> CompileError:
@@ -101,17 +96,10 @@ def _typed(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 def _changed(node: onnx.NodeProto, found: int) -> str:
     """What of a node is not in `OPSET`; empty if it means the same there."""
-    old, new = _schema(node.op_type, OPSET), _schema(node.op_type, found)
+    old, new = specification.schema(node.op_type), specification.schema(node.op_type, found)
     if old is None:
         return f"operator {node.op_type} is newer and has no definition by older ones"
     if new is not None and new.since_version > OPSET and node.op_type not in _SAME:
         return f"operator {node.op_type} changed its meaning"
     unknown = [a.name for a in node.attribute if a.name not in old.attributes]
     return f"attribute {unknown[0]} of {node.op_type} is newer" if unknown else ""
-
-
-def _schema(op: str, opset: int) -> defs.OpSchema | None:
-    try:
-        return defs.get_schema(op, opset, "")
-    except defs.SchemaError:
-        return None

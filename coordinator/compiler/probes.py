@@ -128,13 +128,10 @@ class Probes:
         return arrays * len(LENGTHS) if fixed else arrays
 
     def _measured(self, node: Node) -> list[list[Array]] | None:
-        known = self._graph.types.get(node.inputs[0])
-        if node.inputs[0] in self._graph.constants:
-            shape: Shape = self._graph.shape(node.inputs[0])
-        elif known is None or known.shape is None:
+        known = self._graph.type_of(node.inputs[0])
+        if known is None or known.shape is None:
             return None
-        else:
-            shape = known.shape
+        shape = known.shape
         if node.op == "Shape":
             start = node.attributes.get("start", 0)
             shape = shape[start : node.attributes.get("end", len(shape))]

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from typing import cast
 
-import numpy as np
 from msgspec import UNSET
 
 from coordinator.aggregation.options import CONTROL, Scaffold
@@ -18,11 +17,13 @@ from coordinator.compiler import (
     trained,
 )
 from coordinator.compiler.errors import CompileError
-from coordinator.compiler.graph import BATCH, Graph, TensorType, describe
+from coordinator.compiler.graph import BATCH, FLOAT32, Graph, TensorType, describe
 from coordinator.compiler.losses.terms import Term
 from coordinator.compiler.model import Model
 from coordinator.compiler.naming import Names
 from coordinator.compiler.options import losses as options
+from coordinator.compiler.options.losses import kind_of
+from coordinator.compiler.patterns import matching
 from coordinator.taskfile import TaskFile
 from wire.plan import BASE, Input, InputType
 
@@ -46,6 +47,14 @@ class Problem:
     names: Names
     updates: dict[str, str] = field(default_factory=dict)
     still: dict[str, str] = field(default_factory=dict)
+
+
+_OTHERS = {
+    (options.BinaryCrossEntropy, "Softmax"): "cross_entropy",
+    (options.BinaryCrossEntropy, "LogSoftmax"): "cross_entropy",
+    (options.CrossEntropy, "Sigmoid"): "bce",
+}
+"""The loss that is meant where a model ends in what is not this loss's."""
 
 
 def pose(task: TaskFile, model: Model) -> Problem:
@@ -101,7 +110,7 @@ def _updates(graph: Graph, task: TaskFile, model: Model) -> dict[str, str]:
             "model.batch_norm = 'recomputed': a batch of one has no statistics of its own; let "
             "training.batch be 2 or more, 10 say"
         )
-    still = trained.matching(model, "frozen", task.model.frozen) | model.still
+    still = {*matching(model, "frozen", task.model.frozen), *model.still}
     return running.recompute(graph, model, still)
 
 
@@ -126,7 +135,8 @@ def _output_name(model: Model, wanted: str | None) -> str:
 def _logits(graph: Graph, output: str, loss: options.Loss) -> str:
     """Where a loss of logits starts: before the model's own last softmax or sigmoid, if it has one.
 
-    The loss of the probabilities is the loss of the logits, and the latter is computed well.
+    The loss of the probabilities is the loss of the logits, and the latter is computed well. Raises
+    `CompileError` where the probabilities are those of another loss.
     """
     producers = graph.producers()
     made = producers.get(output)
@@ -134,6 +144,12 @@ def _logits(graph: Graph, output: str, loss: options.Loss) -> str:
         made = producers.get(made.inputs[0])
     if made is None:
         return output
+    other = _OTHERS.get((type(loss), made.op))
+    if other:
+        raise CompileError(
+            f"loss.kind = {kind_of(loss)!r} takes logits, and the output ends in {made.op}: that "
+            f"is {other!r}'s, which is then reckoned from the logits before it"
+        )
     if isinstance(loss, options.BinaryCrossEntropy) and made.op == "Sigmoid":
         return made.inputs[0]
     if isinstance(loss, options.CrossEntropy) and made.op in ("Softmax", "LogSoftmax"):
@@ -146,7 +162,7 @@ def _logits(graph: Graph, output: str, loss: options.Loss) -> str:
 def _output_type(graph: Graph, output: str, name: str) -> TensorType:
     shape = graph.shape(output)
     dtype = graph.types[output].dtype
-    if dtype != np.float32 or not shape or shape[0] != BATCH:
+    if dtype != FLOAT32 or not shape or shape[0] != BATCH:
         raise CompileError(
             f"output {name!r} must be float32 with the batch as its first axis; it is "
             f"{dtype.name} {describe(shape)}. The first axis of the inputs must be the batch, "

@@ -6,9 +6,7 @@ gradient itself, before the optimiser: velocity and moments hold it like the res
 
 from collections.abc import Mapping
 
-import numpy as np
-
-from coordinator.compiler.graph import Emitter, TensorType
+from coordinator.compiler.graph import FLOAT32, Emitter, TensorType
 
 
 def pulled(
@@ -35,5 +33,5 @@ def pulled(
 def base_of(emit: Emitter, weight: str) -> str:
     """A new tensor for a weight's base. One that no gradient moves has it too, and no pull."""
     base = emit.name()
-    emit.graph.types[base] = TensorType(np.dtype(np.float32), emit.graph.shape(weight))
+    emit.graph.types[base] = TensorType(FLOAT32, emit.graph.shape(weight))
     return base

@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime
 
 from coordinator.compiler import convert
-from coordinator.compiler.graph import Array, Graph, Node, TensorType
+from coordinator.compiler.graph import FLOAT32, Array, Graph, Node, TensorType
 
 
 def session(data: bytes) -> Any:
@@ -25,10 +25,9 @@ def result(node: Node, feeds: Mapping[str, Array]) -> Array:
     The node's other inputs are fed as constants.
     """
     (first, x), *rest = feeds.items()
-    float32 = np.dtype(np.float32)
     graph = Graph([node], dict(rest))
     signature = convert.Signature(
-        {first: TensorType(float32, x.shape)}, {node.outputs[0]: TensorType(float32, None)}
+        {first: TensorType(FLOAT32, x.shape)}, {node.outputs[0]: TensorType(FLOAT32, None)}
     )
     made = session(convert.bytes_of(convert.model_of(graph, signature)))
     return np.asarray(made.run(None, {first: x})[0])

@@ -13,9 +13,7 @@ that a step makes, which costs nothing: the optimiser's seed is the rate already
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
-
-from coordinator.compiler.graph import Emitter, TensorType
+from coordinator.compiler.graph import FLOAT32, Emitter, TensorType
 from coordinator.compiler.state import State
 
 _MEAN = "gradient"
@@ -39,7 +37,7 @@ def corrected(emit: Emitter, gradients: Mapping[str, str]) -> Corrected:
     for w, gradient in gradients.items():
         own, control, mean = emit.name(), emit.name(), emit.name()
         for tensor in (own, control):
-            emit.graph.types[tensor] = TensorType(np.dtype(np.float32), emit.graph.shape(w))
+            emit.graph.types[tensor] = TensorType(FLOAT32, emit.graph.shape(w))
         found.gradients[w] = emit.op("Sub", gradient, emit.op("Add", own, control))
         found.controls[w] = control
         moved = emit.op("Mul", emit.op("Sub", gradient, mean), part)

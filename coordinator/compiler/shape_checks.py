@@ -6,30 +6,30 @@ may be many operators later. So what it can tell is looked at first, operator by
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 import onnx
 from onnx import shape_inference
 
 from coordinator.compiler import convert
 from coordinator.compiler.errors import CompileError
-from coordinator.compiler.graph import Graph, Node, Shape, TensorType, describe
+from coordinator.compiler.graph import Graph, Node, Shape, describe
 
-Types = Mapping[str, TensorType]
 _WINDOWS = ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool")
 
 
 def check_shapes(graph: Graph, inputs: Iterable[str]) -> None:
     """Raise `CompileError` at the first operator that cannot work on what it gets. `inputs` are
     typed, as are all weights. What cannot be told yet is not judged."""
-    types = _told(graph, [*inputs])
-    for node in graph.nodes:
+    told = _told(graph, [*inputs])
+    for node in told.nodes:
         check = _CHECKS.get(node.op)
-        if problem := (check(graph, node, types) if check else None) or _nothing_left(node, types):
-            raise CompileError(f"{node.op} ({graph.label(node.origin)}): {problem}")
+        if problem := (check(told, node) if check else None) or _nothing_left(told, node):
+            raise CompileError(f"{graph.where(node)}: {problem}")
 
 
-def _told(graph: Graph, inputs: list[str]) -> dict[str, TensorType]:
-    """Every type that inference finds without insisting on the others."""
+def _told(graph: Graph, inputs: list[str]) -> Graph:
+    """The graph with every type that inference finds without insisting on the others."""
     weights = [n for n in graph.types if n not in inputs]
     signature = convert.Signature({n: graph.types[n] for n in (*inputs, *weights)}, {})
     model = convert.model_of(graph, signature)
@@ -38,18 +38,16 @@ def _told(graph: Graph, inputs: list[str]) -> dict[str, TensorType]:
     for info in inferred.graph.value_info:
         if (found := convert.type_of(info)) is not None:
             types[info.name] = found
-    return types
+    return replace(graph, types=types)
 
 
-def _shape(graph: Graph, name: str, types: Types) -> Shape | None:
-    if name in graph.constants:
-        return tuple(graph.constants[name].shape)
-    known = types.get(name)
+def _shape(graph: Graph, name: str) -> Shape | None:
+    known = graph.type_of(name)
     return None if known is None else known.shape
 
 
-def _conv(graph: Graph, node: Node, types: Types) -> str | None:
-    image, weight = (_shape(graph, n, types) for n in node.inputs[:2])
+def _conv(graph: Graph, node: Node) -> str | None:
+    image, weight = (_shape(graph, n) for n in node.inputs[:2])
     if not image or not weight or len(image) < 2 or len(weight) < 2:
         return None
     if len(image) != len(weight):
@@ -74,9 +72,9 @@ def _conv(graph: Graph, node: Node, types: Types) -> str | None:
     return None
 
 
-def _reshape(graph: Graph, node: Node, types: Types) -> str | None:
+def _reshape(graph: Graph, node: Node) -> str | None:
     """Whether a target of numbers can hold an example. The batch may be any length."""
-    source = _shape(graph, node.inputs[0], types)
+    source = _shape(graph, node.inputs[0])
     target = graph.constants.get(node.inputs[1])
     if source is None or target is None or node.attributes.get("allowzero", 0):
         return None
@@ -93,22 +91,45 @@ def _reshape(graph: Graph, node: Node, types: Types) -> str | None:
     return None if fits else f"{describe(source)} does not fit into {wanted}"
 
 
-def _nothing_left(node: Node, types: Types) -> str | None:
+def _nothing_left(graph: Graph, node: Node) -> str | None:
     """A window that is larger than what it slides over leaves an axis of 0 or less."""
     if node.op not in _WINDOWS:
         return None
-    made, given = types.get(node.outputs[0]), types.get(node.inputs[0])
-    if made is None or made.shape is None or given is None or given.shape is None:
+    made, given = _shape(graph, node.outputs[0]), _shape(graph, node.inputs[0])
+    if made is None or given is None:
         return None
-    if 0 in given.shape or all(isinstance(n, str) or n > 0 for n in made.shape):
+    left = all(isinstance(n, str) or n > 0 for n in made)
+    if 0 in given or (left and not _too_large(graph, node, given)):
         return None
     return (
-        f"its window is larger than its input {describe(given.shape)}; "
+        f"its window is larger than its input {describe(given)}; "
         "export the model with the sizes that its examples have"
     )
 
 
-_CHECKS: Mapping[str, Callable[[Graph, Node, Types], str | None]] = {
+def _too_large(graph: Graph, node: Node, given: Shape) -> bool:
+    """Whether a window is larger than its padded input. Where that is by less than its stride,
+    ONNX's inference sees one place for it, and the runtime none."""
+    if node.op == "ConvTranspose" or node.attributes.get("ceil_mode", 0):
+        return False  # the one has no such window, the other's may go beyond the end
+    if node.attributes.get("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER"):
+        return False
+    kernel = node.integers("kernel_shape", ())
+    weight = _shape(graph, node.inputs[1]) if node.op == "Conv" else None
+    if not kernel and weight:
+        kernel = tuple(n for n in weight[2:] if isinstance(n, int))
+    rank = len(kernel)
+    holes, pads = node.integers("dilations", [1] * rank), node.integers("pads", [0] * 2 * rank)
+    return len(given) == rank + 2 and any(
+        isinstance(n, int) and (k - 1) * d + 1 > n + before + after
+        # Attributes may be too short: that is said elsewhere.
+        for n, k, d, before, after in zip(
+            given[2:], kernel, holes, pads[:rank], pads[rank:], strict=False
+        )
+    )
+
+
+_CHECKS: Mapping[str, Callable[[Graph, Node], str | None]] = {
     "Conv": _conv,
     "ConvTranspose": _conv,
     "Reshape": _reshape,

@@ -17,7 +17,16 @@ from onnx import defs, helper, numpy_helper, shape_inference
 
 from coordinator.compiler import ceiling, convert
 from coordinator.compiler.errors import CompileError
-from coordinator.compiler.graph import OPSET, Array, Emitter, Graph, Node, Shape, TensorType
+from coordinator.compiler.graph import (
+    OPSET,
+    Array,
+    Emitter,
+    Graph,
+    Node,
+    Shape,
+    TensorType,
+    describe,
+)
 from coordinator.compiler.probes import LENGTHS, SMALL, Outputs, Probes, joined, multiple, tried
 
 _OPSETS = [helper.make_opsetid("", OPSET)]
@@ -63,7 +72,7 @@ def update(graph: Graph, inputs: Iterable[str], fixed_batch: int | None = None) 
 
 def _settled(graph: Graph, node: Node, probes: Probes, fixed_batch: int | None) -> Node:
     """The node with a constant for the shape that it reads, if there is one that will do."""
-    if node.op == "CastLike" and (like := _type_of(graph, node.inputs[1])) is not None:
+    if node.op == "CastLike" and (like := graph.type_of(node.inputs[1])) is not None:
         to = helper.np_dtype_to_tensor_dtype(like.dtype)
         return replace(node, op="Cast", inputs=node.inputs[:1], attributes={"to": int(to)})
     if node.op == "Resize":
@@ -155,7 +164,7 @@ def _settled_expand(graph: Graph, node: Node, shape: Shape, wanted: Shape) -> No
 
 def _settled_resize(graph: Graph, node: Node, probes: Probes, fixed_batch: int | None) -> Node:
     """Resize to numbers, without the axes that stay as they are, the batch among them."""
-    wanted = probes.elements(node.inputs[3]) if len(node.inputs) > 3 and node.inputs[3] else None
+    wanted = probes.elements(node.input(3)) if node.input(3) else None
     if not wanted or node.attributes.get("keep_aspect_ratio_policy", "stretch") != "stretch":
         return node
     shape = graph.shape(node.inputs[0])
@@ -181,7 +190,7 @@ def _infer_node(graph: Graph, node: Node, probes: Probes) -> None:
     """Set the types of a node's outputs, as far as they can be told."""
     if node.domain:
         return
-    known = {n: _type_of(graph, n) for n in node.inputs if n}
+    known = {n: graph.type_of(n) for n in node.inputs if n}
     if any(k is None for k in known.values()):
         return
     types = {n: k for n, k in known.items() if k is not None}
@@ -232,11 +241,6 @@ def _joined_shape(name: str, found: list[Shape | None]) -> Shape | None:
     return tuple(f"unknown_{name}_{i}" if n is None else n for i, n in enumerate(lengths))
 
 
-def _type_of(graph: Graph, name: str) -> TensorType | None:
-    value = graph.constants.get(name)
-    return graph.types.get(name) if value is None else TensorType(value.dtype, value.shape)
-
-
 def _inferred(
     graph: Graph,
     node: Node,
@@ -262,16 +266,13 @@ def _inferred(
         )
     except (shape_inference.InferenceError, defs.SchemaError) as error:
         text = " ".join(str(error).split())[:400].replace(str(length), "batch")
-        shapes = ", ".join(_described(t.shape) for t in types.values())
+        shapes = ", ".join(
+            "unknown" if t.shape is None else describe(t.shape) for t in types.values()
+        )
         raise CompileError(
-            f"the model's shapes do not fit together: {node.op} ({graph.label(node.origin)}) "
-            f"of {shapes}: {text}"
+            f"the model's shapes do not fit together: {graph.where(node)} of {shapes}: {text}"
         ) from None
     return {name: known for name, t in found.items() if (known := _known(t)) is not None}
-
-
-def _described(shape: Shape | None) -> str:
-    return "unknown" if shape is None else f"[{', '.join(map(str, shape))}]"
 
 
 def _known(proto: onnx.TypeProto) -> TensorType | None:

@@ -62,13 +62,13 @@ def prune(graph: Graph, outputs: Iterable[str]) -> None:
 def forget(graph: Graph, outputs: Iterable[str]) -> None:
     """Drop what no output needs, and the names of parts and indices that nobody reads.
 
-    Expansions write a Split otherwise when some of its parts lead nowhere, and refuse a MaxPool
-    whose indices are read.
+    Expansions write a Split otherwise when some of its parts lead nowhere, or a layer norm whose
+    statistics are read, and refuse a MaxPool whose indices are.
     """
     prune(graph, outputs)
     read = {n for node in graph.nodes for n in node.inputs} | set(outputs)
     for i, node in enumerate(graph.nodes):
-        if node.op in ("Split", "MaxPool"):
+        if node.op in ("Split", "MaxPool", "LayerNormalization"):
             kept = tuple(o if o in read else "" for o in node.outputs)
             graph.nodes[i] = replace(node, outputs=kept)
 
@@ -94,10 +94,11 @@ def name_batch(graph: Graph) -> None:
 
 
 def fold(graph: Graph) -> bool:
-    """Compute nodes whose inputs are all constants, and shapes that do not vary."""
+    """Compute nodes whose inputs are all constants. Shapes that do not vary `shapes.py` has made
+    constants."""
     kept: list[Node] = []
     for node in graph.nodes:
-        values = _fixed_shape(graph, node) or _computed(graph, node)
+        values = _computed(graph, node)
         if values is None:
             kept.append(node)
         else:
@@ -105,19 +106,6 @@ def fold(graph: Graph) -> bool:
     changed = len(kept) < len(graph.nodes)
     graph.nodes = kept
     return changed
-
-
-def _fixed_shape(graph: Graph, node: Node) -> list[Array] | None:
-    known = graph.types.get(node.inputs[0]) if node.inputs else None
-    if node.op not in ("Shape", "Size") or known is None or known.shape is None:
-        return None
-    numbers = [n for n in known.shape if isinstance(n, int)]
-    if len(numbers) < len(known.shape):
-        return None
-    if node.op == "Size":
-        return [np.asarray(math.prod(numbers), np.int64)]
-    start, end = node.attributes.get("start", 0), node.attributes.get("end", len(numbers))
-    return [np.asarray(numbers[start:end], np.int64)]
 
 
 def _computed(graph: Graph, node: Node) -> list[Array] | None:
@@ -192,27 +180,6 @@ def _is(graph: Graph, name: str, number: float) -> bool:
     return value is not None and value.ndim == 0 and float(value) == number
 
 
-def _reshape_target(graph: Graph) -> bool:
-    """Reshape(x, Shape(y)), y's shape known but for the batch: a constant target with -1."""
-    made = graph.producers()
-    changed = False
-    for i, node in enumerate(graph.nodes):
-        if node.op != "Reshape" or node.inputs[1] in graph.constants:
-            continue
-        source = made.get(node.inputs[1])
-        if source is None or source.op != "Shape" or source.attributes.get("start", 0) != 0:
-            continue
-        known = graph.types.get(source.inputs[0])
-        if known is None or known.shape is None or "end" in source.attributes:
-            continue
-        if [n for n in known.shape if isinstance(n, str)] != [BATCH] or 0 in known.shape:
-            continue
-        target = Emitter(graph).ints(*(-1 if isinstance(n, str) else n for n in known.shape))
-        graph.nodes[i] = replace(node, inputs=(node.inputs[0], target), attributes={})
-        changed = True
-    return changed
-
-
 def _expanded_scalar(graph: Graph) -> bool:
     """Mul(Expand(s, Shape(y)), x), s a scalar, x as large as y: Mul(s, x)."""
     made = graph.producers()
@@ -248,4 +215,4 @@ def _sum_of_twins(graph: Graph) -> bool:
     return changed
 
 
-_RULES: tuple[Callable[[Graph], bool], ...] = (_reshape_target, _expanded_scalar, _sum_of_twins)
+_RULES: tuple[Callable[[Graph], bool], ...] = (_expanded_scalar, _sum_of_twins)

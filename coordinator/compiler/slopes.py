@@ -33,23 +33,17 @@ def put_back(graph: Graph, forward: Graph) -> None:
     nodes = [built.pop(node.name, node) for node in forward.nodes]
     stand_ins = {n.name: out for n in nodes if (out := n.outputs[0]) in graph.slopes}
     nodes += built.values()
-    last = {_gradient_of(node): node for node in nodes}
+    last = {node.gradient_of: node for node in nodes}
     graph.nodes = []
     for node in nodes:
         if node.name in stand_ins:
             value = graph.slopes[node.outputs[0]].value
             graph.nodes.append(Node("Identity", (value,), node.outputs, name=node.name))
-        elif (name := _gradient_of(node)) not in stand_ins:
+        elif (name := node.gradient_of) not in stand_ins:
             graph.nodes.append(node)
         elif node is last[name]:
             _write_gradient(graph, stand_ins[name], node)
     graph.slopes = {}
-
-
-def _gradient_of(node: Node) -> str:
-    """The name of the node that this one is part of the gradient of; "" for none."""
-    name, found, _ = node.name.partition("_Grad/")
-    return name if found else ""
 
 
 def _write_gradient(graph: Graph, stand_in: str, node: Node) -> None:

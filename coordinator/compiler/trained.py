@@ -17,7 +17,6 @@ The task's `model.frozen` takes weights out, `model.trained` puts others in.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
 
 import numpy as np
 
@@ -27,6 +26,7 @@ from coordinator.compiler.graph import Graph, Node
 from coordinator.compiler.model import Model
 from coordinator.compiler.operators import LOWERINGS, OPERATORS, supported
 from coordinator.compiler.operators.registry import Operator
+from coordinator.compiler.patterns import matching
 
 _LARGE = 1e4
 """No weight is that large; what an attention adds to hide a place is."""
@@ -42,8 +42,13 @@ def weights(
     Raises `CompileError` for weights of other types, patterns that match nothing or contradict
     each other, and when nothing is left.
     """
-    still = matching(model, "frozen", frozen) | model.still
-    added = matching(model, "trained", trained)
+    still = {*matching(model, "frozen", frozen), *model.still}
+    added = set(matching(model, "trained", trained))
+    if both := sorted(model.weights[w] for w in model.still & added):
+        raise CompileError(
+            f"model.trained: {both[0]!r} stays as it is, since model.lora trains its adapters, and "
+            "what it has not chosen only with train_rest = true"
+        )
     if both := sorted(model.weights[w] for w in still & added):
         raise CompileError(f"weight {both[0]!r} is in model.frozen and in model.trained; choose")
     found: dict[str, None] = {}
@@ -76,20 +81,6 @@ def weights(
     return list(found)
 
 
-def matching(model: Model, key: str, patterns: Iterable[str]) -> set[str]:
-    """The weights that the patterns of `model.<key>` match; `CompileError` if one matches none."""
-    found = set()
-    for pattern in patterns:
-        hit = {w for w, name in model.weights.items() if fnmatchcase(name, pattern)}
-        if not hit:
-            names = ", ".join(list(model.weights.values())[:20])
-            raise CompileError(
-                f"model.{key}: {pattern!r} matches no weight of the model; it has {names}"
-            )
-        found |= hit
-    return found
-
-
 def moving(graph: Graph, trained: Iterable[str]) -> set[str]:
     """The tensors that move with the weights, so that gradients may pass them."""
     found = set(trained)
@@ -112,7 +103,7 @@ def check_operators(graph: Graph, trained: Iterable[str], loss: str) -> None:
     for node in _toward(graph, [loss]):
         if passed.intersection(node.inputs) and not is_supported(graph, node):
             raise CompileError(
-                f"operator {node.op} ({graph.label(node.origin)}) cannot be trained through. "
+                f"operator {graph.where(node)} cannot be trained through. "
                 f"Supported: {supported()}. Freezing every weight before it also helps"
             )
     reached = {n for node in _toward(graph, [loss], stop=True) for n in node.inputs}
@@ -179,7 +170,7 @@ def _check(model: Model, weight: str, node: Node) -> None:
     value, name = model.values[weight], model.weights[weight]
     if value.dtype != "float32":
         raise CompileError(
-            f"weight {name!r} of {node.op} ({model.graph.label(node.origin)}) is "
+            f"weight {name!r} of {model.graph.where(node)} is "
             f"{value.dtype.name}; only float32 weights can be trained: convert it or freeze it"
         )
     if not np.isfinite(value).all():

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import msgspec
-import numpy as np
 
 from coordinator.aggregation.options import CONTROL, Scaffold
 from coordinator.compiler import (
@@ -20,7 +19,7 @@ from coordinator.compiler import (
 )
 from coordinator.compiler.assemble import FrozenFile
 from coordinator.compiler.finish import finish
-from coordinator.compiler.graph import Array, Emitter, Graph, TensorType
+from coordinator.compiler.graph import FLOAT32, Array, Emitter, Graph, TensorType
 from coordinator.compiler.losses import terms
 from coordinator.compiler.optimizers import optimizer_of
 from coordinator.compiler.problem import Problem
@@ -29,8 +28,7 @@ from coordinator.compiler.state import State, Step
 from coordinator.taskfile import TaskFile
 from wire.plan import BASE, Draw, Slot
 
-_FLOAT32 = np.dtype(np.float32)
-_SCALAR = TensorType(_FLOAT32, ())
+_SCALAR = TensorType(FLOAT32, ())
 
 
 def differentiated(problem: Problem, values: Mapping[str, Array]) -> tuple[Graph, str]:
@@ -149,7 +147,7 @@ def _state(
         if state.weight is not None:
             wanted = f"{state.kind}/{problem.weights.get(state.weight, 'small')}"
         name = named[state.kind, state.weight] = problem.names.take(wanted)
-        graph.types[state.now] = TensorType(_FLOAT32, state.shape)
+        graph.types[state.now] = TensorType(FLOAT32, state.shape)
         inputs[state.now] = name
         if state.next is not None:
             outputs[f"next/{name}"] = state.next

@@ -127,13 +127,14 @@ def _median_change(where: tuple[str, int, str], tried: int) -> Steps[float]:
 # Those of long ago
 
 
-def kept(task: str, since: int) -> Steps[list[MetricRecord]]:
-    """The figures that were kept of versions from `since` on, by version and metric."""
+def kept(task: str, first: int, last: int) -> Steps[list[MetricRecord]]:
+    """The figures that were kept of these versions, by version and metric."""
     return (
         yield from records(
             MetricRecord,
-            "SELECT * FROM spreads WHERE task = $1 AND version >= $2 ORDER BY version, metric",
-            *(task, since),
+            "SELECT * FROM spreads WHERE task = $1 AND version >= $2 AND version <= $3"
+            " ORDER BY version, metric",
+            *(task, first, last),
         )
     )
 

@@ -100,7 +100,7 @@ class _Process:
 
     def __init__(self, setting: Setting) -> None:
         ours, theirs = socket.socketpair()
-        with theirs:
+        with ours, theirs:
             # Not through multiprocessing: that would run the user's own script once more.
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 [sys.executable, "-m", "fleet.simulation.worker", str(theirs.fileno())],
@@ -108,7 +108,7 @@ class _Process:
                 stdin=subprocess.DEVNULL,
                 env=_environment(),
             )
-        self._line = Connection(ours.detach())
+            self._line = Connection(ours.detach())
         with suppress(OSError):  # it has died, and the first work will find out
             self._line.send(setting)
 

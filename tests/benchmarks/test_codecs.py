@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 
 from benchmarks import codecs, coding, mnist
-from benchmarks.federation import CHOSEN, Federation, Method, Trainee
+from benchmarks.federation import CHOSEN, Federation, Method
 from benchmarks.plans import compile_plan
 from benchmarks.races import Course, Run, run_all
 from benchmarks.results import course_grid, upload_goals
-from edge_agent import session
 from fleet.simulation import idx
 from wire.codecs import DEFAULT
 from wire.codecs.base import Vector32
@@ -100,26 +99,6 @@ def test_a_file_that_breaks_off_is_named(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:-1]))
     with pytest.raises(idx.DataMissing, match=path.name):
         idx.load(tmp_path)
-
-
-def test_a_device_trains_as_a_new_one_would(plan: Path, data: Path, tmp_path: Path) -> None:
-    federation = Federation(plan, data, PLAIN, tmp_path, alike=True, seed=1)
-    manifest, weights = federation.manifest, federation.weights
-    digits, _ = idx.load(data)
-    trainee = Trainee(manifest, plan)
-    for number in range(2):
-        examples = digits.examples(slice(30 * number, 30 * number + 30), manifest.inputs)
-        found = trainee.train(weights, examples, [number])
-        fresh = session.train(
-            session.Trainer(manifest, plan, weights, threads=1),
-            manifest,
-            examples,
-            np.random.default_rng([number]),
-            stop=lambda: False,
-        )
-        assert (found.steps, found.loss) == (fresh.steps, fresh.loss)
-        for name, values in fresh.delta.items():
-            np.testing.assert_array_equal(found.delta[name], values)
 
 
 def test_a_federation_learns(plan: Path, data: Path, tmp_path: Path) -> None:

@@ -71,6 +71,12 @@ def test_a_running_task_is_shown(tmp_path: Path):
 def test_a_graph_is_drawn(tmp_path: Path):
     path = tmp_path / "graph.dot"
     said("plan", "show", DIGITS / "plan", "--dot", path)
+    said("plan", "show", DIGITS / "plan", "--dot", path)  # its own may be drawn anew
+    other = tmp_path / "task.toml"
+    other.write_text("name = 1")
+    text = one_line(run("plan", "show", DIGITS / "plan", "--dot", other), 2)
+    assert "another file of that name" in text
+    assert other.read_text() == "name = 1"
     assert path.read_text().startswith("digraph plan {")
     drawn = run("plan", "show", DIGITS / "plan", "--svg", tmp_path / "graph.svg")
     if shutil.which("dot"):

@@ -33,6 +33,7 @@ ADMIN = {
     ("GET", "/v1/admin/tasks/{task}"),
     ("POST", "/v1/admin/tasks/{task}/stop"),
     ("GET", "/v1/admin/tasks/{task}/models/{version}"),
+    ("GET", "/v1/admin/tasks/{task}/evaluations"),
     ("GET", "/v1/admin/tasks/{task}/rounds"),
     ("GET", "/v1/admin/tasks/{task}/rounds/{number}"),
     ("PUT", "/v1/admin/blobs/{digest}"),

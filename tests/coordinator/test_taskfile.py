@@ -1,6 +1,7 @@
 """The task file: good ones are read, each bad one is one clear error."""
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -544,6 +545,11 @@ def test_a_bad_schedule_is_one_clear_error(old, new, error):
 
 def test_a_huge_file_is_refused_unread():
     assert "over 1048576 characters" in refusal("#" * (TASK_FILE_LIMIT + 1))
+
+
+def test_a_file_without_an_end_is_not_read_to_it() -> None:
+    with pytest.raises(TaskFileError, match="/dev/zero: over 1048576 characters"):
+        load(Path("/dev/zero"))
 
 
 def test_a_key_of_many_parts_is_refused_unread():

@@ -109,7 +109,13 @@ async def test_the_metrics_of_both_are_told_and_nothing_else(served: Serving, on
     report = children.reports[1]
     assert (said.version, said.examples) == (0, report.held_out)
     assert (said.metrics, said.personal) == (report.metrics, report.personal)
-    assert said.personal["loss"] < said.metrics["loss"]
+    gained = said.metrics["loss"] - said.personal["loss"]
+    await one.until(lambda: not history.evaluations)
+    loss, _ = (await served.admin.task("personal")).task.metrics[0]
+    assert loss.personal is not None
+    assert (loss.personal.devices, loss.personal.gaining) == (1, 1)
+    assert loss.personal.mean == pytest.approx(gained)
+    assert gained > 0
 
 
 async def test_a_tuning_is_preempted_within_a_second_and_given_up_after_two(

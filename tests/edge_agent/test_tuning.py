@@ -26,6 +26,7 @@ from tests.edge_agent.samples import assignment
 from wire import checkpoint
 from wire.checkpoint import Weights
 from wire.digest import digest_of
+from wire.plan import Slot
 
 NOW = "2026-07-01T12:00:00+02:00"
 
@@ -242,6 +243,15 @@ def test_one_that_diverges_leaves_the_published_model(tmp_path):
     assert (report.outcome, report.personal) == (Outcome.DONE, {})
     assert not device.info().personal
     assert "no personal version: the loss is nan after" in device.info().why
+
+
+def test_one_that_needs_too_much_memory_leaves_the_published_model(tmp_path):
+    vast = Slot(name="vast", shape=(1 << 31, 1 << 20))
+    device = Device(tmp_path, tuned_by(tmp_path, state=(vast,)))
+    report = device.offered(1)
+    assert (report.outcome, report.personal) == (Outcome.DONE, {})
+    assert not device.info().personal
+    assert "no personal version: out of memory: " in device.info().why
 
 
 def test_a_graph_that_cannot_be_run_leaves_the_published_model(tmp_path):

@@ -3,7 +3,7 @@
 from typing import TypeVar
 
 from coordinator.compiler.errors import CompileError
-from coordinator.compiler.graph import Emitter
+from coordinator.compiler.graph import FLOAT, Emitter
 from coordinator.compiler.losses.base import Classifier, Decisions, Elementwise, Judges, Loss, Total
 from coordinator.compiler.options import losses as options
 from wire.plan import Input
@@ -127,4 +127,4 @@ class BinaryCrossEntropy(
 
 def positive(emit: Emitter, values: str, above: float) -> str:
     """1.0 where a float32 tensor is above a number, else 0.0."""
-    return emit.op("Cast", emit.op("Greater", values, emit.const(above)), to=1)
+    return emit.op("Cast", emit.op("Greater", values, emit.const(above)), to=FLOAT)

@@ -97,7 +97,7 @@ def prelu_grad(emit: Emitter, node: Node, forward: Node) -> list[str]:
         rest = emit.op("Sub", emit.const(1), slope)
         factor = emit.op("Add", emit.op("Mul", step(emit, x, 0.0, 1.0), rest), slope)
         dx = emit.op("Mul", dy, factor)
-    if len(node.outputs) > 1 and node.outputs[1]:
+    if node.output(1):
         below = emit.op("Mul", dy, emit.op("Min", x, emit.const(0)))
         dslope = summed_to(emit, forward, below, slope)
     return [dx, dslope]

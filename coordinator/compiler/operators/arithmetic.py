@@ -82,7 +82,7 @@ def div_grad(emit: Emitter, node: Node, forward: Node) -> list[str]:
     da = db = ""
     if node.outputs[0]:
         da = summed_to(emit, forward, share, a)
-    if len(node.outputs) > 1 and node.outputs[1]:
+    if node.output(1):
         each = emit.op("Neg", emit.op("Mul", share, forward.outputs[0]))
         db = summed_to(emit, forward, each, b)
     return [da, db]
@@ -117,7 +117,7 @@ def simple_pow(emit: Emitter, node: Node) -> list[str] | None:
 
 @gradient("Pow", inputs=2)
 def pow_grad(emit: Emitter, node: Node, forward: Node) -> list[str]:
-    """dX = dY P X^(P - 1), and 0 where that is infinite at X = 0 though Y is not;
+    """dX = dY P X^(P - 1), and 0 where X^(P - 1) is infinite at X = 0 though Y is not;
     dP = dY Y log(X), and 0 where X <= 0, as in PyTorch."""
     (dy,), (x, p) = node.inputs, forward.inputs
     dx = dp = ""
@@ -126,7 +126,7 @@ def pow_grad(emit: Emitter, node: Node, forward: Node) -> list[str]:
         base = x if value is not None and _never_below_one(value) else _safe_base(emit, x, p)
         power = emit.op("Pow", base, emit.op("Sub", p, emit.const(1)))
         dx = summed_to(emit, forward, emit.op("Mul", dy, emit.op("Mul", power, p)), x)
-    if len(node.outputs) > 1 and node.outputs[1]:
+    if node.output(1):
         positive = emit.op("Greater", x, emit.const(0))
         log = emit.op("Log", emit.op("Where", positive, x, emit.const(1)))
         each = emit.op("Mul", dy, emit.op("Mul", forward.outputs[0], log))
@@ -139,10 +139,10 @@ def _never_below_one(exponent: Array) -> bool:
 
 
 def _safe_base(emit: Emitter, x: str, p: str) -> str:
-    """x, and infinity where it is 0 and 0 < p < 1: to the power of p - 1 this is 0."""
+    """x, and infinity where it is 0 and 0 <= p < 1: to the power of p - 1 this is 0."""
     zero = emit.op("Equal", x, emit.const(0))
     between = emit.op(
-        "And", emit.op("Greater", p, emit.const(0)), emit.op("Less", p, emit.const(1))
+        "And", emit.op("GreaterOrEqual", p, emit.const(0)), emit.op("Less", p, emit.const(1))
     )
     return emit.op("Where", emit.op("And", zero, between), emit.const(float("inf")), x)
 
@@ -151,10 +151,9 @@ def _safe_base(emit: Emitter, x: str, p: str) -> str:
 def where_grad(emit: Emitter, node: Node, forward: Node) -> list[str]:
     """dA = dY where the condition holds, dB = dY elsewhere, and 0 in the other places."""
     (dy,), (condition, a, b) = node.inputs, forward.inputs
-    wanted = [bool(name) for name in (*node.outputs, "", "")[:3]]
     chosen = emit.op("Mul", dy, emit.op("Cast", condition, to=FLOAT))
-    da = summed_to(emit, forward, chosen, a) if wanted[1] else ""
-    db = summed_to(emit, forward, emit.op("Sub", dy, chosen), b) if wanted[2] else ""
+    da = summed_to(emit, forward, chosen, a) if node.output(1) else ""
+    db = summed_to(emit, forward, emit.op("Sub", dy, chosen), b) if node.output(2) else ""
     return ["", da, db]
 
 

@@ -4,6 +4,7 @@ X is [N, C, ...]; scale, bias and statistics are [C]. In training mode the opera
 next running statistics; the variance in them is the batch's own (over N, not N - 1), as ONNX says.
 """
 
+import math
 from dataclasses import replace
 
 from coordinator.compiler.graph import FLOAT, Emitter, Node
@@ -45,7 +46,20 @@ def written_out(emit: Emitter, node: Node, forward: Node) -> list[str] | None:
     for old, now in zip(running, (batch.mean, batch.variance), strict=True):
         share = emit.op("Mul", batch.narrow(now), emit.const(1 - kept))
         result.append(emit.op("Add", emit.op("Mul", old, emit.const(kept)), share))
+    result[2] = _unless_alone(emit, node.inputs[0], result[2], running[1])
     return result[: len(node.outputs)]
+
+
+def _unless_alone(emit: Emitter, x: str, new: str, old: str) -> str:
+    """The new running variance, or the old where each channel has but one value: that of a last
+    batch of one example says nothing, and is 0."""
+    _, *size = emit.graph.fixed(x, slice(1, None))
+    if math.prod(size) > 1:
+        return new
+    # Counted, as `probes.py` takes for a constant what is the same for the lengths that it tries.
+    each = emit.op("Cast", emit.op("Equal", x, x), to=FLOAT)
+    count = emit.op("ReduceSum", each, emit.ints(0, *range(2, len(size) + 2)), keepdims=0)
+    return emit.op("Where", emit.op("Greater", count, emit.const(1)), new, old)
 
 
 @gradient(OP, inputs=3)

@@ -9,7 +9,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from coordinator.compiler.errors import CompileError
-from coordinator.compiler.graph import BATCH, FLOAT, Emitter, Graph, Node, TensorType, describe
+from coordinator.compiler.graph import (
+    BATCH,
+    FLOAT,
+    FLOAT32,
+    Emitter,
+    Graph,
+    Node,
+    TensorType,
+    describe,
+)
 from coordinator.compiler.operators.registry import inference, operator, training
 from coordinator.compiler.probes import multiple
 from coordinator.compiler.simplify import RANDOM
@@ -46,7 +55,7 @@ def kept(emit: Emitter, node: Node) -> Sequence[str]:
 def _refused(emit: Emitter, node: Node) -> None:
     """Other random numbers are drawn by the runtime: nobody could draw them again."""
     raise CompileError(
-        f"operator {node.op} ({emit.graph.label(node.origin)}) takes random numbers, which would "
+        f"operator {emit.graph.where(node)} takes random numbers, which would "
         "differ from runtime to runtime; export the model without it. Dropout is supported"
     )
 
@@ -58,20 +67,20 @@ for _op in RANDOM:
 def _all(emit: Emitter, node: Node) -> list[str]:
     x = node.inputs[0]
     outputs = [emit.op("Identity", x)]
-    if len(node.outputs) > 1 and node.outputs[1]:
+    if node.output(1):
         outputs.append(emit.op("ConstantOfShape", emit.op("Shape", x), value=np.array([True])))
     return outputs
 
 
 def _ratio(emit: Emitter, node: Node) -> float:
-    given = node.inputs[1] if len(node.inputs) > 1 else ""
+    given = node.input(1)
     if not given:
         return _RATIO
     value = emit.graph.constants.get(given)
     if value is None or value.size != 1 or not 0 <= float(value.ravel()[0]) < 1:
         found = "no constant" if value is None else str(value.tolist())
         raise CompileError(
-            f"the ratio of Dropout ({emit.graph.label(node.origin)}) is {found}; it must be a "
+            f"the ratio of {emit.graph.where(node)} is {found}; it must be a "
             'number from 0 to below 1. model.dropout = "off" trains without'
         )
     return float(value.ravel()[0])
@@ -85,7 +94,7 @@ def _draw(emit: Emitter, node: Node) -> str:
     times = multiple(shape[varying[0]]) if len(varying) == 1 else None
     if times is None:
         raise CompileError(
-            f"Dropout ({emit.graph.label(node.origin)}) works on {describe(shape)}; one axis, the "
+            f"{emit.graph.where(node)} works on {describe(shape)}; one axis, the "
             'batch, must vary and all others be fixed. model.dropout = "off" trains without'
         )
     (place,) = varying
@@ -102,5 +111,5 @@ def _input(graph: Graph, shape: tuple[int, ...]) -> str:
     """A new input for random numbers, of this shape for each example."""
     name = Emitter(graph).name()
     graph.draws[name] = shape
-    graph.types[name] = TensorType(np.dtype(np.float32), (BATCH, *shape))
+    graph.types[name] = TensorType(FLOAT32, (BATCH, *shape))
     return name

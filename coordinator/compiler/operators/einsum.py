@@ -39,7 +39,7 @@ def einsum(emit: Emitter, node: Node) -> list[str]:
 
 def _parsed(emit: Emitter, node: Node) -> tuple[list[Operand], Labels]:
     """The operands and the indices of the output; an ellipsis as indices of its own."""
-    where = f"Einsum ({emit.graph.label(node.origin)})"
+    where = emit.graph.where(node)
     equation = str(node.attributes["equation"]).replace(" ", "")
     left, arrow, right = equation.partition("->")
     terms = left.split(",")

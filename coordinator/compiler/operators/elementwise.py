@@ -35,7 +35,7 @@ def repeated(emit: Emitter, node: Node, one: Shape, other: Shape) -> list[int]:
     for m, n in zip(a, b, strict=True):
         if m != n and 1 not in (m, n):
             raise CompileError(
-                f"{node.op} ({emit.graph.label(node.origin)}) broadcasts an axis whose "
+                f"{emit.graph.where(node)} broadcasts an axis whose "
                 "length is not known; export the model with every axis fixed but the batch"
             )
     return [i for i in range(rank) if a[i] == 1 and b[i] != 1]

@@ -25,14 +25,14 @@ def within(emit: Emitter, node: Node) -> list[str]:
     length = graph.shape(x)[axis]
     if isinstance(length, str):
         raise CompileError(
-            f"Gather ({graph.label(node.origin)}) picks examples of the batch; every example must "
+            f"{graph.where(node)} picks examples of the batch; every example must "
             "be computed by itself"
         )
     value = graph.constants.get(index)
     if value is not None:
         if value.size and not (-length <= value.min() and value.max() < length):
             raise CompileError(
-                f"Gather ({graph.label(node.origin)}) has the index {value.min()} or "
+                f"{graph.where(node)} has the index {value.min()} or "
                 f"{value.max()} on an axis of length {length}"
             )
         index = emit.const(np.where(value < 0, value + length, value), np.int64)
@@ -63,7 +63,7 @@ def _by_rows(emit: Emitter, dy: str, index: str, forward: Node, axis: int) -> st
     dx_of = [shape[axis], *shape[:axis], *shape[axis + 1 :]]
     if any(isinstance(n, str) for n in dx_of):
         raise CompileError(
-            f"Gather ({emit.graph.label(forward.origin)}) has an index that varies on a tensor "
+            f"{emit.graph.where(forward)} has an index that varies on a tensor "
             "with a batch; GatherElements does that for each example"
         )
     if axis:
@@ -98,7 +98,7 @@ def whole_index(emit: Emitter, node: Node) -> list[str] | None:
     if not batched:
         if isinstance(emit.graph.shape(x)[0], str):
             raise CompileError(
-                f"GatherND ({emit.graph.label(node.origin)}) picks examples of the batch; with "
+                f"{emit.graph.where(node)} picks examples of the batch; with "
                 "batch_dims = 1 it picks within each"
             )
         return None

@@ -30,20 +30,32 @@ operator("MeanVarianceNormalization")
 
 @expansion("LayerNormalization")
 def complete_layer_norm(emit: Emitter, node: Node) -> list[str]:
-    """The same with a bias, and with the mean and the deviation that the gradient wants."""
-    x, scale, *rest = node.inputs
-    bias = (
-        rest[0] if rest and rest[0] else emit.const(np.zeros(emit.graph.fixed(scale, slice(None))))
-    )
+    """The same with a bias, and with the mean and the deviation that the gradient wants. Where the
+    model reads those, they are written out: no gradient passes the operator's own."""
+    x, scale = node.inputs[:2]
+    bias = node.input(2) or emit.const(np.zeros(emit.graph.fixed(scale, slice(None))))
     attributes = {k: v for k, v in node.attributes.items() if k != "stash_type"}
     made = emit.ops("LayerNormalization", (x, scale, bias), 3, **attributes)
-    return list(made[: len(node.outputs)])
+    if not any(node.outputs[1:]):
+        return [made[0]]
+    return [made[0], *_statistics(emit, node)][: len(node.outputs)]
+
+
+def _statistics(emit: Emitter, node: Node) -> tuple[str, str]:
+    """A layer norm's mean, and 1 over its deviation."""
+    x, rank = node.inputs[0], len(emit.graph.shape(node.inputs[0]))
+    inner = emit.ints(*range(int(node.attributes.get("axis", -1)) % rank, rank))
+    mean = emit.op("ReduceMean", x, inner, keepdims=1)
+    centred = emit.op("Sub", x, mean)
+    variance = emit.op("ReduceMean", emit.op("Mul", centred, centred), inner, keepdims=1)
+    shifted = emit.op("Add", variance, emit.const(float(node.attributes.get("epsilon", 1e-5))))
+    return mean, emit.op("Reciprocal", emit.op("Sqrt", shifted))
 
 
 @lowering("LayerNormalization")
 def without_zeros(emit: Emitter, node: Node, forward: Node) -> list[str] | None:
     """The same without a bias that only the gradient builder wants."""
-    bias = emit.graph.constants.get(node.inputs[2]) if len(node.inputs) > 2 else None
+    bias = emit.graph.constants.get(node.input(2))
     if bias is None or bias.any():
         return None
     return list(emit.ops(node.op, node.inputs[:2], len(node.outputs), **node.attributes))
@@ -59,10 +71,9 @@ def layer_norm_grad(emit: Emitter, node: Node, forward: Node) -> list[str]:
     inner, outer = emit.ints(*range(axis, rank)), emit.ints(*range(axis))
     hat = emit.op("Mul", emit.op("Sub", x, mean), inverse)
     dy_hat = emit.op("Mul", dy, hat)
-    wanted = [bool(name) for name in (*node.outputs, "", "")[:3]]
-    d_scale = emit.op("ReduceSum", dy_hat, outer, keepdims=0) if wanted[1] else ""
-    d_bias = emit.op("ReduceSum", dy, outer, keepdims=0) if wanted[2] else ""
-    if not wanted[0]:
+    d_scale = emit.op("ReduceSum", dy_hat, outer, keepdims=0) if node.output(1) else ""
+    d_bias = emit.op("ReduceSum", dy, outer, keepdims=0) if node.output(2) else ""
+    if not node.output(0):
         return ["", d_scale, d_bias]
     g, g_hat = dy, dy_hat
     known = emit.graph.constants.get(scale)

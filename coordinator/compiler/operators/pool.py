@@ -28,9 +28,9 @@ operator(
 @expansion("MaxPool")
 def explicit_max(emit: Emitter, node: Node) -> list[str]:
     """The same pooling with its windows written out. Its indices must be free for the gradient."""
-    if len(node.outputs) > 1 and node.outputs[1]:
+    if node.output(1):
         raise CompileError(
-            f"MaxPool ({emit.graph.label(node.origin)}) with its second output, the indices, "
+            f"{emit.graph.where(node)} with its second output, the indices, "
             "is not supported; export the model without it"
         )
     spatial(emit.graph, node.inputs[0], node)
@@ -158,21 +158,12 @@ def average_pool_grad(emit: Emitter, node: Node, forward: Node) -> list[str]:
         spread = emit.op("Expand", cells, emit.ints(1, 1, *wide))
         return [emit.op("Reshape", spread, emit.ints(-1, channels, *size))]
     planes = emit.op("Reshape", share, emit.ints(-1, 1, *out))
-    rest = [
-        n + b + a - c
-        for n, b, a, c in zip(
-            size, windows.before, windows.after, windows.covered(out), strict=True
-        )
-    ]
     spread = emit.op(
         "ConvTranspose",
         planes,
         emit.const(np.ones((1, 1, *windows.kernel))),
-        kernel_shape=list(windows.kernel),
-        strides=list(windows.strides),
-        dilations=list(windows.dilations),
-        pads=windows.pads,
-        output_padding=rest,
+        **windows.attributes,
+        output_padding=windows.left_over(size, out),
     )
     return [emit.op("Reshape", spread, emit.ints(-1, channels, *size))]
 

@@ -77,8 +77,8 @@ def lstm(emit: Emitter, node: Node) -> list[str]:
         )
     functions = layer.activations(("Sigmoid", "Tanh", "Tanh"))
     rs = layer.of_direction(node.inputs[2])
-    if layer.given(7):
-        ps = layer.of_direction(layer.given(7))
+    if layer.node.input(7):
+        ps = layer.of_direction(layer.node.input(7))
         cells = [_peephole_step(layer, *one) for one in zip(functions, rs, ps, strict=True)]
     else:
         cells = [_lstm_step(layer, *one) for one in zip(functions, rs, strict=True)]

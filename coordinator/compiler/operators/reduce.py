@@ -34,11 +34,11 @@ def reduction_of(emit: Emitter, node: Node) -> Reduction:
     """Raises `CompileError` when the axes are computed by the model."""
     rank = len(emit.graph.shape(node.inputs[0]))
     axes: tuple[int, ...] = node.integers("axes", ())
-    if len(node.inputs) > 1 and node.inputs[1]:
-        value = emit.graph.constants.get(node.inputs[1])
+    if given := node.input(1):
+        value = emit.graph.constants.get(given)
         if value is None:
             raise CompileError(
-                f"{node.op} ({emit.graph.label(node.origin)}) with axes that the model computes "
+                f"{emit.graph.where(node)} with axes that the model computes "
                 "is not supported; export the model with constant axes"
             )
         axes = tuple(int(n) for n in value.ravel())
@@ -55,7 +55,7 @@ def _explicit(emit: Emitter, node: Node) -> list[str] | None:
     if not found.axes:
         if node.op not in ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin"):
             raise CompileError(
-                f"{node.op} ({emit.graph.label(node.origin)}) without any axis is not supported; "
+                f"{emit.graph.where(node)} without any axis is not supported; "
                 "leave it out of the model, or write it as an elementwise operator"
             )
         return [x]

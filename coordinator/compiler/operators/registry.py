@@ -19,6 +19,7 @@ Operators whose gradient the training build writes in standard operators need th
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from coordinator.compiler.graph import Emitter, Node
 
@@ -50,6 +51,8 @@ Lowering = Callable[[Emitter, Node, Node], Sequence[str] | None]
 """Emits standard operators that compute a gradient node, given also the model's node that it is
 the gradient of; returns the new outputs, "" for one that nobody wants, or None to leave the node as
 it is."""
+
+Rule = TypeVar("Rule", Expansion, Lowering)
 
 
 @dataclass(frozen=True)
@@ -115,21 +118,15 @@ def inference(op: str) -> Callable[[Expansion], Expansion]:
     return _entry(INFERENCE, op)
 
 
-def _entry(table: dict[str, Expansion], op: str) -> Callable[[Expansion], Expansion]:
-    def register(function: Expansion) -> Expansion:
-        assert op not in table, op
-        table[op] = function
-        return function
-
-    return register
-
-
 def lowering(op: str) -> Callable[[Lowering], Lowering]:
     """Say how an operator of the training build is computed with standard ones."""
+    return _entry(LOWERINGS, op)
 
-    def register(function: Lowering) -> Lowering:
-        assert op not in LOWERINGS, op
-        LOWERINGS[op] = function
+
+def _entry(table: dict[str, Rule], op: str) -> Callable[[Rule], Rule]:
+    def register(function: Rule) -> Rule:
+        assert op not in table, op
+        table[op] = function
         return function
 
     return register

@@ -18,7 +18,7 @@ operator("Resize", note="all modes but `tf_crop_and_resize`; constant scales or 
 @expansion("Resize")
 def plain(emit: Emitter, node: Node) -> list[str]:
     """The same with constant scales or sizes, and the batch and all that stays left out."""
-    where = f"Resize ({emit.graph.label(node.origin)})"
+    where = emit.graph.where(node)
     if node.attributes.get("coordinate_transformation_mode") == "tf_crop_and_resize":
         raise CompileError(f"{where} crops by a region of interest; that is not supported")
     shape = emit.graph.shape(node.inputs[0])
@@ -35,7 +35,7 @@ def _along(emit: Emitter, node: Node, shape: Shape, made: Shape) -> str:
     """All axes at once where the factors are given, so that the batch may vary."""
     attributes = {k: v for k, v in node.attributes.items()
                   if k not in ("axes", "keep_aspect_ratio_policy")}  # fmt: skip
-    factors = emit.graph.constants.get(node.inputs[2]) if len(node.inputs) > 2 else None
+    factors = emit.graph.constants.get(node.input(2))
     if factors is not None and factors.size and len(factors) == len(shape):
         return emit.op("Resize", node.inputs[0], "", emit.const(factors), **attributes)
     axes = _axes(emit, node, shape)

@@ -3,12 +3,14 @@
 Most of their gradients are standard operators; the others are written otherwise before.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import Emitter, Graph, Node
 from coordinator.compiler.operators.along import target
-from coordinator.compiler.operators.registry import expansion, lowering, operator
+from coordinator.compiler.operators.registry import expansion, inference, lowering, operator
 
 operator("Concat")
 operator("DepthToSpace", view=True)
@@ -27,12 +29,12 @@ operator("Unsqueeze", view=True)
 
 def constant(graph: Graph, node: Node, place: int, what: str) -> list[int] | None:
     """An optional input that says how to rearrange, which must be constant; None if left out."""
-    if place >= len(node.inputs) or not node.inputs[place]:
+    if not (given := node.input(place)):
         return None
-    value = graph.constants.get(node.inputs[place])
+    value = graph.constants.get(given)
     if value is None:
         raise CompileError(
-            f"{node.op} ({graph.label(node.origin)}) computes its {what} from the examples or the "
+            f"{graph.where(node)} computes its {what} from the examples or the "
             "batch's length; export the model with them constant"
         )
     return [int(n) for n in value.ravel()]
@@ -50,7 +52,7 @@ def concat(emit: Emitter, node: Node) -> list[str] | None:
     axis = axis_of(emit.graph, node)
     if any(isinstance(emit.graph.shape(name)[axis], str) for name in node.inputs):
         raise CompileError(
-            f"Concat ({emit.graph.label(node.origin)}) joins along the batch; every example must "
+            f"{emit.graph.where(node)} joins along the batch; every example must "
             "be computed by itself"
         )
     return [emit.op("Concat", *node.inputs, axis=axis)]
@@ -76,6 +78,12 @@ def split(emit: Emitter, node: Node) -> list[str]:
     ]
 
 
+@inference("Split")
+def without_gaps(emit: Emitter, node: Node) -> Sequence[str] | None:
+    """Slices where some parts lead nowhere: ONNX Runtime crashes on a part that has no name."""
+    return None if all(node.outputs) else split(emit, node)
+
+
 def _parts(length: int, count: int) -> list[int]:
     """Equal parts, the last one shorter if need be."""
     each = -(-length // count)
@@ -90,7 +98,7 @@ def tile(emit: Emitter, node: Node) -> list[str]:
     made: list[int | str] = []
     for n, r in zip(shape, repeats, strict=True):
         if isinstance(n, str) and r != 1:
-            raise CompileError(f"Tile ({emit.graph.label(node.origin)}) repeats the batch")
+            raise CompileError(f"{emit.graph.where(node)} repeats the batch")
         made.append(n if isinstance(n, str) else n * r)
     if all(r == 1 for r in repeats):
         return [node.inputs[0]]

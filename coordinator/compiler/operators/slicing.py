@@ -45,8 +45,7 @@ def _places(emit: Emitter, node: Node, shape: Shape) -> dict[int, tuple[Array, i
             if start == 0 and step == 1 and end >= np.iinfo(np.int32).max:
                 continue
             raise CompileError(
-                f"Slice ({emit.graph.label(node.origin)}) cuts the batch; every example must be "
-                "computed by itself"
+                f"{emit.graph.where(node)} cuts the batch; every example must be computed by itself"
             )
         index = np.arange(length)[_slice(start, end, step)]
         if len(index) < length or step < 0:
@@ -85,7 +84,7 @@ def plain_pad(emit: Emitter, node: Node) -> list[str]:
         if before or after
     }
     if any(isinstance(shape[axis], str) for axis in around):
-        raise CompileError(f"Pad ({emit.graph.label(node.origin)}) adds to the batch")
+        raise CompileError(f"{emit.graph.where(node)} adds to the batch")
     if mode == "constant":
         return [_constant_pad(emit, node, shape, around)]
     for axis, (before, after) in around.items():
@@ -108,7 +107,7 @@ def _constant_pad(
     pads = [max(n, 0) for pair in zip(*pairs, strict=True) for n in pair]
     if not any(pads):
         return x
-    value = [node.inputs[2]] if len(node.inputs) > 2 and node.inputs[2] else []
+    value = [node.input(2)] if node.input(2) else []
     return emit.op("Pad", x, emit.ints(*pads), *value)
 
 

@@ -34,7 +34,7 @@ def explicit(emit: Emitter, node: Node) -> list[str]:
     if any(e >= s for e, s in zip(extra, bare.strides, strict=True)):
         # ONNX Runtime leaves such places as they were in memory.
         raise CompileError(
-            f"ConvTranspose ({emit.graph.label(node.origin)}) pads its output by as much as its "
+            f"{emit.graph.where(node)} pads its output by as much as its "
             "stride, or more; use a larger stride or less padding"
         )
     windows = Windows(kernel, bare.strides, bare.dilations, before, after)
@@ -52,7 +52,9 @@ def _pads(
     auto = node.attributes.get("auto_pad", "NOTSET")
     wanted = node.integers("output_shape", ())[-rank:]
     if not wanted and auto in ("SAME_UPPER", "SAME_LOWER"):
-        wanted = tuple(n * s for n, s in zip(size, windows.strides, strict=True))
+        # Of a window below its stride there is less, and nothing is added: as ONNX and its runtime.
+        most = [n + e for n, e in zip(windows.covered(size), extra, strict=True)]
+        wanted = tuple(min(n * s, m) for n, s, m in zip(size, windows.strides, most, strict=True))
     if not wanted:
         pads = node.integers("pads", [0] * 2 * rank) if auto in ("NOTSET", "") else (0,) * 2 * rank
         return pads[:rank], pads[rank:]
@@ -70,7 +72,6 @@ def _pads(
 def conv_transpose_grad(emit: Emitter, node: Node, forward: Node) -> list[str]:
     """dX is the convolution of dY by W; dW that of a convolution from Y to X."""
     dy, x, w = node.inputs[:3]
-    wanted = [bool(name) for name in (*node.outputs, "", "")[:3]]
     rank = len(emit.graph.shape(x)) - 2
     pads = forward.integers("pads", ())
     windows = Windows(
@@ -80,11 +81,11 @@ def conv_transpose_grad(emit: Emitter, node: Node, forward: Node) -> list[str]:
         pads[:rank],
         pads[rank:],
     )
-    dx = _dx(emit, forward, windows, dy) if wanted[0] else ""
+    dx = _dx(emit, forward, windows, dy) if node.output(0) else ""
     slid = Slid(forward.outputs[0], x, w, (dy, x))
-    dw = weight_gradient(emit, forward, windows, slid) if wanted[1] else ""
+    dw = weight_gradient(emit, forward, windows, slid) if node.output(1) else ""
     db = ""
-    if wanted[2]:
+    if node.output(2):
         db = emit.op("ReduceSum", dy, emit.ints(0, *range(2, rank + 2)), keepdims=0)
     return [dx, dw, db][: len(node.outputs)]
 
@@ -95,8 +96,5 @@ def _dx(emit: Emitter, forward: Node, windows: Windows, dy: str) -> str:
         dy,
         forward.inputs[1],
         group=forward.attributes.get("group", 1),
-        kernel_shape=list(windows.kernel),
-        strides=list(windows.strides),
-        dilations=list(windows.dilations),
-        pads=windows.pads,
+        **windows.attributes,
     )

@@ -54,15 +54,7 @@ class Layer:
     @property
     def where(self) -> str:
         """The node, for messages."""
-        return _where(self.emit.graph, self.node)
-
-    def given(self, place: int) -> str:
-        """An optional input's name, or ""."""
-        return optional(self.node, place)
-
-    def wants(self, place: int) -> bool:
-        """Whether the model uses this output."""
-        return place < len(self.node.outputs) and bool(self.node.outputs[place])
+        return self.emit.graph.where(self.node)
 
     def of_direction(self, name: str, axis: int = 0) -> list[str]:
         """A tensor cut along its axis of directions, one for each, without that axis."""
@@ -72,10 +64,10 @@ class Layer:
 
     def bias_parts(self) -> tuple[str, str] | None:
         """The biases of the inputs' and of the state's products, [directions, gates * hidden]."""
-        if not self.given(3):
+        if not self.node.input(3):
             return None
         wide = self.gates * self.hidden
-        one, other = split(self.emit, self.given(3), [wide, wide], axis=1)
+        one, other = split(self.emit, self.node.input(3), [wide, wide], axis=1)
         return one, other
 
     def activations(self, defaults: tuple[str, ...]) -> list[list[Activation]]:
@@ -134,9 +126,9 @@ class Layer:
                 state = after = cell(parts[t][d], state)
                 outputs[t][d] = after[0]
             last.append(after)
-        made = [self._sequence(outputs) if self.wants(0) else ""]
+        made = [self._sequence(outputs) if self.node.output(0) else ""]
         for i in range(states):
-            made.append(self._final(last, i) if self.wants(1 + i) else "")
+            made.append(self._final(last, i) if self.node.output(1 + i) else "")
         return made
 
     def _inputs(self, bias: str | None, pieces: tuple[int, ...]) -> list[list[tuple[str, ...]]]:
@@ -160,7 +152,7 @@ class Layer:
 
     def _initial(self, place: int) -> list[str | None]:
         """The state before the first step, for each direction."""
-        name = self.given(place)
+        name = self.node.input(place)
         if not name or filled(self.emit.graph, name) == 0:
             return [None] * len(self.directions)
         axis = 1 if self.batch_first else 0
@@ -196,7 +188,7 @@ class Layer:
 def layer_of(emit: Emitter, node: Node, gates: int) -> Layer:
     """The layer of a recurrent node with so many gates. Raises `CompileError` if it cannot be
     unrolled."""
-    graph, where = emit.graph, _where(emit.graph, node)
+    graph, where = emit.graph, emit.graph.where(node)
     direction = str(node.attributes.get("direction", "forward"))
     directions = _DIRECTIONS.get(direction)
     if directions is None:
@@ -225,7 +217,7 @@ def layer_of(emit: Emitter, node: Node, gates: int) -> Layer:
             "each step becomes a part of the graph that devices load: export the model with "
             "shorter sequences"
         )
-    lengths = optional(node, 4)
+    lengths = node.input(4)
     if lengths and filled(graph, lengths) != steps:
         raise CompileError(
             f"{where} takes the sequences' lengths (sequence_lens), which is not supported; "
@@ -271,11 +263,6 @@ def again(
     return outputs
 
 
-def optional(node: Node, place: int) -> str:
-    """An input's name, or "" if it is left out."""
-    return node.inputs[place] if place < len(node.inputs) else ""
-
-
 def split(emit: Emitter, name: str, sizes: list[int], axis: int) -> tuple[str, ...]:
     """A tensor cut along an axis into parts of these sizes."""
     if len(sizes) == 1:
@@ -289,7 +276,3 @@ def batch_first(emit: Emitter, x: str) -> str:
     if made is not None and made.op == "Transpose" and made.integers("perm", ()) == (1, 0, 2):
         return made.inputs[0]
     return emit.op("Transpose", x, perm=[1, 0, 2])
-
-
-def _where(graph: Graph, node: Node) -> str:
-    return f"{node.op} ({graph.label(node.origin)})"

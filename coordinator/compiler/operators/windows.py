@@ -31,11 +31,28 @@ class Windows:
         """Pads in ONNX's order: all that come before, then all that come after."""
         return [*self.before, *self.after]
 
+    @property
+    def attributes(self) -> dict[str, list[int]]:
+        """The windows as a node's attributes, every number written out."""
+        return {
+            "kernel_shape": list(self.kernel),
+            "strides": list(self.strides),
+            "dilations": list(self.dilations),
+            "pads": self.pads,
+        }
+
     def covered(self, out: tuple[int, ...]) -> tuple[int, ...]:
         """Length of padded input that `out` windows reach."""
         return tuple(
             (o - 1) * s + e for o, s, e in zip(out, self.strides, self.extent, strict=True)
         )
+
+    def left_over(self, size: tuple[int, ...], out: tuple[int, ...]) -> list[int]:
+        """How much of a padded input of `size` comes after what `out` windows reach."""
+        return [
+            n + b + a - c
+            for n, b, a, c in zip(size, self.before, self.after, self.covered(out), strict=True)
+        ]
 
 
 def windows_of(graph: Graph, node: Node, kernel: tuple[int, ...] | None = None) -> Windows:
@@ -66,7 +83,7 @@ def spatial(graph: Graph, tensor: str, node: Node) -> tuple[int, ...]:
     shape = graph.shape(tensor)
     if not 3 <= len(shape) <= 5:
         raise CompileError(
-            f"{node.op} ({graph.label(node.origin)}) works on one to three spatial axes; "
+            f"{graph.where(node)} works on one to three spatial axes; "
             f"its input has {len(shape) - 2}"
         )
     return graph.fixed(tensor, slice(2, None))
@@ -74,10 +91,5 @@ def spatial(graph: Graph, tensor: str, node: Node) -> tuple[int, ...]:
 
 def with_explicit_pads(node: Node, windows: Windows) -> dict[str, object]:
     """The node's attributes with every number of its windows written out, and no `auto_pad`."""
-    return {
-        **{k: v for k, v in node.attributes.items() if k != "auto_pad"},
-        "kernel_shape": list(windows.kernel),
-        "strides": list(windows.strides),
-        "dilations": list(windows.dilations),
-        "pads": windows.pads,
-    }
+    kept = {k: v for k, v in node.attributes.items() if k != "auto_pad"}
+    return {**kept, **windows.attributes}

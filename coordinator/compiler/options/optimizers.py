@@ -1,7 +1,8 @@
 """`[optimizer]`: one class a kind. What each does is told in `coordinator.compiler.optimizers`."""
 
+from coordinator.compiler.options import numbers
 from coordinator.compiler.options.section import Fraction, NotNegative, Positive, Section
-from wire.rates import RateSchedule
+from wire.rates import Cosine, Linear, RateSchedule
 
 
 class _Optimizer(Section, frozen=True, kw_only=True):
@@ -60,3 +61,34 @@ class Adagrad(_Optimizer, frozen=True, kw_only=True, tag_field="kind", tag="adag
 
 
 Optimizer = Sgd | AdamW | RmsProp | Adagrad
+
+
+def problems(optimizer: Optimizer, rounds: int) -> list[str]:
+    """What is wrong with `[optimizer]` that no type of a key shows. `rounds` are the task's, 0 for
+    no end."""
+    found = numbers.problems("optimizer", optimizer)
+    if isinstance(optimizer, Sgd) and optimizer.nesterov and not optimizer.momentum:
+        found.append("optimizer.nesterov: needs an optimizer.momentum above 0")
+    if optimizer.schedule is not None:
+        found += numbers.problems("optimizer.schedule", optimizer.schedule)
+        found += _schedule_problems(optimizer.schedule, rounds)
+    return found
+
+
+def _schedule_problems(schedule: RateSchedule, rounds: int) -> list[str]:
+    warmup = schedule.warmup
+    length = schedule.length if isinstance(schedule, Cosine | Linear) else None
+    if schedule.over == "rounds":
+        if rounds and warmup >= rounds:
+            return [
+                f"optimizer.schedule.warmup = {warmup}: below round.rounds ({rounds}), or the "
+                "rate never becomes the whole one"
+            ]
+        if isinstance(schedule, Cosine | Linear) and length is None and not rounds:
+            return [
+                "optimizer.schedule.length: needed, since round.rounds = 0 says no end: the rounds "
+                "until the rate has come down"
+            ]
+    if length is not None and warmup >= length:
+        return [f"optimizer.schedule.warmup = {warmup}: below optimizer.schedule.length ({length})"]
+    return []

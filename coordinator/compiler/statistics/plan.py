@@ -10,7 +10,7 @@ from coordinator.compiler import shapes, simplify
 from coordinator.compiler.assemble import Interface, Place, write
 from coordinator.compiler.convert import External
 from coordinator.compiler.errors import CompileError
-from coordinator.compiler.graph import BATCH, OPSET, Array, Emitter, Graph, TensorType
+from coordinator.compiler.graph import BATCH, FLOAT32, OPSET, Array, Emitter, Graph, TensorType
 from coordinator.compiler.naming import Names, is_reserved
 from coordinator.compiler.options import statistics as options
 from coordinator.compiler.plan import CompiledPlan
@@ -34,7 +34,6 @@ from wire.plan import (
     parse_manifest,
 )
 
-_FLOAT32 = np.dtype(np.float32)
 _X, _STEP = "x", "step"
 Outputs = dict[str, str]
 """Tensors of a graph by public name."""
@@ -136,11 +135,11 @@ class _Plan:
     ) -> bytes:
         """A graph with these inputs: public names by tensors."""
         graph = Graph()
-        graph.types[_X] = TensorType(_FLOAT32, (BATCH, *self.input.shape))
+        graph.types[_X] = TensorType(FLOAT32, (BATCH, *self.input.shape))
         for name, value in self.values.items():
-            graph.types[name] = TensorType(_FLOAT32, value.shape)
+            graph.types[name] = TensorType(FLOAT32, value.shape)
         for name, shape in self.states.items():
-            graph.types[name] = TensorType(_FLOAT32, shape)
+            graph.types[name] = TensorType(FLOAT32, shape)
         emit = Emitter(graph, "statistics")
         places = Places(emit, {name: name for name in self.values}, self.statistic.counts)
         outputs = make(emit, places)

@@ -4,6 +4,7 @@ An entry that a new operator or loss makes good is moved to a test of that, or g
 operator that is still unknown: `UNKNOWN` names one in one place.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.coordinator.compiler.building import FLOAT, INT64, dense, model, node, weights
+from tests.coordinator.compiler.building import FLOAT, INT64, dense, model, node, read_by, weights
 
 UNKNOWN = "Det"
 """An operator of the standard, on floats, that cannot be trained through. Matrices to numbers."""
@@ -210,6 +211,27 @@ def outside(location: str, keep: bool = False) -> Callable[[Path], None]:
     return arrange
 
 
+def a_pipe(folder: Path) -> None:
+    os.mkfifo(folder / "model.onnx")
+
+
+def truncated(path: Path, length: int) -> None:
+    """A file of holes."""
+    with path.open("wb") as file:
+        file.truncate(length)
+
+
+def vast() -> onnx.ModelProto:
+    """Its weights are said to be in a file beside it, and that is all there is of them."""
+    proto = dense()
+    tensor = proto.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.dims[:] = [1 << 21, 1 << 21]
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="w.bin")
+    return proto
+
+
 def cut_weights(folder: Path) -> None:
     """Weights in a file beside the model that ends too early."""
     outside("w.bin", keep=True)(folder)
@@ -302,9 +324,8 @@ def huge(op: str) -> Callable[[], onnx.ModelProto]:
         }[op]
         sums = [node("ReduceSum", "c", "s", keepdims=0), node("MatMul", "x w", "h")]
         values = {"size": np.array([10**6, 10**6]), "one": np.ones((1, 1), np.float32)}
-        used = {n for made in nodes for n in made.input}
-        values = {n: v for n, v in values.items() if n in used}
-        return model([*nodes, *sums, node("Add", "h s", "out")], values | weights(w=(4, 3)))
+        values = read_by(nodes, values) | weights(w=(4, 3))
+        return model([*nodes, *sums, node("Add", "h s", "out")], values)
 
     return made
 
@@ -330,6 +351,18 @@ MODELS: Mapping[str, Bad] = {
     "a cycle": Bad(["not a valid ONNX model"], changed(a_cycle)),
     "two tensors of a name": Bad(["not a valid ONNX model", "h"], changed(two_of_a_name)),
     "an operator set from the future": Bad(["99", "operator set"], changed(from_the_future)),
+    "a pipe": Bad(["model.onnx", "not a file"], lambda: None, arrange=a_pipe),
+    "no end": Bad(
+        ["model.onnx", "not a file"],
+        lambda: None,
+        arrange=lambda folder: (folder / "model.onnx").symlink_to("/dev/zero"),
+    ),
+    "more than memory holds": Bad(
+        ["model.onnx", "4398046511104 bytes", "at most"],
+        lambda: None,
+        arrange=lambda folder: truncated(folder / "model.onnx", 1 << 42),
+    ),
+    "weights of more than memory holds": Bad(["17592186044416 bytes", "at most"], vast),
     "weights lost": Bad(["beside it", "w.bin"], arrange=outside("w.bin")),
     "weights cut": Bad(["beside it", "'w1'"], arrange=cut_weights),
     "weights in /etc/passwd": Bad(
@@ -375,6 +408,25 @@ MODELS: Mapping[str, Bad] = {
             node("Gemm", "f v", "out"),
             w=(2, 1, 9, 9),
             v=(2, 3),
+        ),
+    ),
+    "a kernel larger than the image by less than its stride": Bad(
+        ["'odd'", "larger than its input"],
+        image(
+            node("Conv", "x w", "c", "odd", strides=[4, 4], dilations=[5, 5]),
+            node("Flatten", "c", "f"),
+            node("Gemm", "f v", "out"),
+            w=(2, 1, 3, 3),
+            v=(2, 3),
+        ),
+    ),
+    "a pool larger than the image by less than its stride": Bad(
+        ["'odd'", "larger than its input"],
+        image(
+            node("Conv", "x w", "c"),
+            node("MaxPool", "c", "p", "odd", kernel_shape=[12, 12], strides=[6, 6], pads=[1] * 4),
+            node("Flatten", "p", "out"),
+            w=(3, 1, 1, 1),
         ),
     ),
     "channels that do not fit": Bad(

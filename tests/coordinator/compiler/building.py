@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 from onnx import helper, numpy_helper
 
 from coordinator.compiler.compile import CompiledPlan, compile_task
+from coordinator.compiler.errors import CompileError
 from coordinator.compiler.folder import write_plan_dir
 from coordinator.taskfile import TaskFile, parse
 
@@ -32,6 +34,24 @@ def weights(seed: int = 0, /, **shapes: Sequence[int]) -> dict[str, np.ndarray]:
         name.replace("__", "."): np.asarray(rng.normal(size=shape, scale=0.4), np.float32)
         for name, shape in shapes.items()
     }
+
+
+def f32(*numbers: float) -> np.ndarray:
+    """A constant: of one number a scalar."""
+    return np.asarray(numbers if len(numbers) != 1 else numbers[0], np.float32)
+
+
+def ints(*numbers: int) -> np.ndarray:
+    """A constant of axes, lengths or places."""
+    return np.array(numbers, np.int64)
+
+
+def read_by(
+    nodes: Sequence[onnx.NodeProto], constants: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Those of the constants that the nodes read."""
+    read = {name for made in nodes for name in made.input}
+    return {name: value for name, value in constants.items() if name in read}
 
 
 def model(
@@ -114,6 +134,14 @@ def compiled(proto: onnx.ModelProto, tmp_path: Path, spec: TaskFile | None = Non
     plan = compile_task(spec or task(), path)
     write_plan_dir(plan, tmp_path / "plan")
     return plan
+
+
+def refused(proto: onnx.ModelProto, tmp_path: Path, spec: TaskFile, *parts: str) -> None:
+    """Assert that compiling fails, with a message that has all these parts."""
+    with pytest.raises(CompileError) as caught:
+        compiled(proto, tmp_path, spec)
+    for part in parts:
+        assert part in str(caught.value), str(caught.value)
 
 
 def session(model: Path | bytes) -> onnxruntime.InferenceSession:

@@ -1,95 +1,44 @@
 """Three ways to the same gradient: lowered, as the training build has it, and by differences."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from msgspec import UNSET
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
-from onnx.reference.op_run import OpRun
 
 from coordinator.compiler import convert, lower, metrics, modes, shapes, simplify
 from coordinator.compiler import model as models
 from coordinator.compiler.assemble import Interface, write
 from coordinator.compiler.convert import Signature
 from coordinator.compiler.gradient import OWN
-from coordinator.compiler.graph import FLOAT, Emitter, Graph, TensorType
+from coordinator.compiler.graph import FLOAT, FLOAT32, Emitter, Graph, TensorType
 from coordinator.compiler.problem import Problem, pose
 from coordinator.compiler.training import differentiated
 from coordinator.taskfile import TaskFile
 from tests.coordinator.compiler import reference
-from tests.coordinator.compiler.building import run, session
+from tests.coordinator.compiler.building import Shape, node, run, session, weights
 
 DOUBLE = 11
 
 
-class Erf(OpRun):
-    """The reference evaluator's own rounds to float32."""
-
-    op_domain = ""
-
-    def _run(self, x: np.ndarray) -> tuple[np.ndarray]:
-        return (np.vectorize(math.erf, otypes=["d"])(x),)
-
-
-class Gelu(OpRun):
-    """The reference evaluator's own is a function body, and so rounds to float32 with its Erf."""
-
-    op_domain = ""
-
-    def _run(self, x: np.ndarray, approximate: str = "none") -> tuple[np.ndarray]:
-        if approximate == "tanh":
-            inner = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
-            return (0.5 * x * (1 + np.tanh(inner)),)
-        return (0.5 * x * (1 + np.vectorize(math.erf, otypes=["d"])(x / np.sqrt(2))),)
-
-
-class LpNormalization(OpRun):
-    """The reference evaluator's own takes no absolute values."""
-
-    op_domain = ""
-
-    def _run(self, x: np.ndarray, axis: int = -1, p: int = 2) -> tuple[np.ndarray]:
-        return (x / (np.abs(x) ** p).sum(axis=axis, keepdims=True) ** (1 / p),)
-
-
-class MeanVarianceNormalization(OpRun):
-    """The reference evaluator's own is a function body with float32 constants."""
-
-    op_domain = ""
-
-    def _run(self, x: np.ndarray, axes: Sequence[int] = (0, 2, 3)) -> tuple[np.ndarray]:
-        centred = x - x.mean(axis=tuple(axes), keepdims=True)
-        return (centred / (x.std(axis=tuple(axes), keepdims=True) + 1e-9),)
-
-
-class GroupNormalization(OpRun):
-    """The reference evaluator's own is a function body that computes in float32."""
-
-    op_domain = ""
-
-    def _run(
-        self,
-        x: np.ndarray,
-        scale: np.ndarray,
-        bias: np.ndarray,
-        epsilon: float = 1e-5,
-        num_groups: int = 1,
-        stash_type: int = 1,
-    ) -> tuple[np.ndarray]:
-        groups = x.reshape(len(x), num_groups, -1)
-        centred = groups - groups.mean(axis=2, keepdims=True)
-        hat = centred / np.sqrt(groups.var(axis=2, keepdims=True) + epsilon)
-        channels = (-1, *[1] * (x.ndim - 2))
-        return (hat.reshape(x.shape) * scale.reshape(channels) + bias.reshape(channels),)
-
-
-DOUBLES = [Erf, Gelu, GroupNormalization, LpNormalization, MeanVarianceNormalization]
 Feeds = dict[str, np.ndarray]
+Case = tuple[Sequence[onnx.NodeProto], Mapping[str, Any], Shape]
+"""A model for a gradient: its nodes from `x` to `out`, its weights and constants, and x's shape."""
+
+
+def above(*nodes: onnx.NodeProto, x: Shape = ("N", 4), **values: Any) -> Case:
+    """`nodes` go from `h`, a dense layer over x, to `out`; arrays are constants, tuples the shapes
+    of weights."""
+    width = int(x[-1])
+    shapes = {n: v for n, v in values.items() if isinstance(v, tuple)}
+    constants = {n: v for n, v in values.items() if n not in shapes}
+    start = node("MatMul", "x w0", "h", "under")
+    return [start, *nodes], {**weights(w0=(width, width), **shapes), **constants}, x
 
 
 class Gradients:
@@ -166,8 +115,7 @@ class Gradients:
     def training_build(self, examples: Feeds) -> Feeds:
         """By the gradient graph as it was built. Raises if a kernel is missing."""
         graph = self.raw.copy()
-        float32 = np.dtype(np.float32)
-        outputs = {f"{w}_grad": TensorType(float32, self.values[w].shape) for w in self.moved}
+        outputs = {f"{w}_grad": TensorType(FLOAT32, self.values[w].shape) for w in self.moved}
         signature = Signature({t: graph.types[t] for t in self.names}, outputs)
         proto = convert.model_of(graph, signature)
         proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
@@ -225,8 +173,9 @@ class Gradients:
             else node
             for node in graph.nodes
         ]
-        new = [*DOUBLES, *reference.OPERATORS]
-        evaluator = ReferenceEvaluator(convert.model_of(graph, signature), new_ops=new)
+        evaluator = ReferenceEvaluator(
+            convert.model_of(graph, signature), new_ops=reference.OPERATORS
+        )
         feeds = self.feeds(examples)
         base = {
             t: feeds[n].astype(np.float64) if feeds[n].dtype == np.float32 else feeds[n]
@@ -247,3 +196,16 @@ def close(found: np.ndarray, expected: np.ndarray, relative: float = 1e-5) -> No
     assert found.shape == expected.shape
     largest = float(np.abs(expected).max()) or 1.0
     np.testing.assert_allclose(found, expected, rtol=relative, atol=relative * largest)
+
+
+def check(gradients: Gradients, batch: int = 3, kernels: bool = True) -> None:
+    """Assert that the lowered gradients, not all of them 0, are those of differences and, where its
+    `kernels` can run them, those of the training build."""
+    examples = gradients.examples(batch)
+    lowered = gradients.lowered(examples)
+    assert any(np.abs(value).max() > 1e-4 for value in lowered.values())
+    gradients.check_differences(examples, lowered)
+    if kernels and not gradients.own:
+        expected = gradients.training_build(examples)
+        for name, value in lowered.items():
+            close(value, expected[name])

@@ -1,10 +1,11 @@
-"""Sliding windows in plain numpy, in any precision.
+"""Operators in plain numpy, in any precision, where ONNX's own reference will not do.
 
-ONNX's own reference is wrong or incomplete here: pools whose windows leave the pads, groups and
-output shapes of transposed convolutions, GlobalLpPool.
+It is wrong or incomplete in pools whose windows leave the pads, groups and output shapes of
+transposed convolutions, GlobalLpPool; others it computes in float32.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any
 
@@ -119,7 +120,7 @@ class ConvTranspose(OpRun):
         p, extra = pads or [0] * 2 * rank, output_padding or [0] * rank
         full = [(size[i] - 1) * s[i] + (kernel[i] - 1) * d[i] + 1 + extra[i] for i in range(rank)]
         if (auto_pad or "").startswith("SAME"):
-            output_shape = [n * m for n, m in zip(size, s, strict=True)]
+            output_shape = [min(n * m, f) for n, m, f in zip(size, s, full, strict=True)]
         if output_shape:
             p = _pads(auto_pad or "", [f - n for f, n in zip(full, output_shape, strict=True)])
         each = w.shape[1]
@@ -138,11 +139,77 @@ class ConvTranspose(OpRun):
         return (y if b is None else y + b.reshape(-1, *[1] * rank),)
 
 
+class Erf(OpRun):
+    """The reference evaluator's own rounds to float32."""
+
+    op_domain = ""
+
+    def _run(self, x: Array) -> tuple[Array]:
+        return (np.vectorize(math.erf, otypes=["d"])(x),)
+
+
+class Gelu(OpRun):
+    """The reference evaluator's own is a function body, and so rounds to float32 with its Erf."""
+
+    op_domain = ""
+
+    def _run(self, x: Array, approximate: str = "none") -> tuple[Array]:
+        if approximate == "tanh":
+            inner = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
+            return (0.5 * x * (1 + np.tanh(inner)),)
+        return (0.5 * x * (1 + np.vectorize(math.erf, otypes=["d"])(x / np.sqrt(2))),)
+
+
+class LpNormalization(OpRun):
+    """The reference evaluator's own takes no absolute values."""
+
+    op_domain = ""
+
+    def _run(self, x: Array, axis: int = -1, p: int = 2) -> tuple[Array]:
+        return (x / (np.abs(x) ** p).sum(axis=axis, keepdims=True) ** (1 / p),)
+
+
+class MeanVarianceNormalization(OpRun):
+    """The reference evaluator's own is a function body with float32 constants."""
+
+    op_domain = ""
+
+    def _run(self, x: Array, axes: Sequence[int] = (0, 2, 3)) -> tuple[Array]:
+        centred = x - x.mean(axis=tuple(axes), keepdims=True)
+        return (centred / (x.std(axis=tuple(axes), keepdims=True) + 1e-9),)
+
+
+class GroupNormalization(OpRun):
+    """The reference evaluator's own is a function body that computes in float32."""
+
+    op_domain = ""
+
+    def _run(
+        self,
+        x: Array,
+        scale: Array,
+        bias: Array,
+        epsilon: float = 1e-5,
+        num_groups: int = 1,
+        stash_type: int = 1,
+    ) -> tuple[Array]:
+        groups = x.reshape(len(x), num_groups, -1)
+        centred = groups - groups.mean(axis=2, keepdims=True)
+        hat = centred / np.sqrt(groups.var(axis=2, keepdims=True) + epsilon)
+        channels = (-1, *[1] * (x.ndim - 2))
+        return (hat.reshape(x.shape) * scale.reshape(channels) + bias.reshape(channels),)
+
+
 OPERATORS: list[type[OpRun]] = [
     AveragePool,
     ConvTranspose,
+    Erf,
+    Gelu,
     GlobalLpPool,
     GlobalMaxPool,
+    GroupNormalization,
+    LpNormalization,
     LpPool,
     MaxPool,
+    MeanVarianceNormalization,
 ]

@@ -8,9 +8,9 @@ import pytest
 
 from coordinator.compiler.errors import CompileError
 from edge_agent.examples import Examples
-from edge_agent.session import Trainer
 from tests.coordinator.compiler.building import compiled, dense, model, node, run, session, task
 from tests.coordinator.compiler.building import weights as random
+from tests.coordinator.compiler.stepping import first, trainer_of
 from tests.coordinator.compiler.test_gradients_norms import statistics
 from wire import checkpoint
 
@@ -68,8 +68,7 @@ def test_running_statistics_follow_the_batches(
     plan = compiled(network(), tmp_path, spec)
     assert {p.name for p in plan.manifest.parameters} == {"w", "s", "b", "v", "mean", "var"}
     assert not any("mean" in slot.name or "var" in slot.name for slot in plan.manifest.state)
-    initial = checkpoint.read(plan.initial, plan.manifest.parameters)
-    trainer = Trainer(plan.manifest, tmp_path / "plan", initial, threads=1)
+    initial, trainer = first(plan), trainer_of(plan, tmp_path)
     batch = examples()
     trainer.step(batch)
     delta = trainer.delta()
@@ -80,9 +79,33 @@ def test_running_statistics_follow_the_batches(
     np.testing.assert_allclose(delta["var"], left * (var - initial["var"]), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [(), (1, 1)])
+def test_a_last_batch_of_one_value_a_channel_says_nothing_of_the_variance(
+    size: tuple[int, ...], tmp_path: Path
+) -> None:
+    """It has a mean, and a variance of 0: that would make the running one smaller every epoch."""
+    nodes = [
+        node("BatchNormalization", "x s b mean var", "n", momentum=MOMENTUM),
+        node("Flatten", "n", "f"),
+        node("Gemm", "f v", "out"),
+    ]
+    made = model(nodes, {**random(s=(4,), b=(4,), v=(4, 3)), **statistics()}, ("N", 4, *size))
+    plan = compiled(made, tmp_path, task(model=RECOMPUTED))
+    initial, trainer = first(plan), trainer_of(plan, tmp_path)
+    x = np.random.default_rng(4).normal(size=(3, 4, *size)).astype(np.float32)
+    trainer.step(Examples({"x": x[:1], "label": np.array([2])}))
+    delta = trainer.delta()
+    far = x[0].reshape(4) - initial["mean"]
+    np.testing.assert_allclose(delta["mean"], (1 - MOMENTUM) * far, rtol=1e-4, atol=1e-6)
+    assert not delta["var"].any()
+    trainer.step(Examples({"x": x, "label": np.array([2, 0, 1])}))
+    far = x.reshape(3, 4).var(axis=0) - initial["var"]
+    np.testing.assert_allclose(trainer.delta()["var"], (1 - MOMENTUM) * far, rtol=1e-4, atol=1e-6)
+
+
 def test_training_uses_the_batch_and_evaluation_the_running_statistics(tmp_path: Path) -> None:
     plan = compiled(network(), tmp_path, task(model=RECOMPUTED))
-    initial = checkpoint.read(plan.initial, plan.manifest.parameters)
+    initial = first(plan)
     far = initial | {"mean": initial["mean"] + 100, "var": initial["var"] * 9}
     (tmp_path / "plan" / "checkpoint.safetensors").write_bytes(checkpoint.write(far))
     feeds = {"x": examples().arrays["x"], "label": examples().arrays["label"]}
@@ -107,8 +130,7 @@ def test_training_uses_the_batch_and_evaluation_the_running_statistics(tmp_path:
 
 def test_the_loss_falls(tmp_path: Path) -> None:
     plan = compiled(network(), tmp_path, task(model=RECOMPUTED))
-    initial = checkpoint.read(plan.initial, plan.manifest.parameters)
-    trainer = Trainer(plan.manifest, tmp_path / "plan", initial, threads=1)
+    trainer = trainer_of(plan, tmp_path)
     found = [trainer.step(examples()) for _ in range(100)]
     assert found[-1] < 0.8 * found[0]
 

@@ -11,8 +11,7 @@ from coordinator.compiler import bodies
 from coordinator.compiler.operators import EXPANSIONS, OPERATORS
 from coordinator.compiler.operators.table import BY_BODY
 from tests.coordinator.compiler.building import model, node, task, weights
-from tests.coordinator.compiler.checking import Gradients
-from tests.coordinator.compiler.test_gradients import check
+from tests.coordinator.compiler.checking import Gradients, check
 
 Case = tuple[int, onnx.NodeProto, dict[str, Any]]
 CASES: dict[str, Case] = {

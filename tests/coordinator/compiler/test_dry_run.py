@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import msgspec
@@ -16,7 +17,7 @@ from coordinator.compiler.dry_run import dry_run, verdict
 from coordinator.compiler.dry_run_child import Attempt, Job, Report, Tried
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.folder import write_plan_dir
-from coordinator.compiler.graph import Node, TensorType
+from coordinator.compiler.graph import FLOAT32, Node, TensorType
 from coordinator.compiler.made_up import Draw, examples
 from coordinator.compiler.plan import CompiledPlan
 from coordinator.compiler.sizes import Sized, sized
@@ -117,6 +118,26 @@ def test_verdicts(attempts: list[Tried], words: str | None) -> None:
     assert "--no-dry-run" in str(caught.value)
 
 
+@pytest.mark.parametrize(("rate", "words"), [
+    ("1e-30", "with 1e\\+28 times the learning rate it falls: .* = 1e-30 is too low"),
+    ("1e+30", "with 1e-32 times the learning rate the loss falls: .* = 1e\\+30 is too high"),
+])  # fmt: skip
+def test_a_learning_rate_far_from_any_use(rate: str, words: str, tmp_path: Path) -> None:
+    plan = compiled(dense(), tmp_path, task(optimizer=f'kind = "sgd"\nlearning_rate = {rate}'))
+    with pytest.raises(CompileError, match=words):
+        dry_run(plan)
+
+
+def test_no_room_for_temporary_files_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = compiled(dense(), tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "model.onnx"))
+    (warning,) = dry_run(plan)
+    assert warning.startswith("no dry run: ")
+    assert "model.onnx" in warning
+
+
 @pytest.mark.parametrize(("losses", "fell"), [
     (FALLING, True),
     (RISING, False),
@@ -142,7 +163,7 @@ def test_indices_stay_in_their_tables(tmp_path: Path) -> None:
         Node("Unsqueeze", ("i", "one"), ("j",)),
         Node("Gather", ("table", "j"), ("row",), {"axis": 0}),
     )
-    types = {"table": TensorType(np.dtype(np.float32), (17, 4))}
+    types = {"table": TensorType(FLOAT32, (17, 4))}
     graph = Sized(nodes, ("word",), ("row",), {}, frozenset(), types)
     assert index_bounds(graph, "word") == [17]
     assert index_bounds(graph, "table") == []

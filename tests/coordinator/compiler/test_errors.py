@@ -17,17 +17,11 @@ from tests.coordinator.compiler.building import (
     dense,
     model,
     node,
+    read_by,
+    refused,
     task,
     weights,
 )
-
-
-def refused(proto: onnx.ModelProto, tmp_path: Path, *parts: str, **kwargs: object) -> None:
-    """Assert that compiling fails and that the message has all these parts."""
-    with pytest.raises(CompileError) as caught:
-        compiled(proto, tmp_path, task(**kwargs))  # type: ignore[arg-type]
-    for part in parts:
-        assert part in str(caught.value), str(caught.value)
 
 
 def test_no_such_file(tmp_path: Path) -> None:
@@ -51,7 +45,7 @@ def test_a_directory(tmp_path: Path) -> None:
 def test_invalid_model(tmp_path: Path) -> None:
     made = dense()
     made.graph.node[0].input[0] = "nothing"
-    refused(made, tmp_path, "not a valid ONNX model", "nothing")
+    refused(made, tmp_path, task(), "not a valid ONNX model", "nothing")
 
 
 def test_external_data_missing(tmp_path: Path) -> None:
@@ -67,12 +61,14 @@ def test_unsupported_operator(tmp_path: Path) -> None:
         [node("Gemm", "x w b", "h"), node("Acosh", "h", "e", "mine"), node("Tanh", "e", "out")],
         weights(w=(4, 3), b=(3,)),
     )
-    refused(made, tmp_path, "operator Acosh", "node 'mine'", "Supported: Abs, Add, AveragePool")
+    refused(
+        made, tmp_path, task(), "operator Acosh", "node 'mine'", "Supported: Abs, Add, AveragePool"
+    )
 
 
 def test_unsupported_operator_without_a_name(tmp_path: Path) -> None:
     made = model([node("Gemm", "x w b", "h"), node("Acosh", "h", "out")], weights(w=(4, 3), b=(3,)))
-    refused(made, tmp_path, "operator Acosh", "the node that makes 'out'")
+    refused(made, tmp_path, task(), "operator Acosh", "the node that makes 'out'")
 
 
 def test_a_product_along_an_axis(tmp_path: Path) -> None:
@@ -80,13 +76,13 @@ def test_a_product_along_an_axis(tmp_path: Path) -> None:
         [node("Gemm", "x w b", "h"), node("ReduceProd", "h", "out", axes=[1])],
         weights(w=(4, 3), b=(3,)),
     )
-    refused(made, tmp_path, "operator ReduceProd", "the node that makes 'out'", loss="mse")
+    refused(made, tmp_path, task(loss="mse"), "operator ReduceProd", "the node that makes 'out'")
 
 
 def test_a_norm_without_any_axis(tmp_path: Path) -> None:
     nodes = [node("Gemm", "x w b", "h"), node("ReduceL2", "h", "out", noop_with_empty_axes=1)]
     made = model(nodes, weights(w=(4, 3), b=(3,)), opset=21)
-    refused(made, tmp_path, "ReduceL2", "without any axis", loss="mse")
+    refused(made, tmp_path, task(loss="mse"), "ReduceL2", "without any axis")
 
 
 def test_a_weight_that_only_rounding_leads_from(tmp_path: Path) -> None:
@@ -96,7 +92,7 @@ def test_a_weight_that_only_rounding_leads_from(tmp_path: Path) -> None:
         node("MatMul", "r v", "out"),
     ]
     made = model(nodes, weights(w=(4, 3), b=(3,), v=(3, 3)))
-    refused(made, tmp_path, "no gradient reaches weight 'w'", "model.frozen")
+    refused(made, tmp_path, task(), "no gradient reaches weight 'w'", "model.frozen")
     assert compiled(made, tmp_path, task(frozen=["w", "b"])).manifest.parameters[0].name == "v"
 
 
@@ -104,7 +100,7 @@ def test_operator_that_is_not_standard(tmp_path: Path) -> None:
     made = dense()
     made.graph.node[1].CopyFrom(helper.make_node("Gelu", ["h"], ["r"], "g", domain="com.microsoft"))
     made.opset_import.append(helper.make_opsetid("com.microsoft", 1))
-    refused(made, tmp_path, "com.microsoft.Gelu", "node 'g'", "without extensions")
+    refused(made, tmp_path, task(), "com.microsoft.Gelu", "node 'g'", "without extensions")
 
 
 def test_branches(tmp_path: Path) -> None:
@@ -119,16 +115,16 @@ def test_branches(tmp_path: Path) -> None:
         ],
         {**weights(w=(4, 3), b=(3,)), "yes": np.array(True)},
     )
-    refused(made, tmp_path, "operator If", "node 'maybe'", "loops and branches")
+    refused(made, tmp_path, task(), "operator If", "node 'maybe'", "loops and branches")
 
 
 def test_several_outputs_and_none_named(tmp_path: Path) -> None:
     made = dense(outputs=("out", "h"))
-    refused(made, tmp_path, "several outputs", "loss.output", "'out', 'h'")
+    refused(made, tmp_path, task(), "several outputs", "loss.output", "'out', 'h'")
 
 
 def test_unknown_output(tmp_path: Path) -> None:
-    refused(dense(), tmp_path, "'logits'", "'out'", more='output = "logits"')
+    refused(dense(), tmp_path, task(more='output = "logits"'), "'logits'", "'out'")
 
 
 @pytest.mark.parametrize(("nodes", "found"), [
@@ -138,36 +134,35 @@ def test_unknown_output(tmp_path: Path) -> None:
 def test_cross_entropy_needs_logits(
     nodes: list[onnx.NodeProto], found: str, tmp_path: Path
 ) -> None:
-    used = {n for made in nodes for n in made.input}
     values = {**weights(w=(4, 3), b=(3,), w1=(4, 1), b1=(1,)), "axes": np.array([1])}
-    made = model(nodes, {n: v for n, v in values.items() if n in used})
-    refused(made, tmp_path, "output 'out'", found, "[batch, classes]")
+    made = model(nodes, read_by(nodes, values))
+    refused(made, tmp_path, task(), "output 'out'", found, "[batch, classes]")
 
 
 def test_an_output_without_batch(tmp_path: Path) -> None:
     made = model(
         [node("Gemm", "x w", "h"), node("ReduceMean", "h", "out", keepdims=0)], weights(w=(4, 3))
     )
-    refused(made, tmp_path, "output 'out'", "batch as its first axis", loss="mse")
+    refused(made, tmp_path, task(loss="mse"), "output 'out'", "batch as its first axis")
     made = model([node("Add", "w w", "out"), node("Relu", "x", "y")], weights(w=(4, 3)))
-    refused(made, tmp_path, "output 'out'", "batch as its first axis", loss="mse")
+    refused(made, tmp_path, task(loss="mse"), "output 'out'", "batch as its first axis")
 
 
 def test_frozen_pattern_that_matches_nothing(tmp_path: Path) -> None:
-    refused(dense(), tmp_path, "'features.*'", "w1, b1, w2, b2", frozen=["features.*"])
+    refused(dense(), tmp_path, task(frozen=["features.*"]), "'features.*'", "w1, b1, w2, b2")
 
 
 def test_everything_frozen(tmp_path: Path) -> None:
-    refused(dense(), tmp_path, "no weights to train", "all are frozen", frozen=["*"])
+    refused(dense(), tmp_path, task(frozen=["*"]), "no weights to train", "all are frozen")
 
 
 def test_a_model_without_weights(tmp_path: Path) -> None:
-    refused(model([node("Relu", "x", "out")], {}), tmp_path, "no weights to train", "Gemm")
+    refused(model([node("Relu", "x", "out")], {}), tmp_path, task(), "no weights to train", "Gemm")
 
 
 def test_label_named_like_an_input(tmp_path: Path) -> None:
-    refused(dense(), tmp_path, "loss.label = 'x'", "choose another", more='label = "x"')
-    refused(dense(), tmp_path, "loss.label = 'w1'", "choose another", more='label = "w1"')
+    refused(dense(), tmp_path, task(more='label = "x"'), "loss.label = 'x'", "choose another")
+    refused(dense(), tmp_path, task(more='label = "w1"'), "loss.label = 'w1'", "choose another")
 
 
 def test_input_with_a_reserved_name(tmp_path: Path) -> None:
@@ -176,17 +171,17 @@ def test_input_with_a_reserved_name(tmp_path: Path) -> None:
         weights(w=(4, 3)),
         inputs={"learning_rate": (FLOAT, ("N", 4))},
     )
-    refused(made, tmp_path, "input 'learning_rate'", "rename it")
+    refused(made, tmp_path, task(), "input 'learning_rate'", "rename it")
 
 
 def test_an_axis_that_varies(tmp_path: Path) -> None:
     made = model([node("MatMul", "x w", "out")], weights(w=(4, 3)), ("N", "length", 4))
-    refused(made, tmp_path, "input 'x'", "[N, length, 4]", "only the batch")
+    refused(made, tmp_path, task(), "input 'x'", "[N, length, 4]", "only the batch")
 
 
 def test_a_scalar_input(tmp_path: Path) -> None:
     made = model([node("MatMul", "x w", "out")], weights(w=(4, 3)), ())
-    refused(made, tmp_path, "input 'x' is a scalar")
+    refused(made, tmp_path, task(), "input 'x' is a scalar")
 
 
 def test_an_input_of_another_type(tmp_path: Path) -> None:
@@ -195,13 +190,19 @@ def test_an_input_of_another_type(tmp_path: Path) -> None:
         weights(w=(4, 3)),
         inputs={"x": (onnx.TensorProto.FLOAT16, ("N", 4))},
     )
-    refused(made, tmp_path, "input 'x' is float16", "float32, float64, int32, int64, uint8, bool")
+    refused(
+        made,
+        tmp_path,
+        task(),
+        "input 'x' is float16",
+        "float32, float64, int32, int64, uint8, bool",
+    )
 
 
 def test_double_weights(tmp_path: Path) -> None:
     values = {"w": weights(w=(4, 3))["w"].astype(np.float64)}
     made = model([node("MatMul", "x w", "out", "product")], values, inputs={"x": (11, ("N", 4))})
-    refused(made, tmp_path, "weight 'w' of MatMul (node 'product') is float64", "float32")
+    refused(made, tmp_path, task(), "weight 'w' of MatMul (node 'product') is float64", "float32")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -210,7 +211,7 @@ def test_weights_that_are_not_finite(bad: float, tmp_path: Path) -> None:
     value = numpy_helper.to_array(made.graph.initializer[0]).copy()
     value[0, 0] = bad
     made.graph.initializer[0].CopyFrom(numpy_helper.from_array(value, "w1"))
-    refused(made, tmp_path, "weight 'w1' holds NaN")
+    refused(made, tmp_path, task(), "weight 'w1' holds NaN")
 
 
 def test_shapes_that_do_not_fit(tmp_path: Path) -> None:
@@ -218,13 +219,13 @@ def test_shapes_that_do_not_fit(tmp_path: Path) -> None:
         [node("Gemm", "x w", "h", "first"), node("Gemm", "h w", "out", "second")],
         weights(w=(4, 3)),
     )
-    refused(made, tmp_path, "shapes do not fit", "node 'second'")
+    refused(made, tmp_path, task(), "shapes do not fit", "node 'second'")
 
 
 def test_an_operator_set_from_the_future(tmp_path: Path) -> None:
     made = dense()
     made.opset_import[0].version = 99
-    refused(made, tmp_path, "99")
+    refused(made, tmp_path, task(), "99")
 
 
 def test_max_pool_with_indices(tmp_path: Path) -> None:
@@ -235,7 +236,7 @@ def test_max_pool_with_indices(tmp_path: Path) -> None:
     read = [node("Gather", "t i", "g"), node("Mul", "p g", "m"), node("Flatten", "m", "out")]
     values = weights(w=(1, 1, 1, 1), t=(16,))
     made = model([*nodes, *read], values, ("N", 1, 4, 4))
-    refused(made, tmp_path, "MaxPool (node 'pool')", "indices", loss="mse")
+    refused(made, tmp_path, task(loss="mse"), "MaxPool (node 'pool')", "indices")
     del values["t"]
     unread = model([*nodes, node("Flatten", "p", "out")], values, ("N", 1, 4, 4))
     compiled(unread, tmp_path, task("mse"))

@@ -15,7 +15,7 @@ from coordinator.compiler.boards import BOARDS
 from coordinator.compiler.cost import cost, flops
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.estimate import RUNTIME_BYTES, estimate, largest_batch
-from coordinator.compiler.graph import Node, TensorType
+from coordinator.compiler.graph import FLOAT32, Node, TensorType
 from coordinator.compiler.liveness import peak
 from coordinator.compiler.plan import CompiledPlan
 from coordinator.compiler.sizes import Sized, sized
@@ -29,7 +29,6 @@ from wire.sizes import Size
 
 PROFILES = Path(config.__file__).parent / "profiles"
 
-FLOAT32 = np.dtype(np.float32)
 ADAMW = 'kind = "adamw"'
 
 
@@ -119,13 +118,14 @@ def test_the_batch_that_fits(tmp_path: Path) -> None:
     plan = compiled(dense(hidden=1000), tmp_path)
     manifest = msgspec.structs.replace(plan.manifest, batch=65_536)
     limit = BOARDS[1].limit
-    best = largest_batch(manifest, plan.files, limit)
+    evaluation = estimate(manifest, plan.files).memory.evaluation
+    best = largest_batch(manifest, plan.files, evaluation, limit)
     fits = [
         estimate(msgspec.structs.replace(manifest, batch=b), plan.files).boards[1].fits
         for b in (best, 2 * best)
     ]
     assert fits == [True, False]
-    assert largest_batch(manifest, plan.files, RUNTIME_BYTES) == 0
+    assert largest_batch(manifest, plan.files, evaluation, RUNTIME_BYTES) == 0
 
 
 def test_every_tensor_of_a_plan_has_a_size(tmp_path: Path) -> None:

@@ -1,30 +1,18 @@
 """Lowered gradients equal those of the training build, and finite differences."""
 
-from collections.abc import Mapping, Sequence
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.compiler.operators import OPERATORS
-from tests.coordinator.compiler.building import Shape, dense, model, node, task, weights
-from tests.coordinator.compiler.checking import Gradients, close
-
-Case = tuple[Sequence[onnx.NodeProto], Mapping[str, Any], Shape]
-
-
-def above(*nodes: onnx.NodeProto, x: Shape = ("N", 4), **shapes: Sequence[int]) -> Case:
-    """`nodes` go from `h`, a dense layer over x, to `out`."""
-    width = int(x[-1])
-    start = node("MatMul", "x w0", "h", "under")
-    return [start, *nodes], weights(w0=(width, width), **shapes), x
-
+from tests.coordinator.compiler.building import dense, model, node, task, weights
+from tests.coordinator.compiler.checking import Case, Gradients, above, check, close
 
 CASES: dict[str, Case] = {
     "Relu": above(node("Relu", "h", "out")),
@@ -69,28 +57,9 @@ CASES: dict[str, Case] = {
 }  # fmt: skip
 
 
-def build(case: Case) -> onnx.ModelProto:
-    nodes, values, x = case
-    indices = {"shape": np.array([-1, 8]), "axes": np.array([1])}
-    used = {n for made in nodes for n in made.input}
-    constants = {**values, **{n: v for n, v in indices.items() if n in used}}
-    return model(nodes, constants, x)
-
-
-def check(gradients: Gradients, batch: int = 3, kernels: bool = True) -> None:
-    examples = gradients.examples(batch)
-    lowered = gradients.lowered(examples)
-    assert any(np.abs(value).max() > 1e-4 for value in lowered.values())
-    gradients.check_differences(examples, lowered)
-    if kernels and not gradients.own:
-        expected = gradients.training_build(examples)
-        for name, value in lowered.items():
-            close(value, expected[name])
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_operator(name: str, tmp_path: Path) -> None:
-    check(Gradients(build(CASES[name]), task("mse"), tmp_path))
+    check(Gradients(model(*CASES[name]), task("mse"), tmp_path))
 
 
 def test_every_supported_operator_has_a_case() -> None:

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from coordinator.compiler.errors import CompileError
 from tests.coordinator.compiler.building import Shape, compiled, model, node, task, weights
-from tests.coordinator.compiler.checking import Gradients
-from tests.coordinator.compiler.test_gradients import Case, check
+from tests.coordinator.compiler.checking import Case, Gradients, check
 
 
 def conv(x: Shape, w: Sequence[int], bias: bool = True, **attributes: Any) -> Case:
@@ -123,6 +122,12 @@ CASES: dict[str, Case] = {
     ),
     "ConvTranspose same lower": transposed(
         ("N", 2, 4, 3), (2, 2, 3, 3), strides=[2, 2], auto_pad="SAME_LOWER"
+    ),
+    "ConvTranspose same upper, strides beyond the window": transposed(
+        ("N", 2, 4, 3), (2, 2, 1, 2), strides=[2, 3], auto_pad="SAME_UPPER"
+    ),
+    "ConvTranspose same lower, output padding": transposed(
+        ("N", 2, 5), (2, 2, 1), strides=[3], auto_pad="SAME_LOWER", output_padding=[1]
     ),
     "ConvTranspose 1-D": transposed(("N", 2, 5), (2, 3, 4), strides=[2], pads=[1, 1]),
     "ConvTranspose 1-D groups": transposed(("N", 4, 5), (4, 1, 3), group=4, strides=[3]),

@@ -11,7 +11,7 @@ from coordinator.taskfile import parse
 from edge_agent.draws import drawn
 from tests.coordinator.compiler.building import compiled, model, node, run, session, task, weights
 from tests.coordinator.compiler.checking import Gradients, close
-from tests.coordinator.compiler.test_plan import start, steps
+from tests.coordinator.compiler.stepping import start, steps
 from wire.plan import Draw, parse_manifest
 
 RATIO = {"ratio": np.float32(0.25)}

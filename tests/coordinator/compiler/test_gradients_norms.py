@@ -7,10 +7,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from tests.coordinator.compiler.building import Shape, node, task
-from tests.coordinator.compiler.checking import Gradients, close
-from tests.coordinator.compiler.test_gradients import Case, check
-from tests.coordinator.compiler.test_gradients_math import build, case, f32, i64
+from tests.coordinator.compiler.building import Shape, f32, ints, model, node, task
+from tests.coordinator.compiler.checking import Case, Gradients, above, check, close
 
 IMAGE: Shape = ("N", 4, 3, 2)
 
@@ -26,7 +24,7 @@ def statistics(channels: int = 4) -> dict[str, np.ndarray]:
 
 def norm(*nodes: onnx.NodeProto, x: Shape = IMAGE, **values: object) -> Case:
     """`nodes` from `h` to `n`, and something that makes the loss depend on more than its norm."""
-    return case(*nodes, node("Sin", "n", "out"), x=x, **values)
+    return above(*nodes, node("Sin", "n", "out"), x=x, **values)
 
 
 def bent(*nodes: onnx.NodeProto, x: Shape = IMAGE, **values: object) -> Case:
@@ -59,11 +57,19 @@ CASES: dict[str, Case] = {
     "LayerNormalization, axis 1": bent(
         node("LayerNormalization", "t s b", "n", axis=1), s=(4, 3, 2), b=(4, 3, 2)
     ),
+    "LayerNormalization whose mean is read too": bent(
+        node("LayerNormalization", "t s b", "y m"), node("Add", "y m", "n"),
+        x=("N", 3, 4), s=(4,), b=(4,),
+    ),
+    "LayerNormalization whose deviation is read too": bent(
+        node("LayerNormalization", "t s", "y _ d", axis=-2, epsilon=1e-2), node("Mul", "y d", "n"),
+        x=("N", 3, 4), s=(3, 4),
+    ),
     "LayerNormalization in primitives": bent(
         node("ReduceMean", "t axes", "m"), node("Sub", "t m", "c"), node("Pow", "c two", "q"),
         node("ReduceMean", "q axes", "v"), node("Add", "v eps", "e"), node("Sqrt", "e", "d"),
         node("Div", "c d", "z"), node("Mul", "z s", "y"), node("Add", "y b", "n"),
-        x=("N", 3, 4), s=(4,), b=(4,), axes=i64(-1), two=f32(2), eps=f32(1e-5),
+        x=("N", 3, 4), s=(4,), b=(4,), axes=ints(-1), two=f32(2), eps=f32(1e-5),
     ),
     "InstanceNormalization": bent(
         node("InstanceNormalization", "t s b", "n"), s=(4,), b=(4,)
@@ -90,13 +96,13 @@ CASES: dict[str, Case] = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_operator(name: str, tmp_path: Path) -> None:
-    check(Gradients(build(CASES[name]), task("mse"), tmp_path))
+    check(Gradients(model(*CASES[name], opset=21), task("mse"), tmp_path))
 
 
 @pytest.mark.parametrize("name", [n for n in CASES if n.startswith("BatchNormalization")])
 def test_recomputed(name: str, tmp_path: Path) -> None:
-    gradients = Gradients(build(CASES[name]), task("mse", model='batch_norm = "recomputed"'),
-                          tmp_path)  # fmt: skip
+    spec = task("mse", model='batch_norm = "recomputed"')
+    gradients = Gradients(model(*CASES[name], opset=21), spec, tmp_path)
     assert set(gradients.problem.updates) == {
         w for w, public in gradients.problem.weights.items() if public in ("mean", "var")
     }
@@ -106,16 +112,17 @@ def test_recomputed(name: str, tmp_path: Path) -> None:
 def test_group_norm_of_operator_set_18(tmp_path: Path) -> None:
     """It had one scale and one bias for each group."""
     old = bent(node("GroupNormalization", "t s b", "n", num_groups=2), s=(2,), b=(2,))
-    proto = build(old, 18)
+    proto = model(*old, opset=18)
     proto.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "N"
     gradients = Gradients(proto, task("mse"), tmp_path)
     check(gradients)
-    new = build(bent(node("GroupNormalization", "t s b", "n", num_groups=2), s=(4,), b=(4,)))
+    wide = bent(node("GroupNormalization", "t s b", "n", num_groups=2), s=(4,), b=(4,))
+    new = model(*wide, opset=21)
     values = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
     for tensor in new.graph.initializer:
         whole = values[tensor.name]
-        wide = np.repeat(whole, 2) if tensor.name in ("s", "b") else whole
-        tensor.CopyFrom(numpy_helper.from_array(wide, tensor.name))
+        each = np.repeat(whole, 2) if tensor.name in ("s", "b") else whole
+        tensor.CopyFrom(numpy_helper.from_array(each, tensor.name))
     again = Gradients(new, task("mse"), tmp_path)
     examples = again.examples(3)
     ours, expected = gradients.lowered(examples), again.lowered(examples)

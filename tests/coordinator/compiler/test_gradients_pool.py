@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 
 from edge_agent.examples import Examples
-from edge_agent.session import Trainer
 from tests.coordinator.compiler.building import Shape, compiled, model, node, task, weights
-from tests.coordinator.compiler.checking import Gradients, close
-from tests.coordinator.compiler.test_gradients import Case, check
-from wire import checkpoint
+from tests.coordinator.compiler.checking import Case, Gradients, check, close
+from tests.coordinator.compiler.stepping import trainer_of
 
 
 def pool(op: str, x: Shape, **attributes: Any) -> Case:
@@ -115,7 +113,6 @@ def test_a_window_without_any_number_is_no_bad_plan(tmp_path: Path) -> None:
         node("Gemm", "f v", "out"),
     ]
     plan = compiled(model(nodes, weights(w=(2, 1, 1, 1), v=(8, 3)), ("N", 1, 4, 4)), tmp_path)
-    start = checkpoint.read(plan.initial, plan.manifest.parameters)
-    trainer = Trainer(plan.manifest, tmp_path / "plan", start, threads=1)
+    trainer = trainer_of(plan, tmp_path)
     x = np.full((2, 1, 4, 4), np.nan, np.float32)
     assert math.isnan(trainer.step(Examples({"x": x, "label": np.array([0, 1])})))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from coordinator.compiler import lower
 from tests.coordinator.compiler.building import compiled, model, node, run, session, task, weights
 from tests.coordinator.compiler.checking import Gradients, close
-from tests.coordinator.compiler.test_plan import start
+from tests.coordinator.compiler.stepping import start
 
 GATES = {"RNN": 1, "LSTM": 4, "GRU": 3}
 STEPS, INPUTS, HIDDEN = 4, 3, 2

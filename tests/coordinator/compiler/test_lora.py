@@ -13,8 +13,6 @@ from coordinator.compiler.lora import adapted
 from coordinator.compiler.plan import CompiledPlan
 from coordinator.export import complete_model
 from coordinator.taskfile import TaskFile, TaskFileError
-from edge_agent.examples import Examples
-from edge_agent.session import Trainer
 from tests.coordinator.compiler.building import (
     compiled,
     dense,
@@ -26,6 +24,7 @@ from tests.coordinator.compiler.building import (
     weights,
 )
 from tests.coordinator.compiler.checking import Gradients, close
+from tests.coordinator.compiler.stepping import examples, first, trainer_of
 from wire import checkpoint
 
 
@@ -40,17 +39,10 @@ def wide(classes: int = 3) -> onnx.ModelProto:
     return dense(hidden=80, classes=classes)
 
 
-def examples(size: int = 12, features: int = 4) -> Examples:
-    rng = np.random.default_rng(3)
-    x = rng.normal(size=(size, features)).astype(np.float32)
-    return Examples({"x": x, "label": rng.integers(0, 3, size)})
-
-
 def trained(plan: CompiledPlan, folder: Path, steps: int) -> tuple[list[float], bytes]:
     """The losses of so many steps, and the checkpoint after them."""
-    first = checkpoint.read(plan.initial, plan.manifest.parameters)
-    trainer = Trainer(plan.manifest, folder / "plan", first, threads=1)
-    losses = [trainer.step(examples()) for _ in range(steps)]
+    trainer = trainer_of(plan, folder)
+    losses = [trainer.step(examples(12)) for _ in range(steps)]
     return losses, checkpoint.write(trainer.weights())
 
 
@@ -60,10 +52,10 @@ def test_only_adapters_travel_and_the_model_begins_as_it_was(tmp_path: Path) -> 
         ("w1/lora_a", (4, 2)), ("w1/lora_b", (2, 80)),
         ("w2/lora_a", (80, 2)), ("w2/lora_b", (2, 3)),
     ]  # fmt: skip
-    first = checkpoint.read(plan.initial, plan.manifest.parameters)
-    assert not any(first[f"{name}/lora_b"].any() for name in ("w1", "w2"))
-    assert 0.5 < first["w2/lora_a"].std() * np.sqrt(80) < 1.5
-    feeds = examples().arrays
+    begun = first(plan)
+    assert not any(begun[f"{name}/lora_b"].any() for name in ("w1", "w2"))
+    assert 0.5 < begun["w2/lora_a"].std() * np.sqrt(80) < 1.5
+    feeds = examples(12).arrays
     whole = onnx.load(tmp_path / "model.onnx").SerializeToString()
     expected = run(session(whole), feeds)["out"]
     found = run(session(tmp_path / "plan" / "model.onnx"), feeds)["out"]
@@ -79,7 +71,7 @@ def test_a_trained_adapter_is_in_the_model_and_in_its_export(tmp_path: Path) -> 
     w = checkpoint.read(after, plan.manifest.parameters)
     own = {t.name: numpy_helper.to_array(t) for t in wide().graph.initializer}
     changed = {n: own[n] + 3.0 * (w[f"{n}/lora_a"] @ w[f"{n}/lora_b"]).T for n in ("w1", "w2")}
-    x = examples().arrays["x"]
+    x = examples(12).arrays["x"]
     hidden = np.maximum(x @ changed["w1"].T + own["b1"], 0)
     expected = hidden @ changed["w2"].T + own["b2"]
     found = run(session(tmp_path / "plan" / "model.onnx"), {"x": x})["out"]
@@ -158,6 +150,13 @@ def test_what_no_adapter_can_be_put_beside(
 ) -> None:
     with pytest.raises(CompileError, match=error):
         compiled(wide(), tmp_path, lora(names, rank))
+
+
+def test_a_chosen_weight_that_adapters_keep_as_it_is(tmp_path: Path) -> None:
+    with pytest.raises(CompileError, match=r"model\.trained: 'b1' stays.*model\.lora.*train_rest"):
+        compiled(wide(), tmp_path, lora("w1", model='trained = ["b1"]'))
+    plan = compiled(wide(), tmp_path, lora("w1", more="train_rest = true", frozen=["w2", "b2"]))
+    assert {p.name for p in plan.manifest.parameters} == {"w1/lora_a", "w1/lora_b", "b1"}
 
 
 def test_a_weight_that_is_used_both_ways_or_elsewhere_is_refused(tmp_path: Path) -> None:

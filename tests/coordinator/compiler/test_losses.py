@@ -7,10 +7,10 @@ import pytest
 from onnx import helper, numpy_helper
 from sklearn import metrics
 
+from coordinator.compiler.errors import CompileError
 from coordinator.compiler.losses import LOSSES
 from coordinator.compiler.plan import CompiledPlan
 from edge_agent.examples import Examples
-from edge_agent.session import Trainer, evaluate
 from tests.coordinator.compiler.building import (
     FLOAT,
     INT64,
@@ -25,9 +25,7 @@ from tests.coordinator.compiler.building import (
 )
 from tests.coordinator.compiler.checking import Gradients, close
 from tests.coordinator.compiler.losses import CASES, cross_entropy
-from wire import checkpoint
-
-Arrays = dict[str, np.ndarray]
+from tests.coordinator.compiler.stepping import Arrays, measured, trainer_of
 
 
 def some(plan: CompiledPlan, count: int, seed: int = 1) -> Arrays:
@@ -50,21 +48,8 @@ def some(plan: CompiledPlan, count: int, seed: int = 1) -> Arrays:
     return arrays
 
 
-def weights_of(plan: CompiledPlan) -> Arrays:
-    return dict(checkpoint.read(plan.initial, plan.manifest.parameters))
-
-
 def outputs(folder: Path, arrays: Arrays) -> np.ndarray:
     return run(session(folder / "plan" / "model.onnx"), arrays)["out"]
-
-
-def trainer_of(plan: CompiledPlan, folder: Path) -> Trainer:
-    return Trainer(plan.manifest, folder / "plan", weights_of(plan), threads=1)
-
-
-def measured(plan: CompiledPlan, folder: Path, arrays: Arrays) -> dict[str, float]:
-    weights = weights_of(plan)
-    return evaluate(plan.manifest, folder / "plan", weights, Examples(arrays), threads=1)
 
 
 def label_of(plan: CompiledPlan) -> str:
@@ -99,7 +84,7 @@ def test_the_mean_of_a_batch_and_of_all_examples(name: str, tmp_path: Path) -> N
     plan = compiled(case.build(), tmp_path, case.task())
     arrays = some(plan, 64 if case.by_batch else 150)
     expected = case.reference(outputs(tmp_path, arrays).astype(np.float64), arrays[label_of(plan)])
-    assert measured(plan, tmp_path, arrays)["loss"] == pytest.approx(expected, rel=1e-5)
+    assert measured(plan, tmp_path, Examples(arrays))["loss"] == pytest.approx(expected, rel=1e-5)
     assert trainer_of(plan, tmp_path).step(Examples(arrays)) == pytest.approx(expected, rel=1e-5)
 
 
@@ -120,7 +105,9 @@ def test_nothing_and_huge_numbers_have_finite_gradients(
     loss = trainer.step(Examples(arrays))
     assert np.isfinite(loss)
     assert all(np.isfinite(change).all() for change in trainer.delta().values())
-    assert measured(plan, tmp_path, arrays)["loss"] == pytest.approx(loss, rel=1e-5, abs=1e-6)
+    assert measured(plan, tmp_path, Examples(arrays))["loss"] == pytest.approx(
+        loss, rel=1e-5, abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("name", ["bce", "hinge", "squared_hinge", "cross_entropy"])
@@ -143,7 +130,7 @@ def test_a_batch_in_which_nothing_counts_changes_nothing(name: str, tmp_path: Pa
     trainer = trainer_of(plan, tmp_path)
     assert trainer.step(Examples(arrays)) == 0
     assert not any(change.any() for change in trainer.delta().values())
-    assert measured(plan, tmp_path, arrays)["loss"] == 0
+    assert measured(plan, tmp_path, Examples(arrays))["loss"] == 0
 
 
 @pytest.mark.parametrize("labels", [[3], [1, 2, 3, 4, 5]])
@@ -155,7 +142,7 @@ def test_no_two_of_one_label_teach_a_contrastive_loss_nothing(
     trainer = trainer_of(plan, tmp_path)
     assert trainer.step(Examples(arrays)) == 0
     assert not any(change.any() for change in trainer.delta().values())
-    assert measured(plan, tmp_path, arrays)["loss"] == 0
+    assert measured(plan, tmp_path, Examples(arrays))["loss"] == 0
 
 
 def test_a_vector_of_zeros_is_like_no_other(tmp_path: Path) -> None:
@@ -232,7 +219,7 @@ def test_what_scikit_learn_says(tmp_path: Path) -> None:
             if kind == "bce"
             else metrics.hinge_loss(label, scores)
         )
-        assert measured(plan, folder, arrays)["loss"] == pytest.approx(theirs, rel=1e-5)
+        assert measured(plan, folder, Examples(arrays))["loss"] == pytest.approx(theirs, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -255,3 +242,16 @@ def test_a_models_own_last_step_is_not_done_twice(loss: str, ending: str, tmp_pa
     arrays["x"] *= 1e4
     assert np.isfinite(trainer_of(plan, ended).step(Examples(arrays)))
     assert outputs(ended, arrays).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("loss", "ending", "meant"),
+    [("bce", "Softmax", "cross_entropy"), ("cross_entropy", "Sigmoid", "bce")],
+)
+def test_probabilities_are_not_taken_for_logits(
+    loss: str, ending: str, meant: str, tmp_path: Path
+) -> None:
+    """It would train, and badly: a loss of sigmoids of a softmax."""
+    made = model([node("MatMul", "x w", "h"), node(ending, "h", "out")], weights(w=(4, 3)))
+    with pytest.raises(CompileError, match=f"'{loss}' takes logits.*{ending}.*'{meant}'"):
+        compiled(made, tmp_path, task(loss))

@@ -12,10 +12,9 @@ from sklearn import metrics
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.plan import CompiledPlan
 from edge_agent.examples import Examples
-from edge_agent.session import evaluate
 from tests.coordinator.compiler.building import compiled, dense, model, node, run, session, task
 from tests.coordinator.compiler.losses import image, log_softmax, words
-from wire import checkpoint
+from tests.coordinator.compiler.stepping import measured
 
 COUNT = 150  # evaluated in batches of 64, 64 and 22
 BINARY = ("accuracy", "precision", "recall", "f1", "auc")
@@ -29,8 +28,7 @@ def identity(width: int) -> onnx.ModelProto:
 
 
 def measure(plan: CompiledPlan, folder: Path, **arrays: np.ndarray) -> dict[str, float]:
-    weights = checkpoint.read(plan.initial, plan.manifest.parameters)
-    return evaluate(plan.manifest, folder / "plan", weights, Examples(arrays), threads=1)
+    return measured(plan, folder, Examples(arrays))
 
 
 def scores(*shape: int) -> np.ndarray:

@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from coordinator.compiler.errors import CompileError
-from tests.coordinator.compiler.building import compiled, model, node, task, weights
+from tests.coordinator.compiler.building import compiled, model, node, read_by, task, weights
 
 W = node("MatMul", "x w", "h")
 MIXED: dict[str, tuple[list[onnx.NodeProto], tuple[int, ...]]] = {
@@ -45,9 +45,7 @@ CONSTANTS = {
 
 
 def made(nodes: list[onnx.NodeProto], shape: tuple[int, ...]) -> onnx.ModelProto:
-    used = {n for one in nodes for n in one.input}
-    constants = {n: v for n, v in CONSTANTS.items() if n in used}
-    return model(nodes, {**weights(w=(4, 4)), **constants}, ("N", *shape))
+    return model(nodes, weights(w=(4, 4)) | read_by(nodes, CONSTANTS), ("N", *shape))
 
 
 @pytest.mark.parametrize("name", MIXED)

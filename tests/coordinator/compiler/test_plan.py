@@ -7,10 +7,9 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from coordinator.compiler.compile import CompiledPlan, compile_task
+from coordinator.compiler.compile import compile_task
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.folder import read_plan_dir
-from edge_agent.draws import drawn
 from tests.coordinator.compiler.building import (
     FLOAT,
     compiled,
@@ -22,47 +21,15 @@ from tests.coordinator.compiler.building import (
     task,
     weights,
 )
+from tests.coordinator.compiler.stepping import Arrays, examples, start, steps
 from wire import checkpoint
 from wire.plan import parse_manifest
 
-Arrays = dict[str, np.ndarray]
 GRAPHS = ("train.onnx", "evaluate.onnx", "model.onnx")
 
 
-def start(plan: CompiledPlan) -> Arrays:
-    """Weights and optimiser state as a round begins with them."""
-    state = {s.name: np.full(s.shape, s.fill, np.float32) for s in plan.manifest.state}
-    return {**checkpoint.read(plan.initial, plan.manifest.parameters), **state}
-
-
-def bases(plan: CompiledPlan) -> Arrays:
-    """The weights as a round begins with them, as its proximal term takes them, if it has one."""
-    now = start(plan)
-    return {name: now[parameter] for parameter, name in plan.manifest.bases.items()}
-
-
-def draws(plan: CompiledPlan, step: int, size: int) -> Arrays:
-    """The random numbers of a step."""
-    return drawn(plan.manifest.drawn, 0, step, size)
-
-
-def steps(plan: CompiledPlan, folder: Path, feeds: Arrays, rate: float, count: int) -> Arrays:
-    """Weights, state and loss after so many steps on the same batch."""
-    made = session(folder / "plan" / "train.onnx")
-    feeds = feeds | bases(plan)
-    now = start(plan)
-    size = len(next(iter(feeds.values())))
-    for step in range(count):
-        given = {**feeds, **draws(plan, step, size), **now}
-        found = run(made, {**given, "learning_rate": np.float32(rate)})
-        now = {n.removeprefix("next/"): v for n, v in found.items() if n != "loss"}
-    return {**now, "loss": found["loss"]}
-
-
 def batch(size: int = 5, seed: int = 3) -> Arrays:
-    rng = np.random.default_rng(seed)
-    x = rng.normal(size=(size, 4)).astype(np.float32)
-    return {"x": x, "label": rng.integers(0, 3, size)}
+    return dict(examples(size, seed=seed).arrays)
 
 
 def forward(w: Arrays, x: np.ndarray) -> np.ndarray:

@@ -12,8 +12,6 @@ from coordinator.compiler.errors import CompileError
 from coordinator.compiler.folder import read_plan_dir
 from coordinator.compiler.options.training import Training
 from coordinator.taskfile import parse
-from edge_agent.examples import Examples
-from edge_agent.session import Trainer
 from fleet.digits import PLAN, TASK
 from tests.coordinator.compiler.building import (
     FLOAT,
@@ -25,9 +23,8 @@ from tests.coordinator.compiler.building import (
     task,
     weights,
 )
-from wire import checkpoint
+from tests.coordinator.compiler.stepping import Arrays, examples, first, trainer_of
 
-Arrays = dict[str, np.ndarray]
 SGD = 'kind = "sgd"\nlearning_rate = 0.1'
 MOMENTUM = SGD + "\nmomentum = 0.5"
 ADAMW = 'kind = "adamw"\nlearning_rate = 0.01'
@@ -36,18 +33,11 @@ EACH_OPTIMIZER = pytest.mark.parametrize(
 )
 
 
-def examples() -> Examples:
-    rng = np.random.default_rng(3)
-    x = rng.normal(size=(20, 4)).astype(np.float32)
-    return Examples({"x": x, "label": rng.integers(0, 3, 20)})
-
-
 def drift(folder: Path, optimizer: str, mu: float, steps: int = 200) -> Arrays:
     """The delta of a device that trains on one batch for so long."""
     folder.mkdir()
     plan = compiled(dense(), folder, task(optimizer=optimizer, proximal=mu))
-    initial = checkpoint.read(plan.initial, plan.manifest.parameters)
-    trainer = Trainer(plan.manifest, folder / "plan", initial, threads=1)
+    trainer = trainer_of(plan, folder)
     for _ in range(steps):
         trainer.step(examples())
     return trainer.delta()
@@ -71,9 +61,8 @@ def test_a_device_comes_to_rest_where_the_pull_is_as_strong_as_the_gradient(
     mu = 2.0
     rest = drift(tmp_path / "pulled", SGD, mu, steps=1000)
     plan = compiled(dense(), tmp_path, task(optimizer=SGD))
-    initial = checkpoint.read(plan.initial, plan.manifest.parameters)
-    there = {name: weight + rest[name] for name, weight in initial.items()}
-    trainer = Trainer(plan.manifest, tmp_path / "plan", there, threads=1)
+    there = {name: weight + rest[name] for name, weight in first(plan).items()}
+    trainer = trainer_of(plan, tmp_path, there)
     trainer.step(examples())
     for name, change in trainer.delta().items():
         np.testing.assert_allclose(change, 0.1 * mu * rest[name], rtol=1e-3, atol=1e-6)
@@ -133,9 +122,7 @@ def test_a_weight_may_be_called_base(tmp_path: Path) -> None:
     assert [p.name for p in plain.manifest.parameters] == ["w", "base/w", "weight/base/w"]
     plan = compiled(awkward(), tmp_path, task(proximal=1.0))
     assert [p.name for p in plan.manifest.parameters] == ["w", "weight/base/w", "weight/base/w_2"]
-    initial = checkpoint.read(plan.initial, plan.manifest.parameters)
-    trainer = Trainer(plan.manifest, tmp_path / "plan", initial, threads=1)
-    assert np.isfinite(trainer.step(examples()))
+    assert np.isfinite(trainer_of(plan, tmp_path).step(examples()))
 
 
 def test_an_input_may_be_called_base_only_where_there_is_none(tmp_path: Path) -> None:

@@ -16,17 +16,15 @@ from tests.coordinator.compiler.building import (
     Shape,
     compiled,
     dense,
+    ints,
     model,
     node,
+    read_by,
     run,
     session,
     task,
     weights,
 )
-
-
-def ints(*values: int) -> np.ndarray:
-    return np.array(values, np.int64)
 
 
 def bare(
@@ -140,12 +138,11 @@ NEWER = {
 @pytest.mark.parametrize("op", NEWER)
 def test_new_operators_are_written_as_older_ones(op: str, tmp_path: Path) -> None:
     opset, nodes = NEWER[op]
-    constants = {**weights(w0=(4, 4)), "cos": np.ones((1, 3, 2), np.float32) / 2,
-                 "sin": np.ones((1, 3, 2), np.float32) / 3}  # fmt: skip
-    used = {n for made in nodes for n in made.input}
+    half = np.ones((1, 3, 2), np.float32) / 2
+    constants = read_by(nodes, {"cos": half, "sin": half / 1.5})
     made = bare(
         [node("MatMul", "x w0", "h"), *nodes],
-        {n: v for n, v in constants.items() if n in used or n == "w0"},
+        weights(w0=(4, 4)) | constants,
         ("N", 2, 3, 4),
         ("N", 2, 3, 4),
         opset,

@@ -12,7 +12,7 @@ import pytest
 
 from coordinator.compiler.errors import CompileError
 from tests.coordinator.compiler.building import FLOAT, compiled, model, node, run, session, weights
-from tests.coordinator.compiler.test_plan import start
+from tests.coordinator.compiler.stepping import start
 
 STEPS, INPUTS, HIDDEN = 5, 3, 4
 

@@ -8,7 +8,6 @@ import pytest
 from coordinator.compiler.errors import CompileError
 from coordinator.plans import contradictions
 from coordinator.taskfile import TaskFile
-from edge_agent.examples import Examples
 from edge_agent.session import Trainer
 from tests.coordinator.compiler.building import (
     FLOAT,
@@ -20,7 +19,8 @@ from tests.coordinator.compiler.building import (
     task,
     weights,
 )
-from wire import checkpoint, tensors
+from tests.coordinator.compiler.stepping import examples, first, trainer_of
+from wire import tensors
 from wire.plan import parse_manifest
 
 TABLE = '[aggregation]\nkind = "scaffold"\ndevices = 10\nmax_steps = 100'
@@ -30,12 +30,6 @@ def scaffold(**keys: object) -> TaskFile:
     return task(rest=TABLE, **keys)  # type: ignore[arg-type]
 
 
-def examples() -> Examples:
-    rng = np.random.default_rng(3)
-    x = rng.normal(size=(20, 4)).astype(np.float32)
-    return Examples({"x": x, "label": rng.integers(0, 3, 20)})
-
-
 def test_control_variates_travel_with_the_model_and_begin_at_zero(tmp_path: Path) -> None:
     plan = compiled(dense(), tmp_path, scaffold())
     manifest = parse_manifest(plan.manifest.to_bytes())
@@ -43,9 +37,9 @@ def test_control_variates_travel_with_the_model_and_begin_at_zero(tmp_path: Path
     assert {p.name: p.shape for p in manifest.given} == {
         f"control/{name}": shape for name, shape in named.items()
     }
-    first = checkpoint.read(plan.initial, manifest.checkpoint)
+    begun = first(plan)
     assert len(plan.initial) <= manifest.checkpoint_limit
-    assert all(not first[p.name].any() for p in manifest.given)
+    assert all(not begun[p.name].any() for p in manifest.given)
     assert manifest.carries == {f"own/{name}": f"gradient/{name}" for name in named}
 
 
@@ -68,8 +62,7 @@ def test_the_model_that_programs_open_knows_nothing_of_them(tmp_path: Path) -> N
 def test_a_step_is_corrected_by_both(tmp_path: Path) -> None:
     """w - rate g + own + control."""
     plan = compiled(dense(), tmp_path, scaffold())
-    first = checkpoint.read(plan.initial, plan.manifest.checkpoint)
-    plain = Trainer(plan.manifest, tmp_path / "plan", first, threads=1)
+    plain = trainer_of(plan, tmp_path)
     plain.step(examples())
     rng = np.random.default_rng(1)
     controls = {
@@ -79,7 +72,8 @@ def test_a_step_is_corrected_by_both(tmp_path: Path) -> None:
         name: rng.normal(size=plain.state()[name].shape).astype(np.float32)
         for name in plan.manifest.carries
     }
-    there = Trainer(plan.manifest, tmp_path / "plan", first | controls, threads=1, carried=own)
+    begun = first(plan) | controls
+    there = Trainer(plan.manifest, tmp_path / "plan", begun, threads=1, carried=own)
     there.step(examples())
     for name, change in plain.delta().items():
         expected = change + controls[f"control/{name}"] + own[f"own/{name}"]
@@ -90,8 +84,7 @@ def test_a_step_is_corrected_by_both(tmp_path: Path) -> None:
 def test_the_mean_is_over_all_steps(tmp_path: Path) -> None:
     """By plain SGD each change is rate times the gradient, so that their mean is all in all."""
     plan = compiled(dense(), tmp_path, scaffold())
-    first = checkpoint.read(plan.initial, plan.manifest.checkpoint)
-    trainer = Trainer(plan.manifest, tmp_path / "plan", first, threads=1)
+    trainer = trainer_of(plan, tmp_path)
     for start in range(0, 20, 4):
         trainer.step(examples().where(np.arange(start, start + 4)))
     for name, change in trainer.delta().items():
@@ -118,8 +111,7 @@ def test_a_weight_may_be_called_control(tmp_path: Path) -> None:
     values = dict(zip(("w", "control/w"), named.values(), strict=True))
     plan = compiled(model(nodes, values), tmp_path, scaffold())
     assert [p.name for p in plan.manifest.parameters] == ["w", "weight/control/w"]
-    first = checkpoint.read(plan.initial, plan.manifest.checkpoint)
-    trainer = Trainer(plan.manifest, tmp_path / "plan", first, threads=1)
+    trainer = trainer_of(plan, tmp_path)
     assert np.isfinite(trainer.step(examples()))
 
 

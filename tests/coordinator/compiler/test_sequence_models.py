@@ -24,7 +24,7 @@ from tests.coordinator.compiler.building import (
     weights,
 )
 from tests.coordinator.compiler.checking import Gradients
-from tests.coordinator.compiler.test_plan import start
+from tests.coordinator.compiler.stepping import start
 
 WORDS, WIDTH, HEADS, STEPS, CLASSES = 7, 8, 2, 5, 3
 EACH = WIDTH // HEADS

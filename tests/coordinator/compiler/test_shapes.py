@@ -13,13 +13,13 @@ from tests.coordinator.compiler.building import (
     compiled,
     model,
     node,
+    read_by,
     run,
     session,
     task,
     weights,
 )
-from tests.coordinator.compiler.checking import Gradients
-from tests.coordinator.compiler.test_gradients import check
+from tests.coordinator.compiler.checking import Gradients, check
 
 BOOL = onnx.TensorProto.BOOL
 ONES = onnx.numpy_helper.from_array(np.array([1], np.int64))
@@ -93,12 +93,11 @@ NUMBERS: dict[str, Any] = {
 
 def chain(name: str, batch: str | int = "N") -> onnx.ModelProto:
     nodes = [START, *CHAINS[name]]
-    used = {n for made in nodes for n in made.input}
     values = {
         **NUMBERS,
         **weights(w=(4, 4), token=(1, 1, 4), table=(5, 4), single=(1, 1, 4)),
     }
-    return model(nodes, {n: v for n, v in values.items() if n in used}, (batch, 3, 4), opset=19)
+    return model(nodes, read_by(nodes, values), (batch, 3, 4), opset=19)
 
 
 @pytest.mark.parametrize("name", CHAINS)

@@ -42,4 +42,4 @@ async def holds_what_was_said(store: Store) -> None:
     (found,) = await store.survey(evaluations.look, "digits", 5)
     assert (found.tried, found.falling, found.median_change) == (1, 1, -0.5)
     await store.run(evaluations.keep, [found])
-    assert await store.read(evaluations.kept, "digits", 0) == [found]
+    assert await store.read(evaluations.kept, "digits", 0, 5) == [found]

@@ -131,7 +131,7 @@ async def _again(store: Store) -> None:
 
 async def _cleared(store: Store) -> None:
     found = await store.survey(evaluations.look, "digits", 6)
-    assert await store.read(evaluations.kept, "digits", 0) == []
+    assert await store.read(evaluations.kept, "digits", 0, 9) == []
     await store.run(evaluations.keep, found)
     while await store.run(evaluations.clear, "digits", 6):
         pass
@@ -139,6 +139,7 @@ async def _cleared(store: Store) -> None:
     assert len(await store.survey(evaluations.look, "digits", 5)) == 2
     await store.run(evaluations.add, said(6, [(0.0, 1, None)]))
     await store.run(evaluations.keep, await store.survey(evaluations.look, "digits", 6))
-    assert await store.read(evaluations.kept, "digits", 6) == found
-    assert await store.read(evaluations.kept, "digits", 7) == []
-    assert await store.read(evaluations.kept, "other", 0) == []
+    assert await store.read(evaluations.kept, "digits", 0, 6) == found
+    assert await store.read(evaluations.kept, "digits", 7, 9) == []
+    assert await store.read(evaluations.kept, "digits", 0, 5) == []
+    assert await store.read(evaluations.kept, "other", 0, 9) == []

@@ -1,0 +1,2 @@
+"""Federated linear models of scikit-learn: regression, logistic regression, a support vector
+machine. You need no deep learning."""

@@ -1,0 +1,115 @@
+"""One split through the real path: the federation, and what it is compared with."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from coordinator import taskfile
+from coordinator.compiler.compile import compile_beside
+from coordinator.compiler.folder import write_plan_dir
+from coordinator.taskfile import TaskFile
+from examples.turbofan import FOLDER
+from examples.turbofan.cmapss import Flights
+from examples.turbofan.federation import METRIC, Compiled, Federation, Tooth
+from examples.turbofan.split import Split, naive, split
+from fleet.simulation import Devices, train_alone, train_each
+
+
+@dataclass(frozen=True)
+class Plans:
+    """The tasks of the three who train."""
+
+    federated: Compiled
+    centralised: Compiled
+    alone: Compiled
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one split gave: RMSEs in cycles on the test engines, by round or epoch, 0 first.
+
+    `alone` is the node that takes no part, `each_alone` where every node ends by itself, that one
+    last. `teeth` are those of the watched nodes, a tooth a round; `seconds` is how long the
+    federation took on this machine, `upload` the bytes of all its updates.
+    """
+
+    seed: int
+    naive: float
+    clipped: float
+    federated: Sequence[float]
+    centralised: Sequence[float]
+    alone: Sequence[float]
+    each_alone: Sequence[float]
+    teeth: Mapping[int, Sequence[Tooth]]
+    seconds: float
+    upload: int
+
+
+def compiled(folder: Path, rounds: int | None = None) -> Plans:
+    """The three tasks with their plans, which are written to `folder`; of so many rounds, if not
+    those of their files. Raises `TaskFileError`, `CompileError`, `OSError`."""
+    return Plans(
+        *(_compiled(name, folder, rounds) for name in ("federated", "centralised", "alone"))
+    )
+
+
+def _compiled(name: str, folder: Path, rounds: int | None) -> Compiled:
+    task = taskfile.load(FOLDER / f"{name}.toml")
+    assert isinstance(task, TaskFile)
+    if rounds is not None:
+        task = replace(task, round=replace(task.round, rounds=rounds))
+    write_plan_dir(compile_beside(task, FOLDER), folder / name)
+    return Compiled(task, folder / name)
+
+
+def run(
+    flights: Flights,
+    plans: Plans,
+    seed: int,
+    *,
+    watch: bool = False,
+    workers: int | None = None,
+    done: Callable[[str], None] = lambda what: None,
+) -> Outcome:
+    """Everything on the split of `seed`; `watch` some nodes, which takes five times as long. `done`
+    is told of each step: one a round, one for each of the other two, and one more a round with
+    `watch`. Raises `DataError` for too few engines, and what `simulate` does."""
+    found = split(flights, seed)
+    federation = Federation(found, plans.federated, seed, workers)
+    began = time.perf_counter()
+    versions = federation.run(lambda version: done(f"round {version.number}")).versions
+    seconds = time.perf_counter() - began
+    centralised = train_alone(
+        *(plans.centralised.task, plans.centralised.plan, found.training),
+        epochs=plans.centralised.task.round.rounds,
+        seed=seed,
+        test=found.test,
+    )
+    done("centralised")
+    alone = train_each(
+        *(plans.alone.task, plans.alone.plan, Devices(pool=found.pool, shares=found.nodes)),
+        epochs=plans.alone.task.round.rounds,
+        seed=seed,
+        test=found.test,
+        workers=workers,
+    )
+    done("alone")
+    return Outcome(
+        seed=seed,
+        naive=naive(flights, found.tested),
+        clipped=naive(flights, found.tested, clipped=True),
+        federated=_cycles([v.test for v in versions], found),
+        centralised=_cycles(centralised, found),
+        alone=_cycles(alone[-1], found),
+        each_alone=[_cycles(node, found)[-1] for node in alone],
+        teeth=federation.teeth(lambda: done("nodes")) if watch else {},
+        seconds=seconds,
+        upload=versions[-1].upload,
+    )
+
+
+def _cycles(metrics: Sequence[Mapping[str, float]], found: Split) -> list[float]:
+    return [found.cycles * each[METRIC] for each in metrics]
