@@ -118,7 +118,7 @@ def _tell(
     )
     for line in missing:
         err.print("[yellow]warning:[/]", _plain(line))
-    what = "tables and pictures" + (" and the model" if result else "")
+    what = "tables, pictures and the model" if result else "tables and pictures"
     out.print(_plain(f"{what}: {prepared.output}{os.sep}"))
     if result is None:
         err.print("stopped; what was done is written")
