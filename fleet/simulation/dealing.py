@@ -1,7 +1,7 @@
 """The devices of an experiment: who has which examples, and who behaves how."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -10,7 +10,7 @@ import numpy as np
 from edge_agent.examples import Examples
 from fleet import virtual
 from fleet.simulation import experiment, splits
-from fleet.simulation.devices import Devices
+from fleet.simulation.devices import Devices, fitting
 from fleet.simulation.experiment import Behaving, Experiment, ExperimentError
 from fleet.simulation.sources import Source
 from fleet.simulation.splits import Rows
@@ -29,19 +29,23 @@ def chance(seed: int, what: int) -> np.random.Generator:
 
 def devices_of(asked: Experiment, source: Source, inputs: tuple[Input, ...], seed: int) -> Devices:
     """Raises `ExperimentError`."""
+    pool = fitted(source.pool, inputs, "data")
     shares = _shares(asked, source, inputs, chance(seed, _SPLIT))
     train, held = splits.hold_out(shares, asked.held_out, chance(seed, _HOLD))
-    pool = {i.name: source.pool[i.name] for i in inputs if i.name in source.pool}
-    behaviours = behave(asked.behaviours, len(shares), chance(seed, _BEHAVE))
+    return Devices(
+        pool=pool,
+        shares=train,
+        held_out=held if asked.held_out else None,
+        behaviours=behave(asked.behaviours, len(shares), chance(seed, _BEHAVE)),
+    )
+
+
+def fitted(arrays: Mapping[str, Array], inputs: tuple[Input, ...], what: str) -> Examples:
+    """As the plan takes them. Raises `ExperimentError` where it does not."""
     try:
-        return Devices(
-            pool=Examples(pool or source.pool),
-            shares=train,
-            held_out=held if asked.held_out else None,
-            behaviours=behaviours,
-        )
+        return Examples(fitting(Examples(dict(arrays)), inputs, what))
     except ValueError as error:
-        raise ExperimentError(f"data: {error}") from None
+        raise ExperimentError(str(error)) from None
 
 
 def _shares(

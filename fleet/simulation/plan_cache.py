@@ -14,7 +14,8 @@ from coordinator.taskfile import StatisticsFile, TaskFile
 def compiled(task: TaskFile | StatisticsFile, file: Path, cache: Path) -> tuple[Path, bool]:
     """The folder in `cache` with the plan of a task from `file`; and whether it was there.
 
-    A change of the task file, of its model and weights, or of our version makes it anew. Raises `CompileError`, `OSError`.
+    A change of the task file, of its model and weights, or of our version makes it anew.
+    Raises `CompileError`, `OSError`.
     """
     folder = cache / _digest(task, file)
     try:
@@ -53,11 +54,12 @@ def _beside(task: TaskFile | StatisticsFile, folder: Path) -> list[Path]:
         centres = getattr(task.statistics, "centres", None)
         return [folder / centres] if centres else []
     import onnx  # slow to import
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     model = folder / task.model.file
     try:
         graph = onnx.load(model, load_external_data=False).graph
-    except Exception:  # what is wrong with it, the compiler says
+    except (OSError, DecodeError):  # what is wrong with it, the compiler says
         return [model]
     places = {
         model.parent / entry.value

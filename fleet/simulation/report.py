@@ -90,7 +90,8 @@ def _draw_metric(
         lines["devices, mean"] = [(number, found.mean) for number, found in spreads]
         lines["devices, worst tenth"] = [(number, found.worst_decile) for number, found in spreads]
         bands["devices, mean"] = [
-            (number, *sorted((found.mean, found.worst_decile))) for number, found in spreads
+            (number, min(found.mean, found.worst_decile), max(found.mean, found.worst_decile))
+            for number, found in spreads
         ]
     goal = stop.at if stop is not None and stop.metric == metric else None
     pictures.curves(
