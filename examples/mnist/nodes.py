@@ -1,0 +1,126 @@
+"""Ten nodes, three splits: digits alike, 90 % of one class on each node, and one class only; and
+all of it on one machine, trained by the same code."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.table import Table
+
+from examples.mnist import data
+from examples.mnist.data import Pool
+from examples.mnist.make import Prepared
+from examples.mnist.options import Options
+from fleet.simulation import Devices, Result, simulate, train_alone
+from fleet.simulation.pictures import curves
+from fleet.simulation.tables import write_rows
+
+CENTRALISED = "centralised"
+
+
+class Split(NamedTuple):
+    """`share` of a node's digits are of one class; and the task's file."""
+
+    name: str
+    share: float
+    task: str
+
+
+SPLITS = (
+    Split("uniform", 1 / data.NODES, "nodes"),
+    Split("90 % one class", 0.9, "nodes"),
+    Split("100 % one class", 1.0, "nodes-one-class"),
+)
+"""The first one's digits are also the centralised model's."""
+
+
+class Learnt(NamedTuple):
+    """The accuracy on the test digits before the first round, or epoch, and after each; what is
+    known of the versions beside it, if it was learnt by a fleet; and how long it took."""
+
+    name: str
+    accuracy: list[float]
+    result: Result | None
+    seconds: float
+
+
+def run(options: Options) -> list[Learnt]:
+    """All four, the centralised first."""
+    alone = options.prepared(SPLITS[0].task)
+    pool = data.read(options.data, alone.manifest.inputs, options.quick)
+    found = [_centralised(options, alone, pool)]
+    for split in SPLITS:
+        found.append(_federated(options, options.prepared(split.task), pool, split))
+    return found
+
+
+def _centralised(options: Options, prepared: Prepared, pool: Pool) -> Learnt:
+    train, _ = data.nodes(pool.labels, SPLITS[0].share, options.seed)
+    epochs = prepared.task.round.rounds
+    with options.watch.run(CENTRALISED, epochs) as bar:
+        figures = train_alone(
+            prepared.task,
+            prepared.plan,
+            data.together(pool, train),
+            epochs=epochs,
+            seed=options.seed,
+            test=pool.test,
+        )
+        bar.at(epochs, figures[-1])
+        return Learnt(CENTRALISED, [f["accuracy"] for f in figures], None, bar.seconds)
+
+
+def _federated(options: Options, prepared: Prepared, pool: Pool, split: Split) -> Learnt:
+    train, held_out = data.nodes(pool.labels, split.share, options.seed)
+    with options.watch.run(split.name, prepared.task.round.rounds) as bar:
+        result = simulate(
+            prepared.task,
+            prepared.plan,
+            Devices(pool.digits, train, held_out=held_out),
+            seed=options.seed,
+            test=pool.test,
+            workers=options.workers,
+            on_version=bar.version,
+        )
+        accuracy = [version.test["accuracy"] for version in result.versions]
+        return Learnt(split.name, accuracy, result, bar.seconds)
+
+
+def table(found: Sequence[Learnt]) -> Table:
+    """What each came to, in percent of the test digits."""
+    made = Table("nodes", "rounds", "test accuracy", "below centralised", "worst node", "uploaded",
+                 "took", title="Ten nodes, 2NN")  # fmt: skip
+    best = found[0].accuracy[-1]
+    for name, accuracy, result, seconds in found:
+        last = result.versions[-1] if result else None
+        made.add_row(
+            name,
+            str(len(accuracy) - 1),
+            f"{100 * accuracy[-1]:.2f} %",
+            f"{100 * (best - accuracy[-1]):.2f}" if last else "",
+            f"{100 * last.devices['accuracy'].worst_decile:.2f} %" if last else "",
+            f"{last.upload / 1e6:.2f} MB" if last else "",
+            f"{seconds:.0f} s",
+        )
+    return made
+
+
+def write(found: Sequence[Learnt], out: Path) -> None:
+    """`nodes.csv`, `nodes.png` and `nodes.svg`."""
+    rows: list[dict[str, float | int | str]] = []
+    for name, accuracy, result, _ in found:
+        if result:
+            rows += [{"split": name, **row} for row in result.to_rows()]
+        else:
+            rows += [
+                {"split": name, "number": epoch, "round": epoch, "test.accuracy": value}
+                for epoch, value in enumerate(accuracy)
+            ]
+    write_rows(out / "nodes.csv", rows)
+    curves(
+        out / "nodes",
+        {name: [(n, 100 * a) for n, a in enumerate(accuracy)] for name, accuracy, *_ in found},
+        x="round (centralised: epoch)",
+        y="right on the test digits, %",
+        title="MNIST on ten nodes",
+    )
