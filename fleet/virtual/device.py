@@ -13,7 +13,8 @@ from edge_agent.errors import Offline, Rejected, TransportError
 from edge_agent.job import Outcome
 from edge_agent.lifecycle import CheckInNow, GiveBack, Life, Rest, Train, Upload
 from fleet.virtual.behaviour import Behaviour
-from fleet.virtual.server import Server, Update
+from fleet.virtual.learning import Learning, Update
+from fleet.virtual.server import Server
 from fleet.virtual.timeline import Timeline, later
 from wire.messages import Assignment
 
@@ -22,9 +23,6 @@ Story = Generator[float, None, None]
 
 _ELIGIBLE = Verdict(())
 _POLL = 60.0
-_LARGEST_CHANGE, _MOST_EXAMPLES = 8, 15
-"""Whole numbers, so small that every sum of them is exact, staleness and all: see the referee."""
-_LIES = (math.nan, math.inf, -1e30)
 
 
 class Device:
@@ -48,6 +46,7 @@ class Device:
         self._rate = 1.0 + behaviour.drift * (2 * self._chance() - 1)
         self._offset = behaviour.offset * self._chance()
         self._outbox: Update | None = None
+        self._learnt: Learning
         self._answers_to_lose = 0
         self._online = True
         self._spell_ends = start + timeline.exponential(behaviour.up)
@@ -110,11 +109,18 @@ class Device:
 
     def _train(self, assignment: Assignment, left: float) -> Story:
         """`left` seconds are left to the deadline, as its clock has it."""
+        learning = self._server.learning(assignment.task)
         outcome, seconds = self._training(left)
+        done = later(self._now, seconds) if outcome is Outcome.DONE else None
+        learning.begins(self.name, assignment, done)
         self._pass(seconds)
+        if done is not None and learning.takes_time:
+            yield self._now
+            outcome = learning.outcome(assignment.id)
         self._life.worked(outcome, self._clock(), self._chance())
         if outcome is Outcome.DONE:
-            self._outbox = self._update(assignment.id)
+            self._outbox = learning.update(assignment.id, self._behaviour)
+            self._learnt = learning
             self._answers_to_lose = self._behaviour.repeats
         else:
             yield from self._give_up(assignment)
@@ -131,13 +137,6 @@ class Device:
             return Outcome.OUT_OF_TIME, left
         return Outcome.DONE, draw
 
-    def _update(self, assignment: str) -> Update:
-        random = self._timeline.random
-        change = random.randint(1, _LARGEST_CHANGE) * random.choice((-1, 1))
-        lie = self._chance() < self._behaviour.lies
-        value = random.choice(_LIES) if lie else float(change)
-        return Update(assignment, value, random.randint(1, _MOST_EXAMPLES))
-
     def _give_up(self, assignment: Assignment) -> Story:
         """Say so, once."""
         try:
@@ -148,6 +147,7 @@ class Device:
             pass
 
     def _upload(self, update: Update) -> Story:
+        answer = "accepted"
         try:
             yield from self._send()
             yield from self._deliver(update)
@@ -157,7 +157,9 @@ class Device:
         except TransportError as error:
             if self._life.not_uploaded(error, self._clock(), self._chance()):
                 return
+            answer = error.code if isinstance(error, Rejected) else answer
         self._life.uploaded(update.assignment, self._clock())
+        self._learnt.settled(update.assignment, answer)
         self._outbox = None
 
     def _deliver(self, update: Update) -> Story:

@@ -1,17 +1,14 @@
 """The referee: an account of a task's rounds of its own, held against the round's at every step.
 
 It shares no code with `coordinator.round`, but for the names of phases, policies and reasons; nor
-with selection and aggregation. Changes, examples and the steps of staleness factors are whole
-numbers: so are its sums, and the model must equal them to the last bit.
+with selection. Whether a model is what its updates add up to, the learning knows: see
+`fleet.virtual.one_weight`.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
-import numpy as np
-
 from coordinator.round import Arrival, Ending, Late, Phase, Reason, Round
-from fleet.virtual.reference import ReferenceSum
 from fleet.virtual.story import Story
 from fleet.virtual.task import VirtualTask
 from wire.messages import WaitReason
@@ -56,7 +53,7 @@ class Referee:
         self._ever_counted: set[str] = set()
         self._turned_away = ""  # who was, last
         self._now = 0.0
-        self._number, self._version, self._model = 0, 0, np.float32(0)
+        self._number, self._version = 0, 0
         self._closed = True
         self.counted: dict[str, str] = {}  # assignment to device
 
@@ -74,7 +71,6 @@ class Referee:
         self._here = len(self._working) if self._buffers else 0  # places taken by who works
         self._dropped = 0
         self.counted = {}
-        self._sum = ReferenceSum(self._task.staleness_exponent)
         self._over = self._closed = False
         self._opened = self._now
         self.started: float | None = self._now if self._here else None
@@ -194,8 +190,8 @@ class Referee:
         if what not in right:
             self._broken(f"{assignment} came in time and for the first time, but is called {what}")
 
-    def count(self, assignment: str, value: int, examples: int, staleness: int) -> None:
-        """An update counts: `value`, weighted by `examples`."""
+    def count(self, assignment: str, staleness: int) -> None:
+        """An update counts."""
         self._tell(f"{assignment} counts, {staleness} versions late")
         self._open("an update counted")
         if assignment in self._ever_counted:
@@ -213,7 +209,6 @@ class Referee:
         self._free(assignment)
         self._unpaid[work.device] = 0
         self.most = max(self.most, self._taken)
-        self._sum.add(value, examples, staleness)
 
     def _may_count(self, work: _Work) -> bool:
         """Whether this round, or the next one of its version, can take it."""
@@ -233,14 +228,12 @@ class Referee:
             self._broken(f"it ended as {ending.phase} ({ending.reason})")
         self._ended = self._now
 
-    def published(self, model: np.float32) -> None:
-        """The round's new model."""
-        expected = self._sum.after(self._model)
-        if model != expected:
-            self._broken(f"its model is {model}, not {self._model} and the mean: {expected}")
+    def published(self, wrong: str) -> None:
+        """The round has a new model; what is `wrong` with it, or an empty string."""
+        if wrong:
+            self._broken(wrong)
         if self._now != self._ended + self._task.closing:
             self._broken(f"its model was made at {self._now}")
-        self._model = model
         self._version += 1
 
     def expired(self, gone: set[str], last: bool) -> None:

@@ -4,34 +4,23 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
 
-import numpy as np
-
-from coordinator.aggregation import Contribution, aggregator
-from coordinator.aggregation.options import FedAvg
+from coordinator.aggregation import Contribution
 from coordinator.offer import Offered, Refusal, refusal
-from coordinator.round import Arrival, Ending, Phase
+from coordinator.round import Arrival, Ending, Phase, Reason
 from edge_agent.errors import Rejected
 from fleet.virtual.book import Book, VirtualAssignment
+from fleet.virtual.learning import Learning, Update
 from fleet.virtual.record import Ended, Tally
 from fleet.virtual.referee import Referee
 from fleet.virtual.task import VirtualTask
 from fleet.virtual.timeline import Timeline
-from wire.errors import WireError
-from wire.plan import Parameter
+from wire.errors import Rule, WireError
+from wire.messages import Assignment
 
-_MODEL = (Parameter(name="w", shape=(1,)),)
+_LONGEST = 366 * 86400.0
 _MIDNIGHT = datetime(2026, 1, 1, tzinfo=UTC)
 """What the coordinator's wall clock shows when the simulation starts."""
-
-
-class Update(NamedTuple):
-    """What a device sends: one weight's change, a whole number unless it lies."""
-
-    assignment: str
-    value: float
-    examples: int
 
 
 class Rounds:
@@ -44,6 +33,7 @@ class Rounds:
         timeline: Timeline,
         population: int,
         referee: Referee,
+        learning: Learning,
         *,
         freed: Callable[[VirtualAssignment], None],
         over: Callable[["Rounds"], None],
@@ -51,11 +41,10 @@ class Rounds:
         self.task = task
         self.ended: list[Ended] = []
         self.referee = referee
+        self.learning = learning
         self.book = Book(task, population)
         self._timeline = timeline
         self._freed, self._over = freed, over
-        self._aggregator = aggregator(FedAvg(), _MODEL, task.staleness_exponent)
-        self._model = {"w": np.zeros(1, np.float32)}
         self._given = 0
         self._shut = 0.0  # when the schedule's window was last seen closed
         places = task.policy.places(task.over_selection)
@@ -92,9 +81,10 @@ class Rounds:
         self._wake()
         return given
 
-    def time_left(self, given: VirtualAssignment) -> float:
-        """Seconds until its update can count no more, as the device is told."""
-        return self.round.time_left(given.round, given.assigned, self._timeline.now)
+    def assignment(self, given: VirtualAssignment) -> Assignment:
+        """What the device is told of it."""
+        left = self.round.time_left(given.round, given.assigned, self._timeline.now)
+        return self.learning.assignment(given, min(left, _LONGEST))
 
     def give_up(self, given: VirtualAssignment) -> None:
         """The device will not deliver."""
@@ -105,12 +95,11 @@ class Rounds:
     def deliver(self, update: Update, given: VirtualAssignment) -> float | None:
         """An update arrived in full. `None`: it counts. A moment: its round is closing, then it is
         to be looked at again. Raises `Rejected` when it is late or refused."""
-        contribution = self._contribution(update, self.round.staleness(given.held))
-        if given.state == "working":
-            self._check(given, contribution)
+        contribution = self._read(given, update) if given.state == "working" else None
         arrival = self.round.arrival(given.held, self._timeline.now)
         if arrival is Arrival.COUNTS:
-            self._count(given, contribution)
+            # A round that counts what has come to nothing is wrong: let the referee say so.
+            self._count(given, update, contribution or self.learning.read(update))
             return None
         self.referee.passed(given.id, arrival)
         match arrival:
@@ -125,25 +114,20 @@ class Rounds:
                 given.tally.late += 1
                 raise Rejected(409, "late", "the round has closed without this update")
 
-    def _check(self, given: VirtualAssignment, contribution: Contribution) -> None:
+    def _read(self, given: VirtualAssignment, update: Update) -> Contribution:
         try:
-            self._aggregator.check(contribution)
+            return self.learning.read(update)
         except WireError as error:
             given.tally.refused += 1
             self._drop(given, "refused")
             raise Rejected(422, str(error.code), error.detail) from None
 
-    def _contribution(self, update: Update, staleness: int) -> Contribution:
-        delta = {"w": np.array([update.value], np.float32)}
-        return Contribution(delta, update.examples, 1, staleness)
-
-    def _count(self, given: VirtualAssignment, contribution: Contribution) -> None:
-        now = self._timeline.now
-        value = int(contribution.delta["w"][0])
-        self.referee.count(given.id, value, contribution.examples, contribution.staleness)
+    def _count(self, given: VirtualAssignment, update: Update, contribution: Contribution) -> None:
+        now, staleness = self._timeline.now, self.round.staleness(given.held)
+        self.referee.count(given.id, staleness)
         self.round = self.round.counted(given.held, now)
-        self._stale += contribution.staleness > 0
-        self._sum.add(contribution)
+        self._stale += staleness > 0
+        self.learning.add(given, update, contribution._replace(staleness=staleness))
         self.book.accepted(given, contribution.examples, now)
         self._freed(given)
         self._wake()
@@ -157,7 +141,7 @@ class Rounds:
     # The timer
 
     def _begin(self) -> None:
-        self._sum = self._aggregator.empty()
+        self.learning.opens(self.round)
         self._tally = Tally()
         self._stale = 0
         self._timer: float | None = None
@@ -189,17 +173,16 @@ class Rounds:
         """Publish the model, if there is to be one, and go on."""
         now, version = self._timeline.now, self.round.version
         if self.round.phase is Phase.CLOSING:
-            self._model = self._aggregator.close(self._model, None, self._sum).weights
-            self.referee.published(self._model["w"][0])
-            self.round = replace(self.round, published=True)
-            version += 1
+            version += self._close()
         self._write_down()
-        last = len(self.ended) >= self.task.rounds
+        last = len(self.ended) >= self.task.rounds or self.learning.enough
         gone, failed = self.book.expire(self.round, version, last, now)
         for given in gone:
             self._freed(given)
+            self.learning.gone(given.id)
         self.referee.expired({given.id for given in gone}, last)
         self.round = self.round.expired(len(gone), failed)
+        self.learning.ended(self.round)
         places = self.book.places(self.round)
         if last:
             self._over(self)
@@ -207,6 +190,19 @@ class Rounds:
             self.round = self.round.following(version, places, now)
             self._begin()
             self._wake()
+
+    def _close(self) -> bool:
+        """Make the model; whether there is one."""
+        assert self.round.ended is not None
+        try:
+            self.referee.published(self.learning.close(self.round))
+        except WireError as error:
+            finite = error.code is not Rule.NOT_FINITE
+            why = Reason.NOT_COMBINED if finite else Reason.NOT_FINITE
+            self.round = self.round.ends(Ending(Phase.ABANDONED, why), self.round.ended)
+            return False
+        self.round = replace(self.round, published=True)
+        return True
 
     def _write_down(self) -> None:
         found, referee = self.round, self.referee

@@ -1,26 +1,26 @@
 """The coordinator's side: what `coordinator.checkin` does for all tasks, with no I/O."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from coordinator.offer import Refusal, come_back
 from fleet.virtual.book import VirtualAssignment
+from fleet.virtual.learning import Learning, Update
+from fleet.virtual.one_weight import OneWeight
 from fleet.virtual.record import PlayedRound
 from fleet.virtual.referee import Referee
-from fleet.virtual.rounds import Rounds, Update
+from fleet.virtual.rounds import Rounds
 from fleet.virtual.task import VirtualTask
 from fleet.virtual.timeline import Timeline
 from schedules.pacing import Gate, RetryWindow
-from wire.messages import Assignment, CheckInReply, Wait, WaitReason
+from wire.messages import CheckInReply, Wait, WaitReason
 
-__all__ = ["Server", "Update"]
-
-_DIGEST = "sha256:" + "0" * 64
 _LONGEST = 366 * 86400.0
 
 
 class Server:
-    """Several tasks on one fleet of `population` devices. `gate`, if any, holds off a stampede."""
+    """Several tasks on one fleet of `population` devices. `gate`, if any, holds off a stampede.
+    `learns` says what devices learn for a task; without it, one weight."""
 
     def __init__(
         self,
@@ -28,6 +28,7 @@ class Server:
         tasks: Sequence[VirtualTask],
         population: int,
         gate: Gate | None = None,
+        learns: Callable[[VirtualTask], Learning] | None = None,
     ) -> None:
         self.check_ins: Counter[int] = Counter()
         self.turned_away = 0  # by the gate
@@ -38,9 +39,11 @@ class Server:
         self._at_work: dict[str, VirtualAssignment] = {}  # by device
         rivals: list[Referee] = []
         busy: dict[str, str] = {}
+        learns = learns or (lambda task: OneWeight(task, timeline.random))
         self._tasks = {
             task.name: Rounds(
                 *(task, timeline, population, Referee(task, population, rivals, busy)),
+                learns(task),
                 freed=self._freed,
                 over=self._over,
             )
@@ -68,6 +71,10 @@ class Server:
         """The rounds that have ended, in that order."""
         ended = [e for rounds in self._tasks.values() for e in rounds.ended]
         return tuple(e.played() for e in sorted(ended, key=lambda e: e.ended))
+
+    def learning(self, task: str) -> Learning:
+        """What devices learn for a task."""
+        return self._tasks[task].learning
 
     # What devices ask
 
@@ -118,19 +125,7 @@ class Server:
         return CheckInReply(protocol=1, wait=wait)
 
     def _assignment(self, given: VirtualAssignment) -> CheckInReply:
-        rounds = self._tasks[given.task]
-        assignment = Assignment(
-            id=given.id,
-            task=given.task,
-            round=given.round,
-            version=given.version,
-            plan=_DIGEST,
-            model=_DIGEST,
-            codec="float32",
-            deadline=min(rounds.time_left(given), _LONGEST),
-            upload_limit=1 << 20,
-            seed=0,
-        )
+        assignment = self._tasks[given.task].assignment(given)
         return CheckInReply(protocol=1, assignment=assignment)
 
 

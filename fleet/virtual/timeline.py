@@ -23,6 +23,10 @@ class Timeline:
         when = when if when > self.now else self.now
         heapq.heappush(self._waiting, (when, self._said, event))
 
+    def stop(self) -> None:
+        """Let nothing of what was said happen."""
+        self._waiting.clear()
+
     def run(self, limit: float, watch: Callable[[float], None]) -> bool:
         """Play all events up to `limit`, telling `watch` the time before each and after the last.
         Whether every event was played."""

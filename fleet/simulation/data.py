@@ -1,0 +1,102 @@
+"""The examples of a whole fleet, for several processes: arrays in files that are mapped, not read,
+so that all processes share one copy and none holds what no device trains on just now."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_agent.examples import Examples
+from fleet.simulation.devices import Devices, Rows, fitting
+from wire.plan import Input
+from wire.tensors import Array
+
+_NO_ROWS: Rows = np.empty(0, np.int64)
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Rows of a pool, some for each device: those of device d end at `ends[d]`."""
+
+    rows: Rows
+    ends: Rows
+
+    def of(self, device: int) -> Rows:
+        """Those of one device."""
+        start = int(self.ends[device - 1]) if device else 0
+        return self.rows[start : int(self.ends[device])]
+
+    def size(self, device: int) -> int:
+        """How many one device has."""
+        return len(self.of(device))
+
+
+@dataclass(frozen=True)
+class Data:
+    """The pool, who trains and evaluates on which rows of it, and the test set, if any."""
+
+    pool: Examples
+    shares: Groups
+    held_out: Groups
+    test: Examples | None
+
+    def training(self, device: int) -> Examples:
+        """What a device trains on: a copy."""
+        return self.pool.where(self.shares.of(device))
+
+    def held(self, device: int) -> Examples:
+        """What a device evaluates on: a copy."""
+        return self.pool.where(self.held_out.of(device))
+
+
+def gather(devices: Devices, inputs: tuple[Input, ...], test: Examples | None) -> Data:
+    """In memory. Raises `ValueError` for what a plan with these inputs cannot take."""
+    held_out = devices.held_out or [_NO_ROWS] * len(devices)
+    return Data(
+        pool=Examples(fitting(devices.pool, inputs, "pool")),
+        shares=_groups(devices.shares),
+        held_out=_groups(held_out),
+        test=None if test is None else Examples(fitting(test, inputs, "test")),
+    )
+
+
+def write(data: Data, folder: Path) -> None:
+    """Into files in a folder. Raises `OSError`."""
+    for number, (name, array) in enumerate(data.pool.arrays.items()):
+        np.save(folder / f"pool-{number}.npy", array)
+        if data.test is not None:
+            np.save(folder / f"test-{number}.npy", data.test.arrays[name])
+    for name, groups in (("shares", data.shares), ("held-out", data.held_out)):
+        np.save(folder / f"{name}-rows.npy", groups.rows)
+        np.save(folder / f"{name}-ends.npy", groups.ends)
+
+
+def read(folder: Path, inputs: tuple[Input, ...]) -> Data:
+    """From the files, mapped. Raises `OSError`."""
+
+    def examples(name: str) -> Examples:
+        return Examples({i.name: _map(folder / f"{name}-{n}.npy") for n, i in enumerate(inputs)})
+
+    def groups(name: str) -> Groups:
+        return Groups(_map(folder / f"{name}-rows.npy"), np.load(folder / f"{name}-ends.npy"))
+
+    test = (folder / "test-0.npy").exists()
+    return Data(
+        pool=examples("pool"),
+        shares=groups("shares"),
+        held_out=groups("held-out"),
+        test=examples("test") if test else None,
+    )
+
+
+def _map(path: Path) -> Array:
+    found: Array = np.load(path, mmap_mode="r")
+    return found
+
+
+def _groups(parts: Sequence[npt.NDArray[Any]]) -> Groups:
+    rows = [np.asarray(part, np.int64) for part in parts]
+    return Groups(np.concatenate(rows), np.cumsum([len(part) for part in rows]))

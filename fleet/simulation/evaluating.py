@@ -1,0 +1,72 @@
+"""A version of the model, evaluated: on the test set, and on each device's held-out examples."""
+
+import math
+from collections.abc import Mapping
+
+from coordinator.spread import Spread, spread
+from fleet.simulation.crew import AT_ONCE, Crew
+from fleet.simulation.data import Data
+from fleet.simulation.measuring import metrics_of
+from fleet.simulation.workshop import Workshop
+from wire.plan import Manifest
+
+_AT_ONCE = 2500
+"""Examples that are evaluated by one piece of work, about: always the same parts, so that sums are
+the same whoever adds them."""
+
+
+class Evaluating:
+    """Of one plan's models, in files."""
+
+    def __init__(self, manifest: Manifest, data: Data, crew: Crew) -> None:
+        self._manifest = manifest
+        self._crew = crew
+        self._size = 0 if data.test is None else len(data.test)
+        sizes = {d: data.held_out.size(d) for d in range(len(data.held_out.ends))}
+        self._sizes = {device: size for device, size in sizes.items() if size}
+        self._parts = _parts(self._sizes)
+
+    @property
+    def held_out(self) -> tuple[int, ...]:
+        """The devices that have held-out examples."""
+        return tuple(self._sizes)
+
+    def test(self, model: str) -> dict[str, float]:
+        """The metrics on the test set; nothing where there is none."""
+        if not self._size:
+            return {}
+        starts = range(0, self._size, _AT_ONCE)
+        asked = [
+            self._crew.ask(AT_ONCE, Workshop.totals, model, start, start + _AT_ONCE)
+            for start in starts
+        ]
+        return metrics_of(self._manifest, [pending.result() for pending in asked], self._size)
+
+    def devices(self, model: str) -> Mapping[str, Spread]:
+        """The spread of each metric over the devices; a figure that is not finite says nothing."""
+        asked = [self._crew.ask(AT_ONCE, Workshop.evaluate, model, part) for part in self._parts]
+        found = [metrics for pending in asked for metrics in pending.result()]
+        spreads = {}
+        for metric in self._manifest.metrics:
+            values = [
+                (metrics[metric.name], size)
+                for metrics, size in zip(found, self._sizes.values(), strict=True)
+                if math.isfinite(metrics[metric.name])
+            ]
+            if values:
+                spreads[metric.name] = spread(values, metric.better)
+        return spreads
+
+
+def _parts(sizes: Mapping[int, int]) -> list[tuple[int, ...]]:
+    """Devices, some at a time."""
+    parts: list[tuple[int, ...]] = []
+    part: list[int] = []
+    examples = 0
+    for device, size in sizes.items():
+        part.append(device)
+        examples += size
+        if examples >= _AT_ONCE:
+            parts.append(tuple(part))
+            part, examples = [], 0
+    return [*parts, tuple(part)] if part else parts
