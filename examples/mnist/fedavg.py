@@ -75,7 +75,7 @@ def run(options: Options, name: str) -> Reached:
         result = simulate(
             prepared.task,
             prepared.plan,
-            Devices(pool.digits, shares),
+            Devices(pool=pool.digits, shares=shares),
             seed=options.seed,
             test=pool.test,
             evaluate_every=0,

@@ -76,7 +76,7 @@ def _federated(options: Options, prepared: Prepared, pool: Pool, split: Split) -
         result = simulate(
             prepared.task,
             prepared.plan,
-            Devices(pool.digits, train, held_out=held_out),
+            Devices(pool=pool.digits, shares=train, held_out=held_out),
             seed=options.seed,
             test=pool.test,
             workers=options.workers,
@@ -113,7 +113,7 @@ def write(found: Sequence[Learnt], out: Path) -> None:
             rows += [{"split": name, **row} for row in result.to_rows()]
         else:
             rows += [
-                {"split": name, "number": epoch, "round": epoch, "test.accuracy": value}
+                {"split": name, "version": epoch, "round": epoch, "test.accuracy": value}
                 for epoch, value in enumerate(accuracy)
             ]
     write_rows(out / "nodes.csv", rows)
