@@ -34,14 +34,19 @@ def write_model(name: str, folder: Path) -> None:
     onnx.save(_MODELS[name](), folder / name)
 
 
-def prepare(name: str, work: Path) -> Prepared:
-    """Compile the task file `name`.toml; the model and the plan go to `work`.
-    Raises `CompileError` where there is no training build."""
+def read_task(name: str) -> TaskFile:
+    """The task file of this name."""
     task = taskfile.load(FOLDER / f"{name}.toml")
     assert isinstance(task, TaskFile)  # none of them gathers statistics
+    return task
+
+
+def prepare(task: TaskFile, work: Path) -> Prepared:
+    """Compile a task; its model and its plan go to `work`. Raises `CompileError` where there is no
+    training build."""
     write_model(task.model.file, work)
     compiled = compile_beside(task, work)
-    write_plan_dir(compiled, plan := work / name)
+    write_plan_dir(compiled, plan := work / task.name)
     return Prepared(task, plan, compiled.manifest)
 
 

@@ -18,20 +18,9 @@ from fleet.simulation.tables import write_rows
 CENTRALISED = "centralised"
 
 
-class Split(NamedTuple):
-    """`share` of a node's digits are of one class; and the task's file."""
-
-    name: str
-    share: float
-    task: str
-
-
-SPLITS = (
-    Split("uniform", 1 / data.NODES, "nodes"),
-    Split("90 % one class", 0.9, "nodes"),
-    Split("100 % one class", 1.0, "nodes-one-class"),
-)
-"""The first one's digits are also the centralised model's."""
+NODES = "nodes"
+SPLITS = {"uniform": 1 / data.NODES, "90 % one class": 0.9, "100 % one class": 1.0}
+"""How much of a node's digits is of one class."""
 
 
 class Learnt(NamedTuple):
@@ -46,17 +35,16 @@ class Learnt(NamedTuple):
 
 def run(options: Options) -> list[Learnt]:
     """All four, the centralised first."""
-    alone = options.prepared(SPLITS[0].task)
-    pool = data.read(options.data, alone.manifest.inputs, options.quick)
+    alone, prepared = options.prepared(CENTRALISED), options.prepared(NODES)
+    pool = data.read(options.data, prepared.manifest.inputs, options.quick)
     found = [_centralised(options, alone, pool)]
-    for split in SPLITS:
-        found.append(_federated(options, options.prepared(split.task), pool, split))
-    return found
+    return found + [_federated(options, prepared, pool, name) for name in SPLITS]
 
 
 def _centralised(options: Options, prepared: Prepared, pool: Pool) -> Learnt:
-    train, _ = data.nodes(pool.labels, SPLITS[0].share, options.seed)
-    epochs = prepared.task.round.rounds
+    """On the digits that the nodes train on where they are alike."""
+    train, _ = data.nodes(pool.labels, SPLITS["uniform"], options.seed)
+    epochs = prepared.task.training.epochs
     with options.watch.run(CENTRALISED, epochs) as bar:
         figures = train_alone(
             prepared.task,
@@ -70,9 +58,9 @@ def _centralised(options: Options, prepared: Prepared, pool: Pool) -> Learnt:
         return Learnt(CENTRALISED, [f["accuracy"] for f in figures], None, bar.seconds)
 
 
-def _federated(options: Options, prepared: Prepared, pool: Pool, split: Split) -> Learnt:
-    train, held_out = data.nodes(pool.labels, split.share, options.seed)
-    with options.watch.run(split.name, prepared.task.round.rounds) as bar:
+def _federated(options: Options, prepared: Prepared, pool: Pool, name: str) -> Learnt:
+    train, held_out = data.nodes(pool.labels, SPLITS[name], options.seed)
+    with options.watch.run(name, prepared.task.round.rounds) as bar:
         result = simulate(
             prepared.task,
             prepared.plan,
@@ -83,7 +71,7 @@ def _federated(options: Options, prepared: Prepared, pool: Pool, split: Split) -
             on_version=bar.version,
         )
         accuracy = [version.test["accuracy"] for version in result.versions]
-        return Learnt(split.name, accuracy, result, bar.seconds)
+        return Learnt(name, accuracy, result, bar.seconds)
 
 
 def table(found: Sequence[Learnt]) -> Table:

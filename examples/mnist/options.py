@@ -7,7 +7,7 @@ import msgspec
 
 from coordinator.contradictions import problems
 from coordinator.taskfile import TaskFile, TaskFileError
-from examples.mnist.make import Prepared, prepare
+from examples.mnist.make import Prepared, prepare, read_task
 from examples.mnist.watch import Watch
 
 QUICK_ROUNDS = 3
@@ -30,15 +30,16 @@ class Options:
     def prepared(self, name: str) -> Prepared:
         """The task of this name, as these options want it, with its plan. Raises `CompileError`,
         also where there is no training build, and `TaskFileError` for a codec that is none."""
-        found = prepare(name, self.work)
-        return found._replace(task=self._changed(found.task))
+        return prepare(self._changed(read_task(name)), self.work)
 
     def _changed(self, task: TaskFile) -> TaskFile:
-        rounds = msgspec.structs.replace(task.round, rounds=QUICK_ROUNDS)
-        upload = msgspec.structs.replace(task.upload, codec=self.codec or task.upload.codec)
-        changed = msgspec.structs.replace(
-            task, round=rounds if self.quick else task.round, upload=upload
-        )
+        made, changed = msgspec.structs.replace, task
+        if self.quick:
+            rounds = made(task.round, rounds=min(task.round.rounds, QUICK_ROUNDS))
+            epochs = min(task.training.epochs, QUICK_ROUNDS)
+            changed = made(task, round=rounds, training=made(task.training, epochs=epochs))
+        if self.codec:
+            changed = made(changed, upload=made(task.upload, codec=self.codec))
         for problem in problems(changed):
             raise TaskFileError(problem)
         return changed

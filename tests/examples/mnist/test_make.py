@@ -2,9 +2,8 @@
 
 import pytest
 
-from coordinator import taskfile
 from examples.mnist import FOLDER, fedavg, nodes
-from examples.mnist.make import prepare
+from examples.mnist.make import prepare, read_task
 
 # Weights, devices a round, epochs, as the paper has them; the batch is ten in all rows.
 PAPER = {
@@ -19,13 +18,13 @@ PAPER = {
 
 def test_every_task_file_is_somebodys():
     files = {path.stem for path in FOLDER.glob("*.toml")}
-    assert files == {*fedavg.ROWS, *(split.task for split in nodes.SPLITS)}
+    assert files == {*fedavg.ROWS, nodes.NODES, nodes.CENTRALISED}
     assert set(PAPER) == set(fedavg.ROWS)
 
 
 @pytest.mark.parametrize("name", PAPER)
 def test_a_row_is_the_papers(name):
-    task = taskfile.load(FOLDER / f"{name}.toml")
+    task = read_task(name)
     weights, devices, epochs = PAPER[name]
     assert (task.name, task.round.goal, task.training.epochs) == (name, devices, epochs)
     assert (task.training.batch, task.round.over_selection) == (10, 1.0)
@@ -33,9 +32,16 @@ def test_a_row_is_the_papers(name):
     assert task.round.rounds >= fedavg.ROWS[name].paper or name == "2nn-shards"
 
 
-@pytest.mark.parametrize("name", ["2nn-iid", "cnn-iid", "nodes-one-class"])
+@pytest.mark.parametrize("name", ["2nn-iid", "cnn-iid", "nodes"])
 def test_a_plan_has_the_models_weights(name, tmp_path):
-    found = prepare(name, tmp_path)
+    found = prepare(read_task(name), tmp_path)
     weights = sum(p.size for p in found.manifest.parameters)
     assert weights == PAPER.get(name, PAPER["2nn-iid"])[0]
     assert (found.plan / "manifest.json").is_file()
+
+
+def test_the_centralised_model_trains_as_much_as_the_nodes():
+    alone, together = read_task(nodes.CENTRALISED), read_task(nodes.NODES)
+    assert alone.training.epochs == together.training.epochs * together.round.rounds
+    assert alone.optimizer.learning_rate == together.optimizer.learning_rate
+    assert alone.training.batch == together.training.batch
