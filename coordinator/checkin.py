@@ -9,11 +9,12 @@ from coordinator.assignment_cache import AssignmentCache
 from coordinator.credentials import new_id
 from coordinator.devices import Devices
 from coordinator.errors import UpgradeNeeded
+from coordinator.figures import can_be
 from coordinator.intake import drop
 from coordinator.offer import Candidate, Offered, Refusal, come_back, may_serve, refusal
 from coordinator.selection import Standing
 from coordinator.services import Services
-from coordinator.store import assignments, tasks
+from coordinator.store import assignments, evaluations
 from coordinator.store.records import (
     AssignmentRecord,
     DeviceRecord,
@@ -27,7 +28,6 @@ from wire.messages import Assignment, CheckIn, CheckInReply, Evaluation, Wait, W
 
 _AT_ONCE = 128  # check-ins under way at one moment; what comes then is told to come back
 _BOOKED_PER_SECOND = 4 * CHECK_INS_PER_SECOND
-_LARGEST_METRIC = 3.5e38  # float32's range: a lie beyond it would spoil every mean
 _NOWHERE = StandingRecord(device="", task="", round=0)
 
 
@@ -174,12 +174,13 @@ class Desk:
                 # One device's word weighs no more here than in the model.
                 examples=counted(known[e.task].file.aggregation, e.examples),
                 metrics=e.metrics,
+                personal=e.personal,
             )
             for e in message.evaluations
             if e.task in known and _believable(e, known[e.task])
         ]
         if records:
-            await self._services.store.run(tasks.add_evaluations, records)
+            await self._services.store.run(evaluations.add, records)
 
 
 def _open_to(device: DeviceRecord, message: CheckIn, tasks: Iterable[Task]) -> list[Task]:
@@ -194,10 +195,13 @@ def _open_to(device: DeviceRecord, message: CheckIn, tasks: Iterable[Task]) -> l
 
 def _believable(said: Evaluation, task: Task) -> bool:
     """Whether what a device says of a model can be so at all."""
+    names = {metric.name for metric in task.manifest.metrics}
+    lately = task.model.version - evaluations.KEPT
     return (
-        said.version <= task.model.version
-        and said.metrics.keys() == {metric.name for metric in task.manifest.metrics}
-        and all(abs(value) <= _LARGEST_METRIC for value in said.metrics.values())
+        lately < said.version <= task.model.version
+        and said.metrics.keys() == names
+        and (not said.personal or said.personal.keys() == names)
+        and all(can_be(*figure) for figure in (*said.metrics.items(), *said.personal.items()))
     )
 
 

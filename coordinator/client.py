@@ -11,6 +11,7 @@ from typing import Self, TypeVar
 import aiohttp
 import msgspec
 
+from coordinator.figures import EvaluationsView
 from coordinator.server import ENDPOINT_FILE, Endpoint
 from coordinator.start import ADMIN_FILE
 from coordinator.views import (
@@ -107,6 +108,15 @@ class AdminClient:
     async def task(self, name: str) -> TaskDetail:
         """One task with its last rounds."""
         return await self._ask(TaskDetail, "GET", f"tasks/{_part(name)}")
+
+    async def evaluations(
+        self, name: str, last: int = 20, before: int | None = None
+    ) -> EvaluationsView:
+        """What devices say of the last versions, at most 1000, before this one; the newest first.
+        Of a large fleet some may be `left`: ask for so many `before`, as the view says."""
+        path = f"tasks/{_part(name)}/evaluations?last={last}"
+        more = "" if before is None else f"&before={before}"
+        return await self._ask(EvaluationsView, "GET", path + more)
 
     async def rounds(self, name: str, last: int = 20) -> list[RoundSummary]:
         """The last rounds of a task, oldest first."""

@@ -2,6 +2,8 @@
 
 import math
 
+from msgspec import structs
+
 from coordinator import exact
 from coordinator.aggregation.options import FedNova, Scaffold, fewest, kind_of
 from coordinator.aggregation.options import problems as aggregation_problems
@@ -60,6 +62,8 @@ def _of_training(task: TaskFile) -> list[str]:
     if task.model.lora is not None:
         found += numbers.problems("model.lora", task.model.lora)
     found += _numbers(task, "training", "upload", "keep", "round")
+    if task.personal is not None:
+        found += numbers.problems("personal", task.personal)
     several = isinstance(task.loss, tuple)
     for i, loss in enumerate(task.losses):
         found += numbers.problems(f"loss[{i}]" if several else "loss", loss)
@@ -68,7 +72,7 @@ def _of_training(task: TaskFile) -> list[str]:
                 "training.batch = 1: at least 2, since the loss 'contrastive' compares the "
                 "examples of a batch with each other"
             )
-    return found or _overshooting(task)
+    return found or _overshooting(task) or _overshooting_alone(task)
 
 
 def _upload_problems(task: TaskFile) -> list[str]:
@@ -173,6 +177,21 @@ def _overshooting(task: TaskFile) -> list[str]:
         f"{pull} at this optimizer.learning_rate, or each step overshoots by more than the one "
         "before it"
         for pull in found
+    ]
+
+
+def _overshooting_alone(task: TaskFile) -> list[str]:
+    """The same of a device that makes a model its own: there, only decay pulls."""
+    if task.personal is None or not isinstance(task.optimizer, Sgd | AdamW):
+        return []
+    rate = task.personal.rate(task.optimizer.learning_rate)
+    own = structs.replace(task.optimizer, learning_rate=rate)
+    limit = _most_pull(own)
+    if own.weight_decay < limit:
+        return []
+    return [
+        f"personal.learning_rate = {rate:g}: with it optimizer.weight_decay ({own.weight_decay}) "
+        f"must be below {limit:g}, or each step overshoots by more than the one before it"
     ]
 
 

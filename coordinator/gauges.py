@@ -4,7 +4,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from coordinator.store import tasks as stored
+from coordinator.store import evaluations
 from coordinator.store.sql import StoreUnavailable
 from coordinator.trying import Trying
 
@@ -48,11 +48,9 @@ async def look_at_evaluations(coordinator: "Coordinator") -> None:
     services = coordinator.services
     try:
         for task in [task for task in coordinator.tasks.values() if task.running]:
-            version = await services.store.read(stored.last_evaluated, task.name)
-            if version is None:
-                continue
-            services.metrics.evaluated.labels(task.name).set(version)
-            for found in await services.store.read(stored.evaluated, task.name, version):
-                services.metrics.evaluation.labels(task.name, found.metric).set(found.mean)
+            version = await services.store.read(evaluations.newest, task.name)
+            if version is not None:
+                found = await coordinator.evaluations.of(task, version)
+                services.metrics.evaluates(task.name, version, found)
     except StoreUnavailable as error:
         log.warning("what devices say of models is not known: %s", error)

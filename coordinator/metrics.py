@@ -5,7 +5,9 @@ each writes its numbers to a file of its own in that folder, and `text` reads th
 histograms are summed, also those of processes that are no more; a gauge says how it is combined.
 """
 
+import math
 import os
+from collections.abc import Sequence
 
 from prometheus_client import (
     CollectorRegistry,
@@ -17,6 +19,7 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from coordinator.figures import MetricView
 from coordinator.round import Phase, Round
 
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -95,6 +98,27 @@ class Metrics:
         self.evaluation = self._newest(
             "evaluation", "That version's metric: mean over devices' examples.", "task", "metric"
         )
+        self.evaluation_deviation = self._newest(
+            "evaluation_deviation", "Its standard deviation over devices.", "task", "metric"
+        )
+        self.evaluation_worst_decile = self._newest(
+            "evaluation_worst_decile", "Mean over the worst tenth of devices.", "task", "metric"
+        )
+        self.evaluation_devices = self._newest(
+            "evaluation_devices", "Devices that have evaluated it.", "task", "metric"
+        )
+        self.personal_devices = self._newest(
+            "personal_devices", "Of these, devices with a personal version.", "task", "metric"
+        )
+        self.personal_gaining = self._newest(
+            "personal_gaining", "Of these, devices that do better with it.", "task", "metric"
+        )
+        self.personal_gain = self._newest(
+            "personal_gain",
+            "The median of what they gain, above 0 if better; NaN without any.",
+            "task",
+            "metric",
+        )
 
     def _watch_the_process(self) -> None:
         self.connections = self._sum("connections", "Open connections.")
@@ -110,7 +134,7 @@ class Metrics:
         )
         self.store_seconds = self._histogram(
             "store_seconds",
-            "Time of a transaction: `write` with its wait for the disk, `read`.",
+            "Time of a transaction: `write` with its wait for the disk, `read`, `survey`.",
             _STORE_SECONDS,
             "kind",
         )
@@ -144,6 +168,19 @@ class Metrics:
         self.round_arrived.labels(task).set(found.arrived if running else 0)
         left = found.remaining(now) if running and found.started is not None else 0.0
         self.round_left.labels(task).set(left)
+
+    def evaluates(self, task: str, version: int, found: Sequence[MetricView]) -> None:
+        """What devices say of the newest version that some have evaluated."""
+        self.evaluated.labels(task).set(version)
+        for metric in found:
+            labels, own = (task, metric.name), metric.personal
+            self.evaluation.labels(*labels).set(metric.mean)
+            self.evaluation_deviation.labels(*labels).set(metric.deviation)
+            self.evaluation_worst_decile.labels(*labels).set(metric.worst_decile)
+            self.evaluation_devices.labels(*labels).set(metric.devices)
+            self.personal_devices.labels(*labels).set(own.devices if own else 0)
+            self.personal_gaining.labels(*labels).set(own.gaining if own else 0)
+            self.personal_gain.labels(*labels).set(own.median if own else math.nan)
 
     # For Prometheus
 

@@ -58,6 +58,7 @@ def contradictions(task: AnyTask, manifest: Manifest) -> list[str]:
     if isinstance(task, TaskFile):
         rates = task.optimizer.learning_rate, manifest.learning_rate
         said["optimizer.learning_rate"] = rates
+        said |= _personal(task, manifest)
         said["optimizer.schedule"] = schedule_of(task), manifest.schedule or None
     if isinstance(task, StatisticsFile):
         own, (first, *_) = task.statistics, manifest.inputs
@@ -72,6 +73,18 @@ def contradictions(task: AnyTask, manifest: Manifest) -> list[str]:
     except TooSmall as error:
         found.append(f"upload.budget: {error}")
     return found
+
+
+def _personal(task: TaskFile, manifest: Manifest) -> dict[str, tuple[object, object]]:
+    """What each of the two says of personal models."""
+    own, found = task.personal, manifest.tuning
+    if own is None or found is None:
+        return {"personal": (own and "a table", found and "a table")}
+    rate = own.rate(task.optimizer.learning_rate)
+    return {
+        "personal.epochs": (own.epochs, found.epochs),
+        "personal.learning_rate": (rate, found.learning_rate),
+    }
 
 
 def codec_of(task: AnyTask, manifest: Manifest) -> str:

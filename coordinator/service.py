@@ -21,6 +21,7 @@ from coordinator.errors import (
     Unavailable,
     unknown_device,
 )
+from coordinator.evaluations import Evaluations
 from coordinator.intake import Intake
 from coordinator.keeper import Keeper
 from coordinator.nodes import Nodes
@@ -73,6 +74,7 @@ class Coordinator:
         self.uploads = Uploads(services, self._cache, self._serving)
         self.desk = Desk(services, self.devices, self._cache)
         self.patches = Patches(services, self.tasks)
+        self.evaluations = Evaluations(services.store, services.clock)
         self._admin = credentials.hashed(admin_token)
         self._nodes = Nodes(services.store, services.node)
         self._keepers: dict[str, Keeper] = {}

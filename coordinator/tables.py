@@ -13,7 +13,7 @@ from coordinator.codec_choice import AUTO
 from coordinator.compiler.options.losses import Loss
 from coordinator.compiler.options.model import Model
 from coordinator.compiler.options.optimizers import Optimizer
-from coordinator.compiler.options.section import NotNegative, Section
+from coordinator.compiler.options.section import NotNegative, Positive, Section
 from coordinator.compiler.options.statistics import Statistics
 from coordinator.compiler.options.training import Training
 from coordinator.selection.options import Selection, Uniform
@@ -71,6 +71,26 @@ class Keep(Section, frozen=True, kw_only=True):
     tolerance: NotNegative = 0.0
 
 
+class Personal(Section, frozen=True, kw_only=True):
+    """Each device makes every model that it adopts its own: so many more passes over its training
+    examples, with the task's loss and optimiser. Its local programs get the personal version where
+    it does better on the held-out examples, by the first of `training.metrics`; it never leaves the
+    device, and rounds go on from the published one.
+
+    `weights` are names or patterns of those that change, of all that are trained. `learning_rate`:
+    by default the optimiser's. It stays as it is, whatever `optimizer.schedule` says, and neither
+    `training.proximal` nor SCAFFOLD holds the device near the fleet.
+    """
+
+    epochs: Annotated[int, Meta(ge=1, le=10_000)] = 1
+    learning_rate: Positive | None = None
+    weights: Annotated[tuple[str, ...], Meta(min_length=1)] = ("*",)
+
+    def rate(self, common: float) -> float:
+        """The learning rate; `common` is the optimiser's."""
+        return common if self.learning_rate is None else self.learning_rate
+
+
 class Participants(Section, frozen=True, kw_only=True):
     """Who may take part: devices that carry all of these labels (given at enrolment)."""
 
@@ -118,6 +138,7 @@ class TaskFile(AnyTask, frozen=True, kw_only=True):
     model: Model
     loss: Loss | Annotated[tuple[Loss, ...], Meta(min_length=1, max_length=16)]
     optimizer: Optimizer
+    personal: Personal | None = None
 
     @property
     def losses(self) -> tuple[Loss, ...]:

@@ -1,12 +1,13 @@
-"""Deleting, now and then, what nobody needs any more: uploads that were left half-way, models of
-long ago, processes that are dead. Each process does so, whoever comes first."""
+"""Deleting, now and then, what nobody needs any more: uploads that were left half-way, models and
+evaluations of long ago, processes that are dead. Each process does so, whoever comes first."""
 
 import asyncio
 import logging
 from collections.abc import Mapping
 
 from coordinator.services import Services
-from coordinator.store import outdated
+from coordinator.store import evaluations, outdated
+from coordinator.store.sql import Store
 from coordinator.task import Task
 from coordinator.trying import Trying
 from coordinator.uploads import Uploads
@@ -40,6 +41,7 @@ async def keep_tidying_models(services: Services, tasks: Mapping[str, Task]) -> 
         async with trying:
             await services.store.run(outdated.bury, services.store.now() - _DEAD_SECONDS)
             await tidy_models(services, tasks)
+            await tidy_evaluations(services.store, tasks)
 
 
 async def tidy_models(services: Services, tasks: Mapping[str, Task]) -> None:
@@ -55,3 +57,14 @@ async def tidy_models(services: Services, tasks: Mapping[str, Task]) -> None:
             versions = f"{found[0].version} to {found[-1].version}"
             log.info("task %s: models of versions %s are deleted", name, versions)
     await services.blobs.tidy()
+
+
+async def tidy_evaluations(store: Store, tasks: Mapping[str, Task]) -> None:
+    """What each device said of versions of long ago goes; what all of them said is kept."""
+    for name, task in list(tasks.items()):
+        while (oldest := await store.read(evaluations.oldest, name)) is not None:
+            if oldest > task.model.version - evaluations.KEPT:
+                break
+            await store.run(evaluations.keep, await store.survey(evaluations.look, name, oldest))
+            while await store.run(evaluations.clear, name, oldest):
+                pass

@@ -2,28 +2,20 @@
 
 import msgspec
 
+from coordinator.figures import MetricView
 from coordinator.selection import Standing
 from coordinator.selection.standing import rests_until
 from coordinator.store.handing import Trouble
 from coordinator.store.journal import Place
-from coordinator.store.records import MetricRecord, RoundRecord, StandingRecord
+from coordinator.store.records import RoundRecord, StandingRecord
 from wire.messages import Facts
-
-
-class MetricView(msgspec.Struct, frozen=True, kw_only=True):
-    """A metric of one version over the devices that evaluated it, weighted by their examples."""
-
-    name: str
-    mean: float
-    worst: float
-    devices: int
-    examples: int
 
 
 class TaskView(msgspec.Struct, frozen=True, kw_only=True):
     """A task at a glance. `deadline` is in seconds left; `None` before the first assignment and
     once the round closes. `needs`: what closing a round costs beyond memory of the model's size, if
-    anything. `metrics` are what devices say, by version: of the last ones."""
+    anything. `metrics` are what devices say, by version: of the last ones that could be looked at
+    in a few seconds."""
 
     name: str
     state: str
@@ -262,20 +254,3 @@ class NewTask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     definition: str
     plan: str
     model: str
-
-
-def metric_views(found: list[MetricRecord], better: dict[str, str]) -> list[MetricView]:
-    """What devices say of a version. `better` says for each metric whether `higher` or `lower` is
-    better."""
-    said = {metric.metric: metric for metric in found}
-    return [
-        MetricView(
-            name=name,
-            mean=said[name].mean,
-            worst=said[name].lowest if higher == "higher" else said[name].highest,
-            devices=said[name].devices,
-            examples=said[name].examples,
-        )
-        for name, higher in better.items()
-        if name in said
-    ]

@@ -210,7 +210,7 @@ class Agent:
             case Train():
                 await self._train(action.assignment, action.seconds)
             case Evaluate():
-                await self._evaluate(action.published)
+                await self._evaluate(action.published, action.tune)
             case CheckInNow():
                 await self._check_in()
         if self._ledger.is_due():  # of an errand that failed, or had nothing else to be remembered
@@ -313,12 +313,17 @@ class Agent:
         await self._served(work, report, str(report.outcome))
         await self._give_up(work.id, str(report.outcome), detail)
 
-    async def _evaluate(self, published: Published) -> None:
+    async def _evaluate(self, published: Published, tune: bool) -> None:
         if not await self._have(published):
             return
         self._now_doing("evaluating", f"{published.task} version {published.version}")
         limit = self._config.training.time_limit
-        report = await self._jobs.evaluate(published, limit, self._lookout.job_refused)
+        tune = tune and await asyncio.to_thread(self._jobs.tunes, published)
+        if tune:  # that is training, too
+            self._ledger.costs.begin_training()
+        report = await self._jobs.evaluate(published, limit, self._lookout.job_refused, tune)
+        if tune:
+            self._ledger.costs.end_training()
         now, fraction = self._now(), self._random.random()
         if report.outcome is Outcome.PREEMPTED:
             self._life.evaluation_preempted(now, fraction)
@@ -373,7 +378,7 @@ class Agent:
 
     def _remember(self, task: str, version: int, report: Report) -> None:
         """A version's metrics, once; and that it is to be offered to local programs again."""
-        if report.decision and report.decision.why is Why.TOO_SOON:
+        if report.decision and report.decision.why in (Why.TOO_SOON, Why.LATER):
             self._life.offers[task] = self._now() + report.decision.wait
         if self._ledger.measured(task, version, report):
             self._life.evaluated[task] = version

@@ -22,7 +22,7 @@ from wire.files import sync_folder, write_durably
 
 CONSENT_FILE = "consent.json"
 
-SUMMARY_VERSION = 1
+SUMMARY_VERSION = 2
 """Raised with every change of what the summary says."""
 
 JOINING = {
@@ -48,7 +48,8 @@ CHECK_IN = {
     "tasks": "the tasks that your configuration names",
     "without": "the tasks for which it has no usable examples",
     "evaluations": "how well models did on examples that are kept out of training: the task, the "
-    "model's version, the metrics (such as the accuracy) and the number of those examples",
+    "model's version, the metrics (such as the accuracy) and the number of those examples; where a "
+    "task has the device make a personal version of the model, that one's metrics, too",
 }
 
 UPDATE = {

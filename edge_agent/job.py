@@ -23,7 +23,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     what a plan carries from one round to the next.
 
     `memory_limit` is in bytes of the child's own memory. `retention` limits the examples that are
-    kept; `offer` is the model as local programs may get it.
+    kept; `offer` is the model as local programs may get it. `tuning_seconds` is the time in which
+    it may be made this device's own, where its plan asks for that; 0: it is not.
     """
 
     plan: str
@@ -41,6 +42,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     memory_limit: int | None = None
     retention: Retention = Retention()
     offer: Offer | None = None
+    tuning_seconds: float = 0.0
 
 
 class Outcome(StrEnum):
@@ -71,6 +73,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     `nothing_new`: the change did not matter, and the update says so; `lost` is why what was not
     sent before could not be added to this one. `forgot` is why what the last round left could not
     be used, of plans that carry something.
+
+    `personal` are the metrics of the personal version over the same examples, if one was made.
     """
 
     outcome: Outcome
@@ -91,3 +95,4 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     nothing_new: bool = False
     lost: str = ""
     forgot: str = ""
+    personal: dict[str, float] = {}

@@ -19,9 +19,12 @@ from edge_agent.state import StateFolder
 from schedules.clock import Clock, skew
 from systemd.journal import fields
 from wire.messages import Assignment, Published
+from wire.plan import PERSONAL_NAME
 
 log = logging.getLogger(__name__)
 
+_TUNING_PART = 0.5
+"""Of the time for an evaluation, at most: what takes longer must not cost the published model."""
 _TOLERABLE_SKEW = 3600.0  # seconds that this device's clock may be wrong by
 
 
@@ -78,13 +81,23 @@ class Jobs:
             checkpoint=str(self._state.checkpoint_path(work.id)),
             checkpoint_every=float(self._config.training.checkpoint_every),
             residuals=str(self._state.residuals),
+            tuning_seconds=_TUNING_PART * seconds,
         )
         about = {"TASK": work.task, "ROUND": work.round}
         return await self._run(job, seconds, refused, about)
 
-    async def evaluate(self, published: Published, seconds: float, refused: Refused) -> Report:
-        """Evaluate a published model within `seconds`."""
+    def tunes(self, published: Published) -> bool:
+        """Blocking: whether a model that was fetched is to be made this device's own."""
+        return (self._cache.plan(published.plan) / PERSONAL_NAME).exists()
+
+    async def evaluate(
+        self, published: Published, seconds: float, refused: Refused, tune: bool = False
+    ) -> Report:
+        """Evaluate a published model within `seconds`; `tune`: make it this device's own as well,
+        where its plan asks for that."""
         job = await asyncio.to_thread(self._job, published, evaluate=True)
+        if tune:
+            job = msgspec.structs.replace(job, tuning_seconds=_TUNING_PART * seconds)
         return await self._run(job, seconds, refused, {"TASK": published.task})
 
     def _job(self, work: Assignment | Published, evaluate: bool) -> Job:

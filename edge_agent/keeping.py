@@ -29,6 +29,7 @@ class Why(StrEnum):
 
     THE_SAME = "the_same"
     TOO_SOON = "too_soon"
+    LATER = "later"
     SET_ASIDE = "set_aside"
     WORSE = "worse"
     NOT_FINITE = "not_finite"

@@ -62,16 +62,23 @@ class Ledger:
         return self.history.settle(assignment, outcome, detail, sent, self._today())
 
     def measured(self, task: str, version: int, report: Report) -> bool:
-        """Keep a version's metrics for the next check-in, once. Whether they are new."""
+        """Keep a version's metrics for the next check-in: once, and once more when its personal
+        version has some, too. Whether they are new."""
         if report.metrics is None or report.held_out == 0:
             return False
-        if version <= self._measured.get(task, -1):
+        newest = self._measured.get(task, -1)
+        if version < newest or (version == newest and not report.personal):
             return False
         self._measured[task] = version
-        self.history.evaluations.append(
-            Evaluation(task=task, version=version, examples=report.held_out, metrics=report.metrics)
+        said = Evaluation(
+            task=task,
+            version=version,
+            examples=report.held_out,
+            metrics=report.metrics,
+            personal=report.personal,
         )
-        del self.history.evaluations[:-_EVALUATIONS]
+        waiting = [e for e in self.history.evaluations if (e.task, e.version) != (task, version)]
+        self.history.evaluations = [*waiting, said][-_EVALUATIONS:]
         return True
 
     def is_due(self) -> bool:

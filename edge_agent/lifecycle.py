@@ -36,6 +36,9 @@ SHORTEST_WAIT, LONGEST_WAIT = 0.1, 7 * 86400.0
 MEASURING_SECONDS = 1.0
 """Between the first two looks at the signals: the load is that between them."""
 
+_PREEMPTED_MOST = 2
+"""Evaluations in a row that are preempted before one goes without tuning."""
+
 _AFTER_FAILURE = Backoff(first=60.0, limit=6 * 3600.0)
 _WITHOUT_EXAMPLES = Backoff(first=60.0, limit=3600.0)
 
@@ -54,9 +57,10 @@ class Train(NamedTuple):
 
 
 class Evaluate(NamedTuple):
-    """Evaluate a published model."""
+    """Evaluate a published model; `tune`: and make it this device's own, if it is to be."""
 
     published: Published
+    tune: bool = True
 
 
 class GiveBack(NamedTuple):
@@ -155,7 +159,9 @@ class Life:
         for model in self.published if now >= self.work_at else ():
             due = now >= self.offers.get(model.task, math.inf)
             if due or model.version > self.evaluated.get(model.task, -1):
-                return Evaluate(model)
+                # Without tuning it takes a moment: a device that is never left alone for long
+                # still gets its models, and still has its say.
+                return Evaluate(model, tune=self._fruitless < _PREEMPTED_MOST)
         if now < self.check_in_at:
             return Rest(self.check_in_at - now, self.waiting_for)
         return CheckInNow()

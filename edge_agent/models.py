@@ -56,9 +56,13 @@ class Tensor(msgspec.Struct, frozen=True, kw_only=True):
 class Info(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a model.
 
-    `model` is the digest of its weights, `graph` that of its graph, `plan` that of the plan they
-    were trained by. `value` is its `metric` over `held_out` examples of this device when it was
-    adopted, `None` if there were none. `code` and `why` say why it was; `adopted` is ISO 8601.
+    `model` is the digest of its published weights, `graph` that of its graph, `plan` that of the
+    plan they were trained by. `value` is its `metric` over `held_out` examples of this device when
+    it was adopted, `None` if there were none. `code` and `why` say why it was; `adopted` is ISO
+    8601.
+
+    `personal`: this device trained it on, on its own examples; `published` is then the metric of
+    the published model over the same held-out examples.
     """
 
     task: str
@@ -75,6 +79,8 @@ class Info(msgspec.Struct, frozen=True, kw_only=True):
     code: str
     why: str
     adopted: str
+    personal: bool = False
+    published: float | None = None
 
 
 class LocalModel:

@@ -21,7 +21,7 @@ from edge_agent.examples import Examples
 from edge_agent.limits import OutOfMemory, require_room_for
 from wire.checkpoint import FLOAT32, Weights
 from wire.onnx_fields import check_places
-from wire.plan import FROZEN_NAME, Manifest
+from wire.plan import FROZEN_NAME, TRAIN_NAME, FileName, Manifest
 from wire.tensors import Array
 
 _EVALUATION_BATCH = 64  # of 256, a small CNN takes more memory to evaluate than to train
@@ -120,7 +120,8 @@ class Trainer:
     `weights` are the model's, with what is given beside them: the base of a proximal term, and of
     the delta. A training that goes on brings its own, with its state, in `kept`, and the `steps`
     that it has made; one that begins takes the state in `carried` rather than its fill. `seed` is
-    that of the random numbers that the plan takes, if any. Raises `BadPlan`, `OutOfMemory`.
+    that of the random numbers that the plan takes, if any; `graph` is the plan's file.
+    Raises `BadPlan`, `OutOfMemory`.
     """
 
     def __init__(
@@ -133,9 +134,11 @@ class Trainer:
         steps: int = 0,
         carried: Mapping[str, Array] | None = None,
         seed: int = 0,
+        graph: FileName = TRAIN_NAME,
     ) -> None:
         self._manifest = manifest
-        self._session = open_session(folder / "train.onnx", threads)
+        self._graph = graph
+        self._session = open_session(folder / graph, threads)
         self._base = weights
         start = kept or (
             {p.name: weights[p.name] for p in manifest.parameters}
@@ -175,7 +178,7 @@ class Trainer:
                 binding.bind_ortvalue_input(name, value)
         each_step = {i.name for i in self._manifest.inputs} | {d.name for d in self._manifest.drawn}
         if unknown := sorted(taken - held.keys() - each_step):
-            raise BadPlan(f"train.onnx takes {unknown[0]!r}, which the manifest does not name")
+            raise BadPlan(f"{self._graph} takes {unknown[0]!r}, which the manifest does not name")
         for name, value in write.items():
             binding.bind_ortvalue_output(f"next/{name}", value)
         binding.bind_ortvalue_output("loss", self._loss)
@@ -196,7 +199,7 @@ class Trainer:
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:  # noqa: BLE001 - the runtime's errors share no other base
-            raise _explained("train.onnx", error) from None
+            raise _explained(self._graph, error) from None
         self.steps += 1
         return float(self._loss.numpy())
 

@@ -231,6 +231,8 @@ def _line(info: Info | None) -> str:
     measured = "not measured"
     if info.value is not None:
         measured = f"{info.metric} {info.value:.6g} over {info.held_out} examples"
+    if info.published is not None:
+        measured = f"personal, {measured} (published: {info.published:.6g})"
     return f"version {info.version}, {measured}, since {info.adopted} ({info.why})"
 
 

@@ -23,6 +23,7 @@ from edge_agent.handoff import hand_off
 from edge_agent.job import Job, Outcome, Report
 from edge_agent.reporting import Reported, Reporting
 from edge_agent.sealed import Unusable
+from edge_agent.tuning import tuning_of
 from wire import checkpoint, update
 from wire.checkpoint import Weights
 from wire.errors import WireError
@@ -95,7 +96,7 @@ class _Sitting:
             raise session.BadPlan(str(error)) from None
         training, held_out = self._examples(manifest)
         if job.evaluate:
-            self._evaluate(manifest, published, weights, held_out)
+            self._evaluate(manifest, published, weights, training, held_out)
         if len(training if job.assignment else held_out) == 0:
             raise _NoExamples(_nothing(job, self.report))
         del published, held_out  # training has the memory to itself
@@ -103,9 +104,15 @@ class _Sitting:
             self._train(job.assignment, Path(job.update), manifest, weights, training, listen)
 
     def _evaluate(
-        self, manifest: Manifest, published: bytes, weights: Weights, held_out: Examples
+        self,
+        manifest: Manifest,
+        published: bytes,
+        weights: Weights,
+        training: Examples,
+        held_out: Examples,
     ) -> None:
-        """Measure the published model, and offer it to local programs."""
+        """Measure the published model, and offer it, or its personal version, to local programs.
+        Nothing is kept if this is stopped: a signal ends the process at once."""
         job, folder = self._job, Path(self._job.plan)
 
         def measure(other: Weights) -> dict[str, float]:
@@ -117,8 +124,13 @@ class _Sitting:
             self.tell(metrics=metrics)
         if job.offer:
             size = len(held_out)
-            decision = hand_off(job.offer, folder, manifest, published, size, metrics, measure)
+            tuning = tuning_of(job, manifest, weights, training, held_out, metrics, self._now)
+            decision = hand_off(
+                job.offer, folder, manifest, published, size, metrics, measure, tuning
+            )
             self.tell(decision=decision)
+            if tuning:
+                self.tell(personal=tuning.metrics)
 
     def _examples(self, manifest: Manifest) -> tuple[Examples, Examples]:
         """(training, held out), of what is to be kept."""

@@ -84,13 +84,16 @@ class Spoken(msgspec.Struct, frozen=True, kw_only=True):
     protocols: Annotated[tuple[int, ...], Meta(min_length=1, max_length=16)]
 
 
-class Evaluation(Message, frozen=True, kw_only=True):
-    """A published model on the device's held-out examples: metrics and counts, nothing else."""
+class Evaluation(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """A published model on the device's held-out examples: metrics and counts, nothing else.
+    `personal`: the metrics of the device's own version of that model on the same examples; left out
+    where there is none, since older coordinators do not know it."""
 
     task: Identifier
     version: Count
     examples: Annotated[int, Meta(ge=1, le=1 << 53)]
     metrics: Annotated[dict[Label, float], Meta(max_length=32)]
+    personal: Annotated[dict[Label, float], Meta(max_length=32)] = {}
 
 
 class CheckIn(Message, frozen=True, kw_only=True):

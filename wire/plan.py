@@ -9,8 +9,10 @@ that of the manifest's bytes. Its files:
 * `model.onnx`     the model alone, as local programs use it. Its trained weights are external
                    data at the offsets of `checkpoint.safetensors`: put a checkpoint of this plan
                    beside it under that name and it is a complete model.
+* `personal.onnx`  optional: as `train.onnx`, by which a device makes the published model its own
+                   (`Manifest.personal`).
 * `frozen.bin`     optional: the large constants that training never changes, external data of
-                   all three graphs, so that they are sent once and not with each model.
+                   all the graphs, so that they are sent once and not with each model.
 
 Names of graph inputs and outputs are part of the format:
 
@@ -27,6 +29,8 @@ Names of graph inputs and outputs are part of the format:
   for each, uniform in [0, 1) and drawn anew at each step: dropout needs them;
 * `learning_rate` is a float32 scalar input of `train.onnx`, which `Manifest.rate` tells for each
   step; `loss` is its float32 scalar output;
+* `personal.onnx` takes all weights and changes those that `Personal.weights` names. It has its own
+  state, random numbers and learning rate, and takes nothing that is given, and no `base/<name>`;
 * metric sums come out as `metric/<name>`, float32, of the shape that `Metric` says.
 """
 
@@ -53,13 +57,15 @@ METADATA = "__metadata__"
 """A key of every checkpoint's header, so no tensor's name."""
 CHECKPOINT_NAME = "checkpoint.safetensors"
 FROZEN_NAME: Literal["frozen.bin"] = "frozen.bin"
+TRAIN_NAME: Literal["train.onnx"] = "train.onnx"
+PERSONAL_NAME: Literal["personal.onnx"] = "personal.onnx"
 BASE = "base/"
 """What `train.onnx` puts before a weight's name for its value at the start of the round."""
 
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 Size = Annotated[int, Meta(ge=0, le=1 << 31)]
 Shape = Annotated[tuple[Size, ...], Meta(max_length=8)]
-FileName = Literal["train.onnx", "evaluate.onnx", "model.onnx", "frozen.bin"]
+FileName = Literal["train.onnx", "evaluate.onnx", "model.onnx", "personal.onnx", "frozen.bin"]
 InputType = Literal["float32", "float64", "int32", "int64", "uint8", "bool"]
 
 
@@ -188,6 +194,21 @@ class Draw(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     shape: Shape
 
 
+class Personal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a device makes each published model its own, for its local programs alone: so many passes
+    over its training examples with `personal.onnx`, whose learning rate stays as it is.
+
+    `weights` names the parameters that it changes. `state` and `draws` are what those of the
+    manifest are for `train.onnx`; nothing is carried from one time to the next.
+    """
+
+    epochs: Annotated[int, Meta(ge=1, le=10_000)]
+    learning_rate: Annotated[float, Meta(gt=0)]
+    weights: Annotated[tuple[Name, ...], Meta(min_length=1, max_length=10_000)]
+    state: Annotated[tuple[Slot, ...], Meta(max_length=30_000)] = ()
+    draws: Annotated[tuple[Draw, ...], Meta(max_length=1000)] = ()
+
+
 class PlanFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A file of the plan: its content address and its size in bytes."""
 
@@ -224,6 +245,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """As `tolerance`: older agents refuse only the plans whose rate changes."""
     draws: Annotated[tuple[Draw, ...], Meta(min_length=1, max_length=1000)] | UnsetType = UNSET
     """As `tolerance`: older agents refuse only the plans whose training needs random numbers."""
+    personal: Personal | UnsetType = UNSET
+    """As `tolerance`: older agents refuse only the plans that ask for personal models."""
 
     @property
     def may_be_worse_by(self) -> float:
@@ -254,6 +277,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def drawn(self) -> tuple[Draw, ...]:
         """The random numbers that `train.onnx` takes; none for most plans."""
         return () if self.draws is UNSET else self.draws
+
+    @property
+    def tuning(self) -> Personal | None:
+        """How a device makes each published model its own; `None` for most plans."""
+        return None if self.personal is UNSET else self.personal
 
     @property
     def bases(self) -> dict[str, str]:
@@ -298,15 +326,11 @@ def parse_manifest(data: bytes) -> Manifest:
     for required in ("train.onnx", "evaluate.onnx", "model.onnx"):
         if required not in manifest.files:
             raise WireError(Rule.BAD_MESSAGE, f"the manifest names no {required}")
-    names = [i.name for i in manifest.inputs]
-    names += [p.name for p in manifest.checkpoint]
-    names += [s.name for s in manifest.state]
-    names += manifest.bases.values()
-    names += [d.name for d in manifest.drawn]
-    if len(set(names)) != len(names):
-        raise WireError(Rule.BAD_MESSAGE, "two tensors of the manifest have one name")
-    if METADATA in names:
-        raise WireError(Rule.BAD_MESSAGE, f"no tensor can be named {METADATA}")
+    _check_names(manifest)
+    if manifest.tuning:
+        _check_personal(manifest, manifest.tuning)
+    elif PERSONAL_NAME in manifest.files:
+        raise WireError(Rule.BAD_MESSAGE, f"{PERSONAL_NAME} is there, and nothing said of it")
     shapes = {s.name: s.shape for s in manifest.state}
     for slot, source in manifest.carries.items():
         if shapes.get(source) != shapes[slot]:
@@ -324,3 +348,30 @@ def parse_manifest(data: bytes) -> Manifest:
     if manifest.to_bytes() != data:
         raise WireError(Rule.BAD_MESSAGE, "the manifest is not canonical JSON")
     return manifest
+
+
+def _check_names(manifest: Manifest) -> None:
+    """Every tensor has a name of its own."""
+    names = [i.name for i in manifest.inputs]
+    names += [p.name for p in manifest.checkpoint]
+    names += [s.name for s in manifest.state]
+    names += manifest.bases.values()
+    names += [d.name for d in manifest.drawn]
+    if manifest.tuning:
+        names += [s.name for s in manifest.tuning.state]
+        names += [d.name for d in manifest.tuning.draws]
+    if len(set(names)) != len(names):
+        raise WireError(Rule.BAD_MESSAGE, "two tensors of the manifest have one name")
+    if METADATA in names:
+        raise WireError(Rule.BAD_MESSAGE, f"no tensor can be named {METADATA}")
+
+
+def _check_personal(manifest: Manifest, personal: Personal) -> None:
+    if PERSONAL_NAME not in manifest.files:
+        raise WireError(Rule.BAD_MESSAGE, f"the manifest names no {PERSONAL_NAME}")
+    if len(set(personal.weights)) != len(personal.weights):
+        raise WireError(Rule.BAD_MESSAGE, "a personal weight is named twice")
+    if unknown := sorted(set(personal.weights) - {p.name for p in manifest.parameters}):
+        raise WireError(Rule.BAD_MESSAGE, f"personal weight {unknown[0]!r} is no parameter")
+    if any(slot.carried is not UNSET for slot in personal.state):
+        raise WireError(Rule.BAD_MESSAGE, "a slot of personal state is carried")

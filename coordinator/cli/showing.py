@@ -9,10 +9,11 @@ from rich.text import Text
 from coordinator.cli.common import narrow_table, out, plain
 from coordinator.cli.compiling import spread
 from coordinator.compiler.estimate import EXAMPLES, Estimate, OnBoard
-from coordinator.compiler.report import PlanReport, Tensor
+from coordinator.compiler.report import Personal, PlanReport, Tensor
 from wire.sizes import human_size
 
 _SHOWN = 40  # parameters, without --all
+_NAMES = 8  # personal weights
 _OPERATORS = 12  # whose arithmetic is told one by one
 
 
@@ -70,14 +71,30 @@ def _parameters(report: PlanReport, show_all: bool) -> Group:
 def _training(report: PlanReport) -> list[str]:
     state = sum(_size(s.shape) for s in report.state)
     lines = [
-        f"{report.epochs} pass{'es' if report.epochs > 1 else ''} over a device's examples, in "
-        f"batches of {report.batch}, at a learning rate of {report.learning_rate:g}",
+        f"{_passes(report.epochs)} over a device's examples, in batches of {report.batch}, at a "
+        f"learning rate of {report.learning_rate:g}",
         f"the optimiser remembers {state:,} numbers in {len(report.state)} tensors"
         if report.state
         else "the optimiser remembers nothing",
         f"metrics: {', '.join(report.metrics)}; the first decides",
     ]
+    if report.personal:
+        lines.append(_personal(report.personal))
     return lines + [f"{key}: {value}" for key, value in report.more.items()]
+
+
+def _personal(found: Personal) -> str:
+    names = ", ".join(found.names[:_NAMES])
+    more = f" and {len(found.names) - _NAMES} more" if len(found.names) > _NAMES else ""
+    return (
+        f"a device makes the models that it adopts its own: {_passes(found.epochs)}, in which "
+        f"{found.weights:,} weights ({names}{more}) move, at a learning rate of "
+        f"{found.learning_rate:g}"
+    )
+
+
+def _passes(epochs: int) -> str:
+    return f"{epochs} pass{'es' if epochs > 1 else ''}"
 
 
 def _files(report: PlanReport) -> Group:
@@ -107,6 +124,9 @@ def _estimate(found: Estimate) -> Group:
         f"optimiser {human_size(m.state)}, live in a step {human_size(m.live)}, examples "
         f"{human_size(m.examples)}; see docs/coordinator.md)",
     ]
+    if found.tuning:
+        steps, flops = found.tuning.steps, found.tuning.flops
+        lines.append(f"a personal model: {steps} more steps of {_si(flops)} operations")
     if found.unknown:
         lines.append(f"without {found.unknown} tensors whose shapes cannot be told: it is more")
     return _lines(lines)

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from coordinator import taskfile
 from coordinator.cli.common import (
+    AsJson,
     CaFile,
     State,
     TaskName,
@@ -27,14 +28,18 @@ from coordinator.cli.compiling import (
     upload_line,
     warn,
 )
-from coordinator.cli.telling import say_troubles
+from coordinator.cli.evaluations import metrics_command, say_versions
+from coordinator.cli.telling import say_troubles, write_lines
 from coordinator.client import AdminClient
-from coordinator.views import MetricView, TaskDetail, TaskView
+from coordinator.figures import MetricView, VersionView
+from coordinator.views import TaskDetail, TaskView
 from schedules.duration import human
 from wire.plan import FROZEN_NAME, parse_manifest
 
 File = Annotated[Path, typer.Argument(help="Task file.", metavar="TASK.toml")]
 
+
+_SHOWN = 3  # versions, with all that devices say of them: `task metrics` has the others
 
 NoDryRun = Annotated[
     bool, typer.Option("--no-dry-run", help="Do not train the plan for a moment before it is used.")
@@ -123,6 +128,7 @@ def list_command(
 def show_command(
     state: State,
     name: TaskName,
+    as_json: AsJson = False,
     url: Url = None,
     token_file: TokenFile = None,
     ca_file: CaFile = None,
@@ -130,7 +136,11 @@ def show_command(
     """Show a task: its rounds, and its models' metrics on devices' held-out examples."""
 
     async def work(client: AdminClient) -> None:
-        _print(await client.task(name))
+        detail = await client.task(name)
+        if as_json:
+            write_lines([detail])
+        else:
+            _print(detail)
 
     with_client(work, state, url, token_file, ca_file)
 
@@ -214,6 +224,8 @@ def _print(detail: TaskDetail) -> None:
         )
     out.print(table)
     say_troubles(detail.rounds)
+    said = [VersionView(version=v, metrics=metrics) for v, metrics in task.metrics.items()]
+    say_versions(said[-_SHOWN:])
 
 
 def _needs(task: TaskView) -> str:
@@ -232,5 +244,6 @@ def add_to(app: typer.Typer) -> None:
     tasks.command("create")(create_command)
     tasks.command("list")(list_command)
     tasks.command("show")(show_command)
+    tasks.command("metrics")(metrics_command)
     tasks.command("stop")(stop_command)
     app.add_typer(tasks, name="task")

@@ -6,7 +6,8 @@ are in training (`modes.py`), and as the gradient builder wants them (`lower.exp
 losses (`losses/`); differentiate (`gradient.py`); lower what only the training build knows
 (`lower.lower`, `operators/`); add the proximal term (`proximal.py`) or SCAFFOLD's corrections
 (`scaffold.py`), clip the gradients (`clipping.py`) and add the optimiser's step (`optimizers.py`);
-simplify and fuse (`simplify.py`, `fuse.py`); give public names and write the files (`assemble.py`).
+simplify and fuse (`simplify.py`, `fuse.py`); the same once more for what a device does by itself
+(`personal.py`); give public names and write the files (`assemble.py`).
 That no example depends on the others in its batch, a run shows (`mixing.py`).
 """
 
@@ -32,6 +33,7 @@ from coordinator.compiler.convert import External
 from coordinator.compiler.finish import finish
 from coordinator.compiler.graph import OPSET, Array, Emitter
 from coordinator.compiler.metrics import measured
+from coordinator.compiler.personal import personal_graph
 from coordinator.compiler.plan import CompiledPlan
 from coordinator.compiler.problem import Problem, pose
 from coordinator.compiler.rates import schedule_of
@@ -43,6 +45,7 @@ from wire.digest import digest_of
 from wire.plan import (
     CHECKPOINT_NAME,
     FROZEN_NAME,
+    PERSONAL_NAME,
     FileName,
     Manifest,
     Parameter,
@@ -82,11 +85,14 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
     zeros = {p.name: np.zeros(p.shape, _FLOAT32) for p in given}
     initial = checkpoint.write({problem.weights[w]: v for w, v in values.items()} | zeros)
     train = training_graph(task, problem, values, frozen)
+    personal = personal_graph(task, loaded, problem, values, frozen)
     files: dict[FileName, bytes] = {
         "train.onnx": train.data,
         "evaluate.onnx": _evaluate(task, problem, frozen),
         "model.onnx": _model(loaded, problem, initial, frozen),
     }
+    if personal:
+        files[PERSONAL_NAME] = personal.data
     if constants := frozen.to_bytes():
         files[FROZEN_NAME] = constants
     manifest = Manifest(
@@ -108,6 +114,7 @@ def compile_task(task: TaskFile, model_path: Path) -> CompiledPlan:
         given=given or msgspec.UNSET,
         schedule=schedule_of(task) or msgspec.UNSET,
         draws=train.draws or msgspec.UNSET,
+        personal=personal.manifest if personal else msgspec.UNSET,
     )
     warnings = (
         *checks.unused(

@@ -17,7 +17,7 @@ import numpy as np
 
 from coordinator.compiler.made_up import Draw, examples
 from wire import checkpoint
-from wire.plan import BASE, CHECKPOINT_NAME, parse_manifest
+from wire.plan import BASE, CHECKPOINT_NAME, PERSONAL_NAME, parse_manifest
 
 Arrays = dict[str, "np.ndarray[Any, Any]"]
 
@@ -83,6 +83,7 @@ def work(job: Job) -> Report:
             tried.append(plan.attempt(attempt))
             if tried[-1].fell:
                 break
+        plan.tune()
         plan.evaluate()
     except Exception as error:  # noqa: BLE001 - the runtime's errors share no other base
         return Report(tried=tuple(tried), failure=str(error) or type(error).__name__)
@@ -127,6 +128,22 @@ class _Plan:
                 break
         finite = all(bool(np.isfinite(moving[p.name]).all()) for p in manifest.parameters)
         return Tried(attempt=attempt, losses=tuple(losses), finite=finite)
+
+    def tune(self) -> None:
+        """Run `personal.onnx` once, if there is one. Its loss need not fall: a device keeps what
+        does better, and nothing else."""
+        personal = self._manifest.tuning
+        if personal is None:
+            return
+        session = _session(self._folder / PERSONAL_NAME)
+        given = self._weights | examples(self._job.draws, self._job.batch, 1.0)
+        given |= {s.name: np.full(s.shape, s.fill, np.float32) for s in personal.state}
+        rng = np.random.default_rng(2)
+        for draw in personal.draws:
+            given[draw.name] = rng.random((self._job.batch, *draw.shape)).astype(np.float32)
+        given["learning_rate"] = np.asarray(personal.learning_rate, np.float32)
+        taken = {i.name for i in session.get_inputs()}
+        session.run(None, {n: a for n, a in given.items() if n in taken})
 
     def evaluate(self) -> None:
         """Run `evaluate.onnx` once."""

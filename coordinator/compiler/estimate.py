@@ -29,7 +29,7 @@ from coordinator.compiler.boards import BOARDS, Board
 from coordinator.compiler.cost import Cost, cost
 from coordinator.compiler.liveness import peak
 from coordinator.compiler.sizes import sized
-from wire.plan import FileName, Manifest
+from wire.plan import PERSONAL_NAME, TRAIN_NAME, FileName, Manifest
 
 EXAMPLES = 600
 """Examples of a device in a round: what estimates reckon with."""
@@ -71,10 +71,18 @@ class OnBoard(msgspec.Struct, frozen=True, kw_only=True):
         return self.needs <= self.limit
 
 
+class Tuning(msgspec.Struct, frozen=True, kw_only=True):
+    """What it takes to make a model personal, with `EXAMPLES` examples: so many steps, each of so
+    many floating-point operations."""
+
+    steps: int
+    flops: int
+
+
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     """Of a plan. `steps` is how many a round of `EXAMPLES` examples has; `flops` and `bytes` are of
     one step; `flops_by_operator` has those with any. `unknown` counts tensors whose shapes cannot
-    be told: what is worked out with them is missing."""
+    be told: what is worked out with them is missing. `tuning` is of plans of personal models."""
 
     batch: int
     steps: int
@@ -85,13 +93,15 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     memory: Memory
     boards: tuple[OnBoard, ...]
     unknown: int
+    tuning: Tuning | None = None
 
 
 def estimate(manifest: Manifest, files: Mapping[FileName, bytes]) -> Estimate:
     """Of a whole plan. Raises `CompileError` when its graphs cannot be read."""
     train = sized(files["train.onnx"], manifest.batch)
     evaluate = sized(files["evaluate.onnx"], EVALUATION_BATCH)
-    memory = _memory(manifest, peak(train).bytes, peak(evaluate).bytes)
+    live = _live(manifest, files, manifest.batch)
+    memory = _memory(manifest, live, peak(evaluate).bytes)
     steps = manifest.epochs * math.ceil(EXAMPLES / manifest.batch)
     found = cost(train)
     return Estimate(
@@ -104,6 +114,7 @@ def estimate(manifest: Manifest, files: Mapping[FileName, bytes]) -> Estimate:
         memory=memory,
         boards=tuple(_on(board, found, steps, memory.total) for board in BOARDS),
         unknown=len(train.unknown),
+        tuning=_tuning(manifest, files),
     )
 
 
@@ -113,11 +124,25 @@ def largest_batch(manifest: Manifest, files: Mapping[FileName, bytes], limit: in
     evaluation = peak(sized(files["evaluate.onnx"], EVALUATION_BATCH)).bytes
     batch = 1 << max(manifest.batch.bit_length() - 1, 0)
     while batch:
-        live = peak(sized(files["train.onnx"], batch)).bytes
+        live = _live(manifest, files, batch)
         if _memory(manifest, live, evaluation).total + RUNTIME_BYTES <= limit:
             return batch
         batch //= 2
     return 0
+
+
+def _live(manifest: Manifest, files: Mapping[FileName, bytes], batch: int) -> int:
+    """What is live at once inside a step, of the graph that has most."""
+    graphs = (TRAIN_NAME, PERSONAL_NAME) if manifest.tuning else (TRAIN_NAME,)
+    return max(peak(sized(files[name], batch)).bytes for name in graphs)
+
+
+def _tuning(manifest: Manifest, files: Mapping[FileName, bytes]) -> Tuning | None:
+    personal = manifest.tuning
+    if personal is None:
+        return None
+    flops = cost(sized(files[PERSONAL_NAME], manifest.batch)).flops
+    return Tuning(steps=personal.epochs * math.ceil(EXAMPLES / manifest.batch), flops=flops)
 
 
 def _memory(manifest: Manifest, live: int, evaluation: int) -> Memory:

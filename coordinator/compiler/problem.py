@@ -35,7 +35,8 @@ class Problem:
     model's own operators (see `modes.py`), and nothing else yet. `inputs` are the example inputs,
     the labels among them; `terms` are the losses of the sum; `weights` maps the weights to train to
     their public names; `names` has those in use. `updates` maps weights that change without a
-    gradient to the tensor that holds their next value in training.
+    gradient to the tensor that holds their next value in training. `still` maps weights that are
+    inputs as well, but stay as they are, to their public names.
     """
 
     graph: Graph
@@ -44,6 +45,7 @@ class Problem:
     weights: dict[str, str]
     names: Names
     updates: dict[str, str] = field(default_factory=dict)
+    still: dict[str, str] = field(default_factory=dict)
 
 
 def pose(task: TaskFile, model: Model) -> Problem:

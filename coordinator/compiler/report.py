@@ -58,6 +58,15 @@ class Upload(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
 
 
+class Personal(msgspec.Struct, frozen=True, kw_only=True):
+    """How a device makes each model that it adopts its own: what moves, how often, how far."""
+
+    weights: int
+    names: tuple[str, ...]
+    epochs: int
+    learning_rate: float
+
+
 class PlanReport(msgspec.Struct, frozen=True, kw_only=True):
     """All of a plan. `frozen` counts the elements of the model's constants; `operators` are of the
     training graph."""
@@ -81,11 +90,12 @@ class PlanReport(msgspec.Struct, frozen=True, kw_only=True):
     estimate: Estimate | None = None
     upload: Upload | None = None
     warnings: tuple[str, ...] = ()
+    personal: Personal | None = None
 
 
 _TOLD = frozenset({
     "format", "task", "inputs", "parameters", "state", "metrics", "epochs", "batch",
-    "learning_rate", "opset", "files",
+    "learning_rate", "opset", "files", "personal",
 })  # fmt: skip
 """Keys of a manifest that have a place of their own in a report; the others are `more`."""
 
@@ -118,6 +128,7 @@ def report_of(plan: CompiledPlan, upload: Upload | None = None) -> PlanReport:
         estimate=estimated,
         upload=upload,
         warnings=warnings,
+        personal=_personal(manifest),
     )
 
 
@@ -155,6 +166,18 @@ def _weights(manifest: Manifest) -> tuple[Weight, ...]:
     return tuple(
         Weight(name=p.name, shape=p.shape, size=p.size, share=p.size / total)
         for p in manifest.parameters
+    )
+
+
+def _personal(manifest: Manifest) -> Personal | None:
+    found = manifest.tuning
+    if found is None:
+        return None
+    return Personal(
+        weights=sum(p.size for p in manifest.parameters if p.name in found.weights),
+        names=found.weights,
+        epochs=found.epochs,
+        learning_rate=found.learning_rate,
     )
 
 

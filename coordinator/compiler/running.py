@@ -1,6 +1,6 @@
 """Running statistics of batch norms: kept as they are, or recomputed by the devices."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from coordinator.compiler.errors import CompileError
 from coordinator.compiler.graph import Emitter, Graph
@@ -47,3 +47,20 @@ def recompute(graph: Graph, model: Model, frozen: Collection[str]) -> dict[str, 
             "(torch.onnx.export with training=TrainingMode.TRAINING, do_constant_folding=False)"
         )
     return updates
+
+
+def keep_others(
+    graph: Graph, updates: Mapping[str, str], chosen: Collection[str]
+) -> dict[str, str]:
+    """Have batch norms keep their running statistics unless both are `chosen`. Returns what is left
+    of `updates`, which `recompute` told."""
+    left = {}
+    for i, node in enumerate(graph.nodes):
+        if node.op != OP or len(node.outputs) == 1:
+            continue
+        running = node.inputs[3:5]
+        if all(w in chosen for w in running):
+            left.update({w: updates[w] for w in running})
+        else:
+            graph.nodes[i] = in_mode(node, False, node.outputs[:1])
+    return left

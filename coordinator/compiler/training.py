@@ -41,7 +41,8 @@ def differentiated(problem: Problem, values: Mapping[str, Array]) -> tuple[Graph
     """
     graph = problem.graph.copy()
     modes.for_training(graph)
-    examples = {n: graph.types[n] for n in (*problem.inputs, *graph.draws, *problem.updates)}
+    unmoved = (*problem.inputs, *graph.draws, *problem.updates, *problem.still)
+    examples = {n: graph.types[n] for n in unmoved}
     moved = {w: value for w, value in values.items() if w not in problem.updates}
     lower.expand(graph, examples, moved)
     # After it: what a loss is made of needs no gradient but its own (see `slopes.py`).
@@ -64,7 +65,8 @@ class TrainingGraph(NamedTuple):
 def training_graph(
     task: TaskFile, problem: Problem, values: Mapping[str, Array], frozen: FrozenFile
 ) -> TrainingGraph:
-    """`train.onnx`, and what it takes. `values` are the trained weights'."""
+    """`train.onnx`, or `personal.onnx` of a problem that `personal.py` makes; and what it takes.
+    `values` are the trained weights'."""
     graph, loss = differentiated(problem, values)
     lower.lower(graph)
     rate = Emitter(graph).name()
@@ -75,7 +77,7 @@ def training_graph(
 
     draws = _draws(graph, problem)
     inputs = {tensor: entry.name for tensor, entry in problem.inputs.items()}
-    inputs |= problem.weights | followed.inputs
+    inputs |= problem.weights | problem.still | followed.inputs
     inputs |= {tensor: draw.name for tensor, draw in draws.items()}
     slots, state_outputs = _state(graph, problem, step, inputs)
     inputs[rate] = "learning_rate"

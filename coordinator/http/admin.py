@@ -13,7 +13,6 @@ from coordinator.http.device import send_blob
 from coordinator.service import Coordinator
 from coordinator.services import Services
 from coordinator.store import handing, journal, rounds
-from coordinator.store import tasks as stored
 from coordinator.store.handing import Trouble
 from coordinator.store.journal import Place
 from coordinator.store.records import RoundRecord
@@ -22,7 +21,6 @@ from coordinator.task import Task
 from coordinator.views import (
     DevicePage,
     DeviceView,
-    MetricView,
     NewTask,
     NewToken,
     OutcomeView,
@@ -32,7 +30,6 @@ from coordinator.views import (
     TaskView,
     Token,
     assignment_view,
-    metric_views,
     standing_view,
     summary,
 )
@@ -42,6 +39,7 @@ from wire.plan import PLAN_FILE_LIMIT
 _MAX_LIFETIME = 366 * 86400.0
 _ROUNDS_SHOWN = 100
 _LAST_ROUNDS, _MOST_ROUNDS = 20, 1000
+_MOST_VERSIONS = 10**9 - 1
 _PAGE, _MOST = 1000, 5000  # assignments or devices of a page
 
 
@@ -109,6 +107,15 @@ async def round_(request: web.Request) -> web.StreamResponse:
             after=places[-1].id if len(places) == limit else None,
         )
     )
+
+
+async def evaluations(request: web.Request) -> web.StreamResponse:
+    """GET /v1/admin/tasks/{task}/evaluations?last=N&before=VERSION: what devices say."""
+    coordinator, found = coordinator_of(request), await _task(request)
+    await found.refresh(coordinator.services.store)
+    last = _number(request, "last", _LAST_ROUNDS, _MOST_ROUNDS)
+    before = _number(request, "before", _MOST_VERSIONS, _MOST_VERSIONS)
+    return json_answer(await coordinator.evaluations.last(found, last, before))
 
 
 async def model(request: web.Request) -> web.StreamResponse:
@@ -194,6 +201,7 @@ async def _view(coordinator: Coordinator, task: Task, versions: int = 2) -> Task
     store = coordinator.services.store
     await task.refresh(store)
     found = task.round
+    evaluated = await coordinator.evaluations.last(task, versions)
     open_ = found.started is not None and found.ending is None
     return TaskView(
         name=task.name,
@@ -211,18 +219,8 @@ async def _view(coordinator: Coordinator, task: Task, versions: int = 2) -> Task
         arrived=found.arrived,
         deadline=found.remaining(store.now()) if open_ else None,
         needs=task.aggregator.needs(task.file.round.goal),
-        metrics=await _metrics(store, task, versions),
+        metrics={v.version: v.metrics for v in reversed(evaluated.versions)},
     )
-
-
-async def _metrics(store: Store, task: Task, versions: int) -> dict[int, list[MetricView]]:
-    """One look a version: a fleet's word on many of them would hold up who else wants to read."""
-    better: dict[str, str] = {m.name: m.better for m in task.manifest.metrics}
-    newest, metrics = task.model.version, dict[int, list[MetricView]]()
-    for version in range(max(0, newest - versions + 1), newest + 1):
-        if said := await store.read(stored.evaluated, task.name, version):
-            metrics[version] = metric_views(said, better)
-    return metrics
 
 
 async def _summary(services: Services, task: Task, row: RoundRecord) -> RoundSummary:
@@ -267,6 +265,7 @@ def routes() -> list[web.RouteDef]:
         web.post(f"{root}/tasks", for_admin(create)),
         web.get(f"{root}/tasks/{{task}}", for_admin(task)),
         web.post(f"{root}/tasks/{{task}}/stop", for_admin(stop)),
+        web.get(f"{root}/tasks/{{task}}/evaluations", for_admin(evaluations)),
         web.get(f"{root}/tasks/{{task}}/rounds", for_admin(rounds_)),
         web.get(f"{root}/tasks/{{task}}/rounds/{{number:\\d{{1,9}}}}", for_admin(round_)),
         web.get(f"{root}/tasks/{{task}}/models/{{version:\\d{{1,9}}}}", for_admin(model)),

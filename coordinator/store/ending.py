@@ -134,7 +134,7 @@ def _conclude(terms: Terms, ended: Round, version: int, now: float) -> Steps[Non
     gone, failed = yield from _expire(terms, ended, version, state != "running", now)
     yield from rows("DELETE FROM partials WHERE task = $1 AND round <= $2", task, ended.number)
     yield from handing.forget(task)
-    yield from _forget(task, ended.number - ROUNDS_KEPT, version - ROUNDS_KEPT)
+    yield from _forget(task, ended.number - ROUNDS_KEPT)
     ended = ended.expired(gone, failed)
     yield from save(task, ended)
     yield Discard(task, ended.number)
@@ -145,15 +145,13 @@ def _conclude(terms: Terms, ended: Round, version: int, now: float) -> Steps[Non
     yield from open_round(task, ended.following(version, (yield from places(terms)), now))
 
 
-def _forget(task: str, number: int, version: int) -> Steps[None]:
-    """Who did what in long gone rounds, and how each device found long gone models. The rounds'
-    own numbers stay."""
+def _forget(task: str, number: int) -> Steps[None]:
+    """Who did what in long gone rounds. The rounds' own numbers stay."""
     yield from rows(
         "DELETE FROM assignments WHERE task = $1 AND round <= $2 AND state <> 'working'"
         " AND (counted IS NULL OR counted <= $2)",
         *(task, number),
     )
-    yield from rows("DELETE FROM evaluations WHERE task = $1 AND version <= $2", task, version)
 
 
 def _state_after(terms: Terms, ended: Round, version: int) -> str:

@@ -13,12 +13,13 @@ from contextlib import ExitStack, closing, contextmanager
 from importlib import resources
 from pathlib import Path
 
+from coordinator.store import upgrades
 from coordinator.store.redo import TooOld, redo
 from coordinator.store.segments import Segments
 from coordinator.store.sql import StoreError
 from schedules.clock import Clock
 
-SCHEMA_VERSION = "2"
+SCHEMA_VERSION = "3"
 DATABASE_FILE = "coordinator.sqlite"
 SPOOL_FOLDER = "spool"
 BUSY_SECONDS = 10.0
@@ -105,8 +106,7 @@ def prepare(state: Path, clock: Clock) -> float:
         _check_log(path)
         path.touch(mode=0o600)
         with closing(connect(state)) as database:
-            _check(database, path)
-            _make(database, path)
+            _make(database, path, _check(database, path))
             _sweep(database, path, Segments(state / SPOOL_FOLDER))
             return anchor_of(database, clock)
 
@@ -157,10 +157,11 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _check(database: sqlite3.Connection, path: Path) -> None:
+def _check(database: sqlite3.Connection, path: Path) -> str | None:
+    """The version of what is there; `None` for nothing."""
     names = {row["name"] for row in database.execute("SELECT name FROM sqlite_master")}
     if not names:
-        return
+        return None
     version = None
     if "meta" in names:
         version = database.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()
@@ -168,7 +169,7 @@ def _check(database: sqlite3.Connection, path: Path) -> None:
         raise StoreError(f"{path} is no coordinator's database: move it away")
     if version["value"] == "1":
         raise StoreError(f"{path} was made by an earlier development version: move it away")
-    if version["value"] != SCHEMA_VERSION:
+    if version["value"] not in (SCHEMA_VERSION, *upgrades.SQLITE):
         raise StoreError(
             f"{path} has schema version {version['value']}, this coordinator reads "
             f"{SCHEMA_VERSION}: run the version that wrote it"
@@ -179,9 +180,10 @@ def _check(database: sqlite3.Connection, path: Path) -> None:
             f"{path} is damaged ({' '.join(found.split())}): restore it from a backup, or move it "
             "away to start anew"
         )
+    return str(version["value"])
 
 
-def _make(database: sqlite3.Connection, path: Path) -> None:
+def _make(database: sqlite3.Connection, path: Path, found: str | None) -> None:
     (mode,) = database.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
         raise StoreError(f"{path} needs a local disk (write-ahead logging): move the state folder")
@@ -189,10 +191,13 @@ def _make(database: sqlite3.Connection, path: Path) -> None:
         resources.files(__package__).joinpath(name).read_text("utf-8")
         for name in ("schema.sql", "sqlite.sql")
     )
+    before, after = upgrades.SQLITE.get(found or SCHEMA_VERSION, ("", ""))
     # All of it at once: half a schema is never found.
-    database.executescript(f"BEGIN IMMEDIATE; {schema}")
+    database.executescript(f"BEGIN IMMEDIATE; {before} {schema} {after}")
     database.execute(
-        "INSERT INTO meta VALUES ('schema_version', ?1) ON CONFLICT DO NOTHING", (SCHEMA_VERSION,)
+        "INSERT INTO meta VALUES ('schema_version', ?1)"
+        " ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        (SCHEMA_VERSION,),
     )
     # Something is always written: a disk that takes nothing is found out now.
     database.execute("UPDATE driver SET clock = clock")

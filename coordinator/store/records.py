@@ -112,21 +112,37 @@ class Withdrawn(NamedTuple):
 
 
 class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A model's metrics on one device's held-out examples."""
+    """A model's metrics on one device's held-out examples; `personal` are those of the device's own
+    version of it, where there is one."""
 
     task: str
     version: int
     device: str
     examples: int
     metrics: dict[str, float]
+    personal: dict[str, float] = {}
 
 
-class MetricRecord(NamedTuple):
-    """What devices say of one version: the mean is weighted by their examples."""
+class MetricRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What devices say of one version, by a metric: see `coordinator.spread`. Which side is worst
+    is not known here: `lowest_decile` and `highest_decile` are the means over a tenth of the
+    devices on either side. Of the devices that `tried` a version of their own, so many have a
+    higher value by it (`rising`), or a lower one (`falling`); the changes are over those that
+    tried, `None` without any."""
 
+    task: str
+    version: int
     metric: str
-    mean: float
-    lowest: float
-    highest: float
     devices: int
     examples: int
+    mean: float
+    deviation: float
+    lowest: float
+    highest: float
+    lowest_decile: float
+    highest_decile: float
+    tried: int = 0
+    rising: int = 0
+    falling: int = 0
+    median_change: float | None = None
+    mean_change: float | None = None

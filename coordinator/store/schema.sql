@@ -1,5 +1,5 @@
 -- For SQLite as it stands. For PostgreSQL the driver writes BIGINT for INTEGER, DOUBLE PRECISION
--- for REAL, and leaves STRICT out.
+-- for REAL, and leaves STRICT and WITHOUT ROWID out.
 
 CREATE TABLE IF NOT EXISTS meta (
     key TEXT PRIMARY KEY, value TEXT NOT NULL
@@ -125,6 +125,27 @@ CREATE TABLE IF NOT EXISTS evaluations (  -- of a version, by one device: one ro
     device TEXT NOT NULL REFERENCES devices,
     value REAL NOT NULL,
     examples INTEGER NOT NULL,
+    personal REAL,                        -- of the device's own version of the model, if it has one
     PRIMARY KEY (task, version, metric, device)
-) STRICT;
+) STRICT, WITHOUT ROWID;                  -- a version's rows lie together: they are summed at once
 CREATE INDEX IF NOT EXISTS evaluations_by_device ON evaluations (device);
+
+CREATE TABLE IF NOT EXISTS spreads (      -- what devices said of a version whose rows are cleared
+    task TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    metric TEXT NOT NULL,
+    devices INTEGER NOT NULL,
+    examples INTEGER NOT NULL,
+    mean REAL NOT NULL,                   -- weighted by examples
+    deviation REAL NOT NULL,
+    lowest REAL NOT NULL,
+    highest REAL NOT NULL,
+    lowest_decile REAL NOT NULL,          -- the mean over the tenth of devices with the lowest
+    highest_decile REAL NOT NULL,
+    tried INTEGER NOT NULL,               -- devices with a version of their own
+    rising INTEGER NOT NULL,              -- of these, with a higher value by it
+    falling INTEGER NOT NULL,
+    median_change REAL,
+    mean_change REAL,
+    PRIMARY KEY (task, version, metric)
+) STRICT;

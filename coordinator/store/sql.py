@@ -205,6 +205,12 @@ class Store(Protocol):
         """Run one that only looks (Query without a change, Recall). Sees what is durable, and waits
         for no other."""
 
+    async def survey(
+        self, transaction: Callable[P, Steps[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """As `read`, for what looks at a fleet's rows and takes its time: who reads does not wait
+        for it."""
+
     async def changed(self, timeout: float) -> None:  # noqa: ASYNC109
         """Returns when some process (this one, too) has told of something since the last call, or
         after `timeout` seconds. For one waiter."""

@@ -1,7 +1,8 @@
 """The store on one machine: a SQLite file (WAL), and segments for the bytes of updates.
 
-One thread writes, one reads. Transactions that wait for the writer are made durable together: see
-`coordinator.store.writing`. With `shared`, several processes of one machine are over the same file:
+One thread writes, one reads, one reads what takes long. Transactions that wait for the writer are
+made durable together: see `coordinator.store.writing`. With `shared`, several processes of one
+machine are over the same file:
 
     with lock_state(state):  # the one that starts and watches them
         anchor = prepare(state, clock)
@@ -61,14 +62,17 @@ class _Opened:
             held.enter_context(lock_worker(state) if shared else lock_state(state))
             found = None if shared else prepare(state, clock)
             self.segments = Segments(state / SPOOL_FOLDER)
-            self.writing, self.reading = (self._connection(held, state) for _ in range(2))
+            self.writing, self.reading, self.surveying = (
+                self._connection(held, state) for _ in range(3)
+            )
             self.turns = Turns(state, BUSY_SECONDS) if shared else None
             if self.turns is not None:
                 held.callback(self.turns.close)
             if anchor is None:
                 anchor = anchor_of(self.writing, clock) if found is None else found
             self.anchor = anchor
-            self.reading.execute("PRAGMA query_only = ON")
+            for looking in (self.reading, self.surveying):
+                looking.execute("PRAGMA query_only = ON")
             self.told = int(self.reading.execute("SELECT told FROM driver").fetchone()["told"])
             self._held = held.pop_all()
 
@@ -100,9 +104,13 @@ class SqliteStore:
             told=lambda number: self._writing.tell(self._hear, number),
             unlink=self._unlink_later,
         )
-        self._reader = Reader(opened.reading, opened.segments, opened.path)
+        self._reader, self._surveyor = (
+            Reader(connection, opened.segments, opened.path)
+            for connection in (opened.reading, opened.surveying)
+        )
         self._writing = Lane("store-write", self._writer.serve, self._writer.after)
         self._reading = Lane("store-read", self._reader.serve)
+        self._surveying = Lane("store-survey", self._surveyor.serve)
         self._closing = False
 
     @property
@@ -130,6 +138,12 @@ class SqliteStore:
     ) -> T:
         """Run one that only looks. Raises `ValueError` when it would change something."""
         return cast(T, await self._reading.ask(partial(transaction, *args, **kwargs)))
+
+    async def survey(
+        self, transaction: Callable[P, Steps[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """As `read`; those that read do not wait for it."""
+        return cast(T, await self._surveying.ask(partial(transaction, *args, **kwargs)))
 
     async def changed(self, timeout: float) -> None:  # noqa: ASYNC109
         """Returns when some process has told of something, or after `timeout` seconds."""
@@ -160,14 +174,17 @@ class SqliteStore:
         self._closing = True
         self._writing.stop()
         self._reading.stop()
+        self._surveying.stop()
         # In one piece: it comes to its end also when nobody waits for it any more.
         await asyncio.to_thread(self._finish)
 
     def _finish(self) -> None:
         self._writing.join()
         self._reading.join()
+        self._surveying.join()
         self._janitor.shutdown()
         self._reader.close()
+        self._surveyor.close()
         self._writer.close()
         self._opened.close()
 

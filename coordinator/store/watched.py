@@ -20,6 +20,8 @@ class WatchedStore:
         self._reading = metrics.store_waiting.labels("read")
         self._write_seconds = metrics.store_seconds.labels("write")
         self._read_seconds = metrics.store_seconds.labels("read")
+        self._surveying = metrics.store_waiting.labels("survey")
+        self._survey_seconds = metrics.store_seconds.labels("survey")
 
     @property
     def shared(self) -> bool:
@@ -53,6 +55,18 @@ class WatchedStore:
         finally:
             self._reading.dec()
             self._read_seconds.observe(perf_counter() - start)
+
+    async def survey(
+        self, transaction: Callable[P, Steps[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run one that only looks, and takes its time."""
+        self._surveying.inc()
+        start = perf_counter()
+        try:
+            return await self.within.survey(transaction, *args, **kwargs)
+        finally:
+            self._surveying.dec()
+            self._survey_seconds.observe(perf_counter() - start)
 
     async def changed(self, timeout: float) -> None:  # noqa: ASYNC109
         """Returns when something was told, or after `timeout` seconds."""

@@ -60,7 +60,7 @@ def train_each(
         model.write_bytes(checkpoint.write(weights) if weights else stage.plan.initial)
         asked = [
             stage.crew.ask(
-                *(device, Workshop.alone, str(model), device, epochs, chance(seed, device, 0))
+                device, Workshop.alone, str(model), device, epochs, chance(seed, device, 0)
             )
             for device in range(len(devices))
         ]

@@ -50,7 +50,11 @@ class Crew(Protocol):
     """Does the work of a `Workshop`."""
 
     def ask(
-        self, urgency: float, method: Callable[Concatenate[Workshop, P], T], *args: P.args
+        self,
+        urgency: float,
+        method: Callable[Concatenate[Workshop, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
     ) -> Pending[T]:
         """Have a method done, the least `urgency` first."""
 
@@ -79,9 +83,13 @@ class Here:
         self._workshop = setting.workshop()
 
     def ask(
-        self, urgency: float, method: Callable[Concatenate[Workshop, P], T], *args: P.args
+        self,
+        urgency: float,
+        method: Callable[Concatenate[Workshop, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
     ) -> Pending[T]:
-        return _Later(lambda: method(self._workshop, *args))  # type: ignore[call-arg]
+        return _Later(lambda: method(self._workshop, *args, **kwargs))
 
     def close(self) -> None:
         """Nothing is left."""
@@ -118,20 +126,19 @@ class _Process:
             raise found
         return found
 
-    def close(self) -> None:
-        """Its sign to end."""
+    def hang_up(self) -> None:
+        """Nothing is to be said any more."""
         self._line.close()
-
-    def reap(self) -> None:
-        """Wait for its end, not for long."""
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(_END_SECONDS)
-        self.kill()
 
     def kill(self) -> None:
         """End it at once."""
         self._process.kill()
-        self._process.wait()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_END_SECONDS)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def _death(self) -> str:
         with suppress(subprocess.TimeoutExpired):
@@ -201,11 +208,16 @@ class Processes:
     @property
     def pids(self) -> list[int]:
         """Of the processes."""
-        return [worker._process.pid for worker in self._workers]
+        return [worker.pid for worker in self._workers]
 
     def ask(
-        self, urgency: float, method: Callable[Concatenate[Workshop, P], T], *args: P.args
+        self,
+        urgency: float,
+        method: Callable[Concatenate[Workshop, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
     ) -> Pending[T]:
+        assert not kwargs
         work = _Work((urgency, next(self._count)), method.__name__, args)
         self._queue.put(work)
         return cast(Pending[T], _Asked(work.future, self))
@@ -234,9 +246,9 @@ class Processes:
         for worker in self._workers:
             worker.kill()  # nothing that it does now is of use, nor is any file of its own
         for thread in self._threads:
-            thread.join()
+            thread.join(_END_SECONDS)
         for worker in self._workers:
-            worker.close()
+            worker.hang_up()
 
 
 def _environment() -> dict[str, str]:

@@ -40,6 +40,8 @@ class _Course:
     pending: Pending[Done]
     data: bytes = b""
     loss: float = 0.0
+    arrived: bool = False
+    gone: bool = False
 
 
 class Taught:
@@ -106,7 +108,7 @@ class Taught:
 
     def outcome(self, assignment: str) -> Outcome:
         course = self._courses[assignment]
-        if self._gone(course):
+        if course.gone:
             return Outcome.DONE  # it hears so when it delivers
         done = course.pending.result()
         if done.outcome is not Outcome.DONE:
@@ -152,7 +154,9 @@ class Taught:
 
     def read(self, update: Update) -> Contribution:
         course = self._courses[update.assignment]
-        self._account.upload += len(course.data)
+        if not course.arrived:  # it may be looked at once more when the next round is open
+            self._account.upload += len(course.data)
+            course.arrived = True
         found = updates.read(course.data, self._manifest.parameters, self._codec, self._lazy)
         header = found.header
         course.loss = header.loss
@@ -177,11 +181,11 @@ class Taught:
         # What a device keeps of a training, it keeps however late its update is.
         if not self.keeps and (course := self._courses.get(assignment)):
             course.pending.cancel()
-            course.version = _GONE
+            course.gone = True
             course.data = b""
 
     def ended(self, found: Round) -> None:
-        needed = {course.version for course in self._courses.values()}
+        needed = {course.version for course in self._courses.values() if not course.gone}
         self._models.forget(found.version - found.policy.max_staleness, needed)
         self._account.ended(found, self._timeline.now)
 
@@ -189,9 +193,6 @@ class Taught:
     def enough(self) -> bool:
         """Whether the task has all its versions."""
         return 0 < self._task.round.rounds <= self._models.newest
-
-    def _gone(self, course: _Course) -> bool:
-        return course.version == _GONE
 
     def _made(self) -> Next:
         base, state = self._models.weights, self._models.state
@@ -209,9 +210,6 @@ class Taught:
         return self._aggregator.close_all(base, state, each, self._models.folder)
 
 
-_GONE = -1
-
-
 def keeps(task: AnyTask, manifest: Manifest) -> bool:
     """Whether devices keep something from one round to the next: what they learnt and did not send,
     or what the plan carries."""
@@ -225,11 +223,11 @@ def chance(seed: int, device: int, number: int) -> int:
     return int(drawn[0] >> 1)
 
 
-def name_of(device: int) -> str:
-    """A device's, for the rounds."""
-    return f"d{device}"
+def name_of(device: int, seed: int) -> str:
+    """A device's, for the rounds, which choose by it: another seed chooses others."""
+    return f"s{seed}d{device}"
 
 
 def number_of(device: str) -> int:
     """The other way round."""
-    return int(device[1:])
+    return int(device.rpartition("d")[2])

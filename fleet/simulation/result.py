@@ -59,7 +59,7 @@ class Version:
 class Personal:
     """What devices gain by a version of their own over the published one, each on its held-out
     examples, in the unit of the plan's first metric; above 0 is better. `per_device` is in the
-    order of the devices that have held-out examples; `gaining`, `median` and `mean` are over them.
+    order of the devices that have examples of both kinds; all else is over them.
     """
 
     devices: int

@@ -21,7 +21,8 @@ from fleet.simulation.devices import Devices
 from fleet.simulation.evaluating import Evaluating
 from fleet.simulation.learning import Taught, keeps, name_of
 from fleet.simulation.models import Models
-from fleet.simulation.result import Result, Version
+from fleet.simulation.personalising import personalised
+from fleet.simulation.result import Personal, Result, Version
 from fleet.simulation.setting import Setting, folders
 from fleet.virtual.device import Device
 from fleet.virtual.server import Server
@@ -119,6 +120,7 @@ class _Play:
         on_version: Callable[[Version], None] | None,
     ) -> None:
         manifest = stage.plan.manifest
+        self._stage = stage
         self._task = task
         self._devices = devices
         self._seed = seed
@@ -157,7 +159,13 @@ class _Play:
             seed=self._seed,
             complete=self._complete,
             seconds=self._last if self._complete else self._timeline.now,
+            personal=self._personal(),
         )
+
+    def _personal(self) -> Personal | None:
+        stage, model = self._stage, self._models.path(self._models.newest)
+        manifest = stage.plan.manifest
+        return personalised(manifest, stage.data, stage.crew, str(model), self._seed)
 
     def _server(self) -> Server:
         """The coordinator and its devices."""
@@ -168,7 +176,7 @@ class _Play:
         for device in names:
             start = self._timeline.random.random() * interval
             behaviour = self._devices.behaviour(device)
-            Device(name_of(device), behaviour, self._timeline, server, interval, start)
+            Device(name_of(device, self._seed), behaviour, self._timeline, server, interval, start)
         return server
 
     def _published(self, found: Round, account: Account, now: float) -> None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from edge_agent import session
+from edge_agent import personal, session
 from edge_agent.carried import Carried
 from edge_agent.examples import Examples
 from edge_agent.job import Outcome
@@ -147,6 +147,26 @@ class Workshop:
             data = Path(model).read_bytes()
             self._model = model, checkpoint.read(data, self._manifest.checkpoint)
         return self._model[1]
+
+    # A version of its own
+
+    def tune(self, model: str, device: int, seed: int) -> tuple[float, float]:
+        """The first of the metrics on a device's held-out examples: of a published model, and
+        of the version that the device makes of it. Where that diverges the device keeps the
+        published one."""
+        name = self._manifest.metrics[0].name
+        weights, held_out = self._weights(model), self._data.held(device)
+        published = self.metrics(weights, held_out)
+        try:
+            tuned = personal.tune(
+                *(self._manifest, self._plan, weights, self._data.training(device), held_out),
+                threads=1,
+                seed=seed,
+                stop=_never,
+            )
+        except Diverged:
+            return published[name], published[name]
+        return tuned.published[name], tuned.metrics[name]
 
     # Alone
 

@@ -16,6 +16,7 @@ class Timeline:
         self.random = Random(seed)  # noqa: S311 - plays a fleet, guards nothing
         self._waiting: list[tuple[float, int, Callable[[], None]]] = []
         self._said = 0
+        self._stopped = False
 
     def at(self, when: float, event: Callable[[], None]) -> None:
         """Let `event` happen at `when`, or now when that has passed."""
@@ -24,14 +25,14 @@ class Timeline:
         heapq.heappush(self._waiting, (when, self._said, event))
 
     def stop(self) -> None:
-        """Let nothing of what was said happen."""
-        self._waiting.clear()
+        """Play nothing more."""
+        self._stopped = True
 
     def run(self, limit: float, watch: Callable[[float], None]) -> bool:
         """Play all events up to `limit`, telling `watch` the time before each and after the last.
         Whether every event was played."""
         waiting = self._waiting
-        while waiting and waiting[0][0] <= limit:
+        while waiting and waiting[0][0] <= limit and not self._stopped:
             self.now, _, event = heapq.heappop(waiting)
             watch(self.now)
             event()

@@ -8,7 +8,7 @@ import pytest
 from coordinator import gauges
 from coordinator.cli.rounds import outcome
 from coordinator.client import InputError
-from coordinator.store import journal, tasks
+from coordinator.store import evaluations, journal
 from coordinator.store.records import EvaluationRecord
 from coordinator.store.sql import StoreUnavailable
 from coordinator.views import AssignmentView, RoundView
@@ -235,7 +235,7 @@ async def test_metrics_are_aggregated_by_the_store(served: Serving):
         last = msgspec.structs.replace(
             first, examples=examples, metrics={"loss": value, "accuracy": value}
         )
-        await store.run(tasks.add_evaluations, [first, last])
+        await store.run(evaluations.add, [first, last])
     view = (await served.admin.task("digits")).task
     loss, accuracy = view.metrics[0]
     assert (loss.name, loss.mean, loss.worst) == ("loss", 0.7, 1.0)

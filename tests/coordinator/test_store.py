@@ -13,14 +13,13 @@ from coordinator import credentials
 from coordinator.errors import Denied, Unavailable
 from coordinator.round import Arrival, Ending, Late, Phase, Reason, Round, RoundPolicy
 from coordinator.start import admin_token, open_coordinator
-from coordinator.store import assignments, crowds, devices, ending, rounds, sums, tasks
+from coordinator.store import assignments, crowds, devices, ending, evaluations, rounds, sums, tasks
 from coordinator.store.assignments import Arrived
 from coordinator.store.ending import Closing
 from coordinator.store.records import (
     AssignmentRecord,
     DeviceRecord,
     EvaluationRecord,
-    MetricRecord,
     ModelRecord,
     TaskRecord,
 )
@@ -434,17 +433,15 @@ async def test_a_later_evaluation_replaces_an_earlier_one(store: Store):
         task="digits", version=0, device="device-1", examples=9, metrics={"loss": 1.0}
     )
     second = msgspec.structs.replace(first, metrics={"loss": 0.5})
-    await store.run(tasks.add_evaluations, [first])
-    await store.run(tasks.add_evaluations, [second])
-    (found,) = await store.read(tasks.evaluated, "digits", 0)
-    assert found == MetricRecord(
-        metric="loss", mean=0.5, lowest=0.5, highest=0.5, devices=1, examples=9
-    )
-    assert await store.read(tasks.evaluated, "digits", 1) == []
-    assert await store.read(tasks.evaluated, "other", 0) == []
+    await store.run(evaluations.add, [first])
+    await store.run(evaluations.add, [second])
+    (found,) = await store.read(evaluations.look, "digits", 0)
+    assert (found.metric, found.mean, found.devices, found.examples) == ("loss", 0.5, 1, 9)
+    assert await store.read(evaluations.look, "digits", 1) == []
+    assert await store.read(evaluations.look, "other", 0) == []
     stranger = msgspec.structs.replace(first, device="nobody")
     with pytest.raises(Denied):
-        await store.run(tasks.add_evaluations, [second, stranger])
+        await store.run(evaluations.add, [second, stranger])
 
 
 async def test_devices_are_counted_by_their_labels(store: Store):
@@ -486,7 +483,7 @@ async def test_who_leaves_takes_all_that_is_known_of_it_and_nothing_else(store: 
     said = EvaluationRecord(
         task="digits", version=0, device="device-1", examples=9, metrics={"loss": 1.0}
     )
-    await store.run(tasks.add_evaluations, [said])
+    await store.run(evaluations.add, [said])
     withdrawn = await store.run(devices.withdraw, "device-1", {"digits": TERMS})
     assert withdrawn is not None
     assert (withdrawn.dropped, withdrawn.published) == (1, 0)

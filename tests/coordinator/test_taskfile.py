@@ -56,6 +56,46 @@ def test_training_is_plain_unless_the_task_asks_for_a_proximal_term():
     assert parse(GOOD + "[training]\nproximal = 0.01").training.proximal == 0.01
 
 
+def test_personal_models_are_made_only_where_the_task_asks_for_them():
+    assert parse(GOOD).personal is None
+    short = parse(GOOD + "[personal]").personal
+    assert (short.epochs, short.learning_rate, short.weights) == (1, None, ("*",))
+    long = 'epochs = 3\nlearning_rate = 0.05\nweights = ["head.*", "scale"]'
+    found = parse(f"{GOOD}[personal]\n{long}").personal
+    assert (found.epochs, found.learning_rate) == (3, 0.05)
+    assert found.weights == ("head.*", "scale")
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ("epochs = 0", "personal.epochs = 0: expected `int` >= 1"),
+        ("learning_rate = 0.0", "personal.learning_rate = 0.0: expected `float` > 0.0"),
+        ("learning_rate = inf", "personal.learning_rate = inf: must be finite"),
+        ("learning_rate = 1e-60", "personal.learning_rate = 1e-60: float32, which"),
+        ("weights = []", "personal.weights: expected `array` of length >= 1"),
+        ("rate = 1", "unknown key 'personal.rate'; allowed here: epochs, learning_rate, weights"),
+    ],
+)
+def test_what_personal_models_cannot_be_is_said(keys, says):
+    assert says in refusal(f"{GOOD}[personal]\n{keys}")
+
+
+def test_a_personal_rate_by_which_decay_overshoots_is_refused():
+    decay = GOOD.replace("learning_rate = 0.1", "learning_rate = 0.1\nweight_decay = 1.0")
+    assert parse(f"{decay}[personal]\nlearning_rate = 1.9")
+    assert refusal(f"{decay}[personal]\nlearning_rate = 2.0") == (
+        "personal.learning_rate = 2: with it optimizer.weight_decay (1.0) must be below 1, or each "
+        "step overshoots by more than the one before it"
+    )
+
+
+def test_statistics_have_no_personal_models():
+    text = 'name = "known"\n[statistics]\nkind = "moments"\nshape = [2]\n[round]\ngoal = 2\n'
+    assert parse(text)
+    assert "personal" in refusal(text + "[personal]")
+
+
 @pytest.mark.parametrize(
     ("optimizer", "most"),
     [

@@ -14,6 +14,7 @@ from tests.edge_agent.data import (
     DROPOUT,
     FLOWERS,
     LINE,
+    PERSONAL,
     PROXIMAL,
     PROXIMAL_ADAMW,
     SCAFFOLD,
@@ -23,7 +24,16 @@ from wire import checkpoint
 from wire.checkpoint import Weights
 from wire.plan import CHECKPOINT_NAME, Manifest, parse_manifest
 
-__all__ = ["ADAMW", "DROPOUT", "FLOWERS", "LINE", "PROXIMAL", "PROXIMAL_ADAMW", "SCAFFOLD"]
+__all__ = [
+    "ADAMW",
+    "DROPOUT",
+    "FLOWERS",
+    "LINE",
+    "PERSONAL",
+    "PROXIMAL",
+    "PROXIMAL_ADAMW",
+    "SCAFFOLD",
+]
 
 
 def manifest_of(plan: Path, **changes: Any) -> Manifest:

@@ -129,7 +129,7 @@ def test_every_field_that_a_device_sends_is_said_in_plain_words(kind, words):
 
 
 def test_all_that_is_said_of_an_evaluation_is_said():
-    fields = {"task": "task", "version": "version", "examples": "examples", "metrics": "metrics"}
+    fields = {name: name for name in ("task", "version", "examples", "metrics", "personal")}
     assert fields.keys() == set(messages.Evaluation.__struct_fields__)
     assert not [word for word in fields.values() if word not in consent.CHECK_IN["evaluations"]]
 
@@ -188,5 +188,5 @@ def test_it_fits_a_terminal():
 def test_a_text_that_changes_has_a_new_version():
     """What was agreed to is the text: change it, raise SUMMARY_VERSION, then the digest here."""
     digest = hashlib.sha256(summary(URL, Config()).encode()).hexdigest()
-    assert (consent.SUMMARY_VERSION, digest[:16]) == (1, "30424f2134a50d62")
-    assert re.search(r"version 1 of this summary", said())
+    assert (consent.SUMMARY_VERSION, digest[:16]) == (2, "32f6e62cbf08b006")
+    assert re.search(r"version 2 of this summary", said())

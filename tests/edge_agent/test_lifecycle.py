@@ -535,6 +535,22 @@ def test_an_evaluation_that_is_preempted_again_and_again_is_tried_ever_more_rare
     assert waits == sorted(waits)
 
 
+def test_an_evaluation_that_is_preempted_twice_goes_without_tuning_the_next_time(life):
+    """Or a device that is never left alone for long would get no model, and have no say."""
+    life.checked_in(told_to_wait(9e5, 9e5, published(4)), 0.0, 0.5)
+    tuned, now = [], 0.0
+    for _ in range(3):
+        action = life.next(now, ELIGIBLE, [])
+        assert isinstance(action, Evaluate)
+        tuned.append(action.tune)
+        life.evaluation_preempted(now, 0.5)
+        now = max(now, life.work_at)
+    assert tuned == [True, True, False]
+    life.measured("digits", 4, now, 0.5)
+    life.checked_in(told_to_wait(9e5, 9e5, published(5)), now, 0.5)
+    assert life.next(now, ELIGIBLE, []) == Evaluate(published(5), tune=True)
+
+
 def test_another_assignment_does_not_pay_for_the_one_before(life):
     life.checked_in(assigned(assignment(deadline=1000.0)), 0.0, 0.5)
     for _ in range(5):

@@ -9,11 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from edge_agent.errors import StateError
 from edge_agent.keeping import Why
-from edge_agent.models import NoModel, read_info
+from edge_agent.models import Info, NoModel, read_info
 from edge_agent.shelf import Shelf, mend, tell
 from tests.edge_agent.local_models import NOW, adopt, info, parts, version_in
 
@@ -280,6 +281,21 @@ def test_the_models_are_told(shelf):
         f"  previous version 2, loss 0.5 over 20 examples, since {NOW} (loss 0.5, before 0.6)",
         "  refused  version 2: the owner went back to version 1",
     ]
+
+
+def test_a_personal_model_is_told_with_both_figures(shelf):
+    adopt(shelf, 3, personal=True, value=0.25, published=0.5, why="there was none before")
+    assert tell(shelf.folder.parent).splitlines()[1] == (
+        f"  current  version 3, personal, loss 0.25 over 20 examples (published: 0.5), since {NOW} "
+        "(there was none before)"
+    )
+
+
+def test_a_model_of_an_older_agent_is_not_personal(shelf):
+    adopt(shelf, 1)
+    said = json.loads((shelf.folder / "current.json").read_bytes())
+    del said["personal"], said["published"]
+    assert msgspec.convert(said, Info) == info(1)
 
 
 def test_a_model_that_is_not_there_is_said():

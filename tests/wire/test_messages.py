@@ -41,7 +41,13 @@ FACTS = Facts(
     cores=4,
     memory_bytes=1 << 30,
 )
-EVALUATION = Evaluation(task="digits", version=3, examples=40, metrics={"accuracy": 0.75})
+EVALUATION = Evaluation(
+    task="digits",
+    version=3,
+    examples=40,
+    metrics={"accuracy": 0.75},
+    personal={"accuracy": 0.875},
+)
 ASSIGNMENT = Assignment(
     id="a-1",
     task="digits",

@@ -8,7 +8,18 @@ import pytest
 from tests.wire.samples import DIGEST, manifest
 from wire.digest import digest_of
 from wire.errors import Rule, WireError
-from wire.plan import MANIFEST_LIMIT, Draw, Input, Metric, Parameter, PlanFile, Slot, parse_manifest
+from wire.plan import (
+    MANIFEST_LIMIT,
+    Draw,
+    Input,
+    Manifest,
+    Metric,
+    Parameter,
+    Personal,
+    PlanFile,
+    Slot,
+    parse_manifest,
+)
 
 
 def refusal(data: bytes) -> str:
@@ -112,6 +123,58 @@ def test_a_slot_carries_a_slot_of_its_shape(carried):
     slots = (Slot(name="other", shape=(3,)), Slot(name="own", shape=(2,), carried=carried))
     expected = f"slot 'own' carries {carried!r}, which is no slot of its shape"
     assert refusal(manifest(state=slots).to_bytes()) == expected
+
+
+def personal(**changes: object) -> Manifest:
+    """A manifest that asks for personal models."""
+    fields = {
+        "epochs": 2,
+        "learning_rate": 0.05,
+        "weights": ("w",),
+        "state": (Slot(name="w/velocity_2", shape=(2, 3)),),
+        "draws": (Draw(name="draw/9", shape=(3,)),),
+    }
+    files = manifest().files | {"personal.onnx": PlanFile(digest=DIGEST, bytes=9)}
+    return manifest(personal=Personal(**(fields | changes)), files=files)
+
+
+def test_personal_models_are_told_only_where_there_are_some():
+    assert b"personal" not in manifest().to_bytes()
+    assert parse_manifest(manifest().to_bytes()).tuning is None
+    made = personal()
+    assert parse_manifest(made.to_bytes()) == made
+    assert made.tuning is made.personal
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"weights": ("w", "none")}, "personal weight 'none' is no parameter"),
+        ({"weights": ("w", "w")}, "a personal weight is named twice"),
+        ({"weights": ()}, "personal.weights: expected "),
+        ({"epochs": 0}, "personal.epochs = 0: expected "),
+        ({"learning_rate": 0.0}, "personal.learning_rate = 0.0: expected "),
+        ({"state": (Slot(name="w", shape=()),)}, "two tensors of the manifest have one name"),
+        (
+            {"state": (Slot(name="w/velocity", shape=()),)},
+            "two tensors of the manifest have one name",
+        ),
+        ({"draws": (Draw(name="b", shape=()),)}, "two tensors of the manifest have one name"),
+        (
+            {"state": (Slot(name="one", shape=(), carried="one"),)},
+            "a slot of personal state is carried",
+        ),
+    ],
+)
+def test_what_is_said_of_personal_models_is_checked(changes, says):
+    assert says in refusal(personal(**changes).to_bytes())
+
+
+def test_personal_models_need_their_graph_and_their_graph_needs_them():
+    without = msgspec.structs.replace(personal(), files=manifest().files)
+    assert refusal(without.to_bytes()) == "the manifest names no personal.onnx"
+    alone = msgspec.structs.replace(personal(), personal=msgspec.UNSET)
+    assert refusal(alone.to_bytes()) == "personal.onnx is there, and nothing said of it"
 
 
 def test_a_tensor_with_the_name_of_a_base_is_refused_only_where_there_are_bases():

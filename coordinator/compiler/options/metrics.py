@@ -38,6 +38,16 @@ MetricName = Annotated[
 ]
 
 
+_SHARES = ("accuracy", "precision", "recall", "f1", "auc")
+
+
+def is_share(name: str) -> bool:
+    """Whether a metric is a part of 1, such as the accuracy. For any name, also one that no task
+    file has."""
+    kind = name.partition(":")[0]
+    return kind in _SHARES or kind.startswith(_TOP)
+
+
 class Wanted(NamedTuple):
     """A metric's name taken apart: a key of `SUITS`, the k of `top_k` (else 0), the output."""
 

@@ -17,14 +17,20 @@ _CASTS: dict[type, str] = {
     float: "double precision",
     bytes: "bytea",
 }
-_WORDS = {"INTEGER": "BIGINT", "REAL": "DOUBLE PRECISION", "BLOB": "BYTEA", " STRICT": ""}
+_WORDS = {
+    "INTEGER": "BIGINT",
+    "REAL": "DOUBLE PRECISION",
+    "BLOB": "BYTEA",
+    " STRICT": "",
+    ", WITHOUT ROWID": "",
+}
 
 _PLACEHOLDER = re.compile(
     r"""'[^']*' | "[^"]*" | --[^\n]* | \$(?P<number>\d+)""",  # a quoted `$1` is none
     re.VERBOSE,
 )
 _COMMENT = re.compile(r"--[^\n]*")
-_WORD = re.compile(r"\bINTEGER\b|\bREAL\b|\bBLOB\b| STRICT\b")
+_WORD = re.compile(r"\bINTEGER\b|\bREAL\b|\bBLOB\b| STRICT\b|, WITHOUT ROWID\b")
 
 
 def statement(query: Query) -> tuple[str, list[Value]]:

@@ -3,21 +3,23 @@
 import logging
 import re
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
 from asyncpg import exceptions as pg
 
+from coordinator.store import upgrades
 from coordinator.store.postgres import dialect
 from coordinator.store.sql import StoreError
 
 log = logging.getLogger(__name__)
 
-VERSION = "2"
+VERSION = "3"
 
 _ADDRESS = re.compile(r"(?P<address>([\w.,-]*|\[[\da-f:]+\])(:\d+)?(/[\w-]*)?)(\?.*)?")
 
 _LOCK = 0x6C616D70  # any number that every process of ours takes
+_MARK = "UPDATE meta SET value = $1 WHERE key = 'schema_version'"
 _MADE = "SELECT to_regclass('meta') IS NOT NULL"
 
 # Ours alone: SQLite's store has files for these. The bytes are compressed already: PostgreSQL is
@@ -44,15 +46,23 @@ ALTER TABLE blobs ALTER COLUMN data SET STORAGE EXTERNAL;
 """
 
 
-def statements() -> str:
-    """Everything that an empty database lacks. Blocking."""
+class Statements(NamedTuple):
+    """What an empty database lacks: the tables of every store, which may be there already, and
+    PostgreSQL's own."""
+
+    shared: str
+    own: str
+
+
+def statements() -> Statements:
+    """Those of this version. Blocking."""
     shared = resources.files("coordinator.store").joinpath("schema.sql").read_text("utf-8")
-    return dialect.schema(shared) + _OWN
+    return Statements(dialect.schema(shared), _OWN)
 
 
-async def prepare(connection: Any, statements: str, where: str) -> None:
-    """Make the tables where there are none. Several processes may do so at once. Raises
-    `StoreError`."""
+async def prepare(connection: Any, statements: Statements, where: str) -> None:
+    """Make the tables where there are none, or those that the version before lacked. Several
+    processes may do so at once. Raises `StoreError`."""
     if await connection.fetchval("SHOW server_encoding") != "UTF8":
         raise StoreError(
             f"{where} does not hold UTF-8: create it with createdb -E UTF8 -T template0"
@@ -62,9 +72,13 @@ async def prepare(connection: Any, statements: str, where: str) -> None:
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
         if not await connection.fetchval(_MADE):
-            await connection.execute(statements)
+            await connection.execute(statements.shared + statements.own)
             await connection.execute("INSERT INTO meta VALUES ('schema_version', $1)", VERSION)
         found = await connection.fetchval("SELECT value FROM meta WHERE key = 'schema_version'")
+        if found in upgrades.POSTGRES:
+            await connection.execute(upgrades.POSTGRES[found] + statements.shared)
+            found = VERSION
+            await connection.execute(_MARK, VERSION)
     if found is None:
         raise StoreError(_foreign(where))
     if found != VERSION:

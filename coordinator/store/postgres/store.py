@@ -51,6 +51,7 @@ class PostgresStore:
         self._connections = Connections(url, node, limits)
         self._database_clock = DatabaseClock(clock)
         self._writers = asyncio.Semaphore(limits.writers)
+        self._surveys = asyncio.Semaphore(1)  # the connections are for who does not take long
         self._listener = Listener(self._teller, self._connections.connect, self._measure, limits)
         self._leftovers = Leftovers(
             partial(self.read, leftovers.discarded),
@@ -150,6 +151,19 @@ class PostgresStore:
             raise StoreUnavailable(_CLOSED)
         once = partial(self._look, partial(transaction, *args, **kwargs))
         return await self._through(once, _restartable(*args, *kwargs.values()))
+
+    async def survey(
+        self, transaction: Callable[P, Steps[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        try:
+            async with asyncio.timeout(self._limits.acquire):
+                await self._surveys.acquire()
+        except TimeoutError:
+            raise StoreUnavailable(f"{self._where}: another look at it takes too long") from None
+        try:
+            return await self.read(transaction, *args, **kwargs)
+        finally:
+            self._surveys.release()
 
     async def _owned(self, work: Coroutine[Any, Any, T]) -> T:
         """Await work that goes on to its end when the wait is cancelled."""

@@ -8,13 +8,20 @@ from coordinator.store import (
     crowds,
     devices,
     ending,
+    evaluations,
     journal,
     nodes,
     outdated,
     tasks,
 )
 from coordinator.store.assignments import Arrived
-from coordinator.store.records import DeviceRecord, EvaluationRecord, ModelRecord, TaskRecord
+from coordinator.store.records import (
+    DeviceRecord,
+    EvaluationRecord,
+    MetricRecord,
+    ModelRecord,
+    TaskRecord,
+)
 from coordinator.store.rounds import Terms
 from coordinator.store.sql import Steps, Store, insert, rows
 from fleet.clients import FACTS
@@ -99,7 +106,7 @@ def _fails_again() -> Steps[None]:
 
 
 async def _evaluations(store: Store) -> None:
-    assert await store.read(tasks.last_evaluated, "digits") is None
+    assert await store.read(evaluations.newest, "digits") is None
     said = [
         EvaluationRecord(
             task="digits", version=3, device=device, examples=examples, metrics={"loss": loss}
@@ -109,12 +116,24 @@ async def _evaluations(store: Store) -> None:
     other = EvaluationRecord(
         task="digits", version=3, device="device-b", examples=10, metrics={"loss": 5.0}
     )
-    await store.run(tasks.add_evaluations, [*said, other])
-    (found,) = await store.read(tasks.evaluated, "digits", 3)
-    assert found == ("loss", 2.0, 1.0, 5.0, 2, 40)
+    await store.run(evaluations.add, [*said, other])
+    (found,) = await store.read(evaluations.look, "digits", 3)
+    assert found == MetricRecord(
+        task="digits",
+        version=3,
+        metric="loss",
+        devices=2,
+        examples=40,
+        mean=2.0,
+        deviation=2.0,
+        lowest=1.0,
+        highest=5.0,
+        lowest_decile=1.0,
+        highest_decile=5.0,
+    )
     assert type(found.examples) is int
-    assert await store.read(tasks.evaluated, "digits", 2) == []
-    assert await store.read(tasks.last_evaluated, "digits") == 3
+    assert await store.read(evaluations.look, "digits", 2) == []
+    assert await store.read(evaluations.newest, "digits") == 3
 
 
 async def _outdated(store: Store) -> None:

@@ -369,6 +369,27 @@ async def test_a_read_waits_for_no_transaction(state):
         await writing
 
 
+def looking(begun: threading.Event, release: threading.Event) -> Steps[None]:
+    yield from rows("SELECT 1")
+    begun.set()
+    assert release.wait(20)
+
+
+async def test_a_read_waits_for_nobody_who_looks_long(state):
+    async with open_sqlite(state, "alone", CLOCK) as store:
+        await store.run(write, "word", "text")
+        with held_up() as events:
+            surveying = asyncio.ensure_future(store.survey(looking, *events))
+            await asyncio.to_thread(events[0].wait)
+            assert await asyncio.wait_for(store.read(lookup, "word"), 5) == "text"
+            await asyncio.wait_for(store.run(write, "word", "another"), 5)
+            assert not surveying.done()
+        await surveying
+        assert await store.survey(lookup, "word") == "another"
+        with pytest.raises(ValueError, match="read"):
+            await store.survey(write, "word", "no")
+
+
 async def test_those_that_wait_are_made_durable_together(state, monkeypatch):
     async with open_sqlite(state, "alone", CLOCK) as store:
         await store.run(keep, "first", b"data")

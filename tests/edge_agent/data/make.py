@@ -5,7 +5,7 @@ momentum on cross-entropy; `line` is a linear model, trained by plain SGD on the
 `adamw` is `flowers` with AdamW, whose updates are coded with random draws. `proximal` and
 `proximal_adamw` are `flowers` and `adamw` with a proximal term. `scaffold` is
 `flowers` by plain SGD, with control variates, `dropout` is `flowers` with dropout after its hidden
-layer.
+layer. `personal` is `flowers` of which a device makes the last layer its own.
 """
 
 import tempfile
@@ -96,6 +96,16 @@ max_steps = 30
 
 DROPOUT_TASK = FLOWERS_TASK.replace("flowers", "dropout")
 
+PERSONAL_TASK = (
+    FLOWERS_TASK.replace("flowers", "personal")
+    + """
+[personal]
+epochs = 5
+learning_rate = 0.2
+weights = ["?2"]
+"""
+)
+
 
 def _model(layers: list[tuple[int, int]], drop: bool = False) -> onnx.ModelProto:
     """Dense layers (inputs, outputs), a Relu between them, and half of its outputs dropped if so
@@ -135,6 +145,7 @@ def main() -> None:
         "proximal": (PROXIMAL_TASK, [(4, 8), (8, 3)]),
         "proximal_adamw": (PROXIMAL_ADAMW_TASK, [(4, 8), (8, 3)]),
         "scaffold": (SCAFFOLD_TASK, [(4, 8), (8, 3)]),
+        "personal": (PERSONAL_TASK, [(4, 8), (8, 3)]),
         "dropout": (DROPOUT_TASK, [(4, 8), (8, 3)]),
     }
     for name, (definition, layers) in plans.items():

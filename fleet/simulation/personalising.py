@@ -1,0 +1,41 @@
+"""What devices gain by versions of their own of a published model."""
+
+import math
+
+from coordinator.spread import gain
+from fleet.simulation.crew import AT_ONCE, Crew
+from fleet.simulation.data import Data
+from fleet.simulation.learning import chance
+from fleet.simulation.result import Personal
+from fleet.simulation.workshop import Workshop
+from wire.plan import Manifest
+
+_NO_ROUND = 0
+"""Rounds are counted from 1: no training has this chance."""
+
+
+def personalised(
+    manifest: Manifest, data: Data, crew: Crew, model: str, seed: int
+) -> Personal | None:
+    """Over the devices that have examples of both kinds; `None` where there are none, or the plan
+    asks for no personal versions. A figure that is not finite says nothing."""
+    if manifest.tuning is None:
+        return None
+    every = range(len(data.shares.ends))
+    asked = [
+        crew.ask(AT_ONCE, Workshop.tune, model, device, chance(seed, device, _NO_ROUND))
+        for device in every
+        if data.shares.size(device) and data.held_out.size(device)
+    ]
+    pairs = [pair for pending in asked if all(map(math.isfinite, pair := pending.result()))]
+    if not pairs:
+        return None
+    better = manifest.metrics[0].better
+    found = gain(pairs, better)
+    return Personal(
+        devices=found.devices,
+        gaining=found.gaining,
+        median=found.median,
+        mean=found.mean,
+        per_device=tuple(gain([pair], better).mean for pair in pairs),
+    )

@@ -1,0 +1,133 @@
+"""Worker processes: the same result as without, however many; and what is left when all ends."""
+
+import os
+import signal
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from fleet.digits import PLAN
+from fleet.simulation import Devices, Result, WorkerDied, setting
+from fleet.simulation.crew import Processes
+from fleet.simulation.data import gather
+from fleet.simulation.setting import Setting, folders
+from fleet.simulation.workshop import Workshop
+from fleet.virtual import DUPLICATE, FLAPPING, LYING, SILENT, Behaviour
+from tests.fleet.simulation.small import MANIFEST, QUICK, digits, fleet, played, task
+from wire.checkpoint import Weights
+
+UNEVEN = Behaviour(training=5.0, spread=0.8)
+TROUBLED = [QUICK] * 4 + [UNEVEN] * 4 + [SILENT, FLAPPING, DUPLICATE, LYING]
+DEVICES = len(TROUBLED)
+
+
+def troubled(codec: str, workers: int) -> Result:
+    held_out = [np.arange(1200, 1200 + 5 * d) for d in range(DEVICES)]
+    what = task(5, 4, codec, late="fold", max_staleness=2, over_selection=1.5)
+    devices = fleet(DEVICES, behaviours=TROUBLED, held_out=held_out)
+    return played(what, devices, workers=workers, test=digits()[1])
+
+
+def same(found: Weights, expected: Weights) -> None:
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values)
+
+
+@pytest.mark.parametrize("codec", ["uniform:8", "top:1/10+sign"])
+def test_the_result_does_not_depend_on_the_number_of_workers(codec: str) -> None:
+    here, apart = troubled(codec, 0), troubled(codec, 2)
+    same(apart.weights, here.weights)
+    assert apart.to_rows() == here.to_rows()
+    assert [v.losses for v in apart.versions] == [v.losses for v in here.versions]
+    assert here.versions[-1].devices["accuracy"].devices == DEVICES - 1
+
+
+def test_another_seed_is_another_result() -> None:
+    first, second = (played(task(2, 1), fleet(6), seed=seed) for seed in (1, 2))
+    assert first.versions[1].losses != second.versions[1].losses
+    same(played(task(2, 1), fleet(6), seed=1).weights, first.weights)
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where temporary folders are made, all of them."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(setting, "_MEMORY", tmp_path)
+    return tmp_path
+
+
+def workers() -> list[psutil.Process]:
+    return [
+        child
+        for child in psutil.Process().children()
+        if "fleet.simulation.worker" in child.cmdline()
+    ]
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("error", [Stop, KeyboardInterrupt])
+def test_nothing_is_left_when_it_is_broken_off(temporary: Path, error: type[BaseException]) -> None:
+    def stop(version: object) -> None:
+        assert len(workers()) == 2
+        assert list(temporary.glob("*/pool-0.npy"))
+        raise error
+
+    with pytest.raises(error):
+        played(task(2, 3), fleet(2), workers=2, on_version=stop)
+    assert not workers()
+    assert not list(temporary.iterdir())
+
+
+def test_nothing_is_left_at_the_end(temporary: Path) -> None:
+    played(task(2, 2), fleet(2), workers=1)
+    assert not workers()
+    assert not list(temporary.iterdir())
+
+
+def test_a_worker_that_is_killed_is_told_of(temporary: Path) -> None:
+    def kill(version: object) -> None:
+        os.kill(workers()[0].pid, signal.SIGKILL)
+
+    began = time.monotonic()
+    with pytest.raises(WorkerDied, match="was killed by SIGKILL: out of memory"):
+        played(task(2, 300), fleet(2), workers=1, on_version=kill)
+    assert time.monotonic() - began < 30
+    assert not workers()
+    assert not list(temporary.iterdir())
+
+
+def test_what_is_cancelled_before_it_begins_is_not_done() -> None:
+    devices = Devices(pool=digits()[0], shares=[np.arange(400)])
+    data = gather(devices, MANIFEST.inputs, digits()[1])
+    with folders() as (disk, quick):
+        model = quick / "model"
+        model.write_bytes((PLAN / "checkpoint.safetensors").read_bytes())
+        crew = Processes(Setting(MANIFEST, PLAN, disk, quick, False, data), 1)
+        try:
+            long = crew.ask(0.0, Workshop.alone, str(model), 0, 100, 1)
+            dropped = [crew.ask(1.0, Workshop.alone, str(model), 0, 10**6, 1) for _ in range(50)]
+            urgent = crew.ask(0.5, Workshop.totals, str(model), 0, 10)
+            for pending in dropped:
+                pending.cancel()
+            assert len(long.result()) == 101
+            assert float(urgent.result()[0]) > 0
+        finally:
+            crew.close()
+
+
+def test_what_a_worker_raises_is_raised_here() -> None:
+    data = gather(fleet(1), MANIFEST.inputs, None)
+    with folders() as (disk, quick):
+        crew = Processes(Setting(MANIFEST, PLAN, disk, quick, False, data), 1)
+        try:
+            with pytest.raises(FileNotFoundError, match="nowhere"):
+                crew.ask(0.0, Workshop.evaluate, "nowhere", (0,)).result()
+        finally:
+            crew.close()
