@@ -19,6 +19,7 @@ app = typer.Typer(
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 _NEEDED = {"sklearn": "scikit-learn", "onnxruntime": "onnxruntime", "onnx": "onnx"}
+_SIMULATION = {"onnxruntime": "onnxruntime", "onnx": "onnx"}
 
 
 @app.callback()
@@ -55,6 +56,66 @@ def demo(
         err.print("stopped; no process is left behind")
         status = 130
     raise typer.Exit(status)
+
+
+@app.command()
+def simulate(
+    experiment: Annotated[
+        Path, typer.Argument(metavar="EXPERIMENT.toml", help="What to simulate (TOML).")
+    ],
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Another seed than the file's.", show_default=False)
+    ] = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option(min=1, help="Model versions at most. [default: the file's, else the task's]"),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="Processes that train; 0: this one. [default: one a core]"),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FOLDER",
+            help="Where tables and pictures go. [default: the file's, else EXPERIMENT-results]",
+        ),
+    ] = None,
+) -> None:
+    """Try a task on a simulated fleet, in virtual time: real training, real rounds.
+
+    \b
+    An experiment file, at its shortest:
+        task = "task.toml"       as the coordinator reads it
+        devices = 50
+        [data]
+        source = "files"         or "idx", "script", "digits"
+        file = "examples.csv"    to be split over the devices
+        test = 0.1
+        [split]                  who has which examples
+        kind = "dirichlet"       or "alike", "shards", "majority", "groups"
+        [[behaviours]]           the rest is honest
+        share = 0.2
+        like = "slow"            or "silent", "flapping", "late", "lying" ...
+
+    docs/simulate.md explains every key; examples/digits/experiment.toml runs in seconds. In FOLDER
+    you find a row a version (CSV, Parquet), pictures (PNG, SVG) and the model. The same seed gives
+    the same figures. Exit status: 0 done, 1 failed, 2 bad input, 130 stopped, with what was done.
+    """
+    missing = [name for module, name in _SIMULATION.items() if not importlib.util.find_spec(module)]
+    if missing:
+        err.print(
+            f"[red]error:[/] {', '.join(missing)} not installed: "
+            "pip install 'lamplighter\\[simulation]'"
+        )
+        raise typer.Exit(1)
+    from fleet.simulation.command import run
+    from fleet.simulation.preparing import Asked
+
+    asked = Asked(seed=seed, rounds=rounds, output=output)
+    raise typer.Exit(run(experiment, asked, workers))
 
 
 async def _until_signal(work: Coroutine[None, None, int]) -> int:

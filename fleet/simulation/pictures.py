@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from fleet.simulation.style import DOTS, FAINT, GOAL, PENS, SIZE, STYLE
+from fleet.simulation.style import DOTS, FAINT, GOAL, HATCHES, PENS, SIZE, STYLE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,7 +92,7 @@ def bars(
     """
     groups = {n: v if isinstance(v, Mapping) else {"": v} for n, v in heights.items()}
     series = list(dict.fromkeys(key for group in groups.values() for key in group))
-    width = 0.8 / max(1, len(series))
+    width = (0.5 if len(series) == 1 else 0.7) / max(1, len(series))
     with _axes(path, x, y, title) as axes:
         for place, key in enumerate(series):
             there = [(at, group[key]) for at, group in enumerate(groups.values()) if key in group]
@@ -103,6 +103,8 @@ def bars(
                 width * 0.9,
                 label=key,
                 color=PENS[place % len(PENS)].colour,
+                hatch=HATCHES[place % len(HATCHES)],
+                edgecolor="white",
                 yerr=[errors.get(name, 0.0) for name in groups] if errors else None,
                 error_kw={"linewidth": 1, "capsize": 3, "ecolor": GOAL},
             )
@@ -131,6 +133,7 @@ def _axes(path: Path, x: str, y: str, title: str) -> Iterator["Axes"]:
     try:
         import matplotlib
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
     except ModuleNotFoundError:
         raise PictureError(
             "pictures need matplotlib: pip install 'lamplighter[simulation]'"
@@ -138,7 +141,9 @@ def _axes(path: Path, x: str, y: str, title: str) -> Iterator["Axes"]:
     with matplotlib.rc_context(cast(Any, STYLE)):
         figure = Figure(figsize=SIZE, layout="constrained")
         axes = figure.subplots()
-        axes.set(xlabel=x, ylabel=y, title=title)
+        axes.set(xlabel=x, ylabel=y)
+        axes.set_title(title, pad=22)  # the names of the lines are below it
+        axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
         yield axes
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_png(figure, path.with_name(path.name + ".png"))
@@ -179,7 +184,8 @@ def _finish(axes: "Axes", goal: float | None, log: bool) -> None:
     if log:
         axes.set_yscale("log")
     if len([name for name in axes.get_legend_handles_labels()[1] if name]) > 1:
-        axes.legend()
+        # Above, where it hides nothing.
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, borderaxespad=0.2)
 
 
 def _columns(points: Points) -> tuple[list[float], list[float]]:

@@ -22,6 +22,8 @@ PENS: Sequence[Pen] = (
 )
 """Okabe and Ito's colours, which all kinds of eyes tell apart."""
 
+HATCHES: Sequence[str] = ("", "//", "..", "\\\\", "xx", "--", "oo")
+"""What tells bars from others where there is no colour."""
 FAINT = "#9a9a9a"
 """Of what is there for its shape alone: each of many devices."""
 GOAL = "#444444"
@@ -50,6 +52,7 @@ STYLE: dict[str, Any] = {
     "ytick.color": "#444444",
     "legend.frameon": False,
     "legend.handlelength": 3.2,
+    "hatch.linewidth": 0.6,
     "lines.linewidth": 1.5,
     "path.simplify_threshold": 0.5,
     "savefig.facecolor": "white",

@@ -1,0 +1,234 @@
+"""`lamplighter simulate`: an experiment file in, tables and pictures out."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from coordinator.compiler.errors import CompileError
+from coordinator.taskfile import TaskFileError
+from fleet.simulation import report
+from fleet.simulation.crew import WorkerDied
+from fleet.simulation.experiment import ExperimentError
+from fleet.simulation.preparing import Asked, Prepared, prepare
+from fleet.simulation.result import Personal, Result, Version
+from fleet.simulation.simulate import SimulationError, simulate
+from schedules.duration import human
+from wire.errors import WireError
+from wire.sizes import human_size
+
+FAILED, BAD_INPUT, STOPPED = 1, 2, 130
+
+_WIDE = 240  # columns, into a file or a pipe
+_SHOWN = 12  # versions in the table at the end
+
+
+def run(path: Path, asked: Asked, workers: int | None) -> int:
+    """The exit status."""
+    terminal = sys.stdout.isatty() or "COLUMNS" in os.environ
+    out = Console(soft_wrap=False, highlight=False, width=None if terminal else _WIDE)
+    err = Console(stderr=True, soft_wrap=True, highlight=False)
+    try:
+        with _stopped_by_signals():
+            return _run(path, asked, workers, out, err)
+    except (ExperimentError, TaskFileError, CompileError, WireError) as error:
+        return _complain(err, error, BAD_INPUT)
+    except SimulationError as error:
+        return _complain(err, f"{path}: {error}", FAILED)
+    except (WorkerDied, OSError) as error:
+        return _complain(err, error, FAILED)
+    except KeyboardInterrupt:
+        err.print("stopped")
+        return STOPPED
+
+
+def _run(path: Path, asked: Asked, workers: int | None, out: Console, err: Console) -> int:
+    prepared = prepare(path, asked, lambda what: out.print(_plain(f"{what} ...")))
+    for warning in prepared.warnings:
+        err.print("[yellow]warning:[/]", _plain(warning))
+    folder = prepared.output
+    folder.mkdir(parents=True, exist_ok=True)
+    out.print(_plain(_announcement(prepared)))
+    versions: dict[int, Version] = {}
+    started = time.monotonic()
+    try:
+        with _progress(out, prepared) as told:
+
+            def on_version(version: Version) -> None:
+                versions[version.number] = version
+                told(version)
+
+            result: Result | None = simulate(
+                prepared.task,
+                prepared.plan,
+                prepared.devices,
+                seed=prepared.seed,
+                test=prepared.test,
+                evaluate_every=prepared.evaluate_every,
+                until=prepared.until,
+                workers=workers,
+                on_version=on_version,
+            )
+    except KeyboardInterrupt:
+        result = None
+        if not versions:
+            raise
+    took = time.monotonic() - started
+    return _tell(prepared, result, tuple(versions.values()), took, out, err)
+
+
+def _tell(
+    prepared: Prepared,
+    result: Result | None,
+    seen: tuple[Version, ...],
+    took: float,
+    out: Console,
+    err: Console,
+) -> int:
+    """Write and print what came of it; without a result, what was seen before it was stopped."""
+    versions = result.versions if result else seen
+    missing = report.write_all(
+        prepared.output,
+        versions,
+        name=prepared.task.name,
+        seed=prepared.seed,
+        stop=prepared.stop,
+        personal=result.personal if result else None,
+        weights=result.weights if result else None,
+    )
+    out.print(_table(versions))
+    if result and result.personal:
+        out.print(_plain(_gains(result.personal)))
+    last = versions[-1]
+    out.print(
+        _plain(
+            f"{last.number} versions in {human(took)}, {human(last.seconds)} of virtual time; "
+            f"up {human_size(last.upload)}, down {human_size(last.download)}"
+        )
+    )
+    for line in missing:
+        err.print("[yellow]warning:[/]", _plain(line))
+    out.print(_plain(f"tables, pictures and the model: {prepared.output}{os.sep}"))
+    if result is None:
+        err.print("stopped; what was done is written")
+        return STOPPED
+    if not result.complete:
+        err.print("[yellow]warning:[/] the fleet could not go on before all rounds were made")
+    return 0
+
+
+# What is printed
+
+
+def _announcement(prepared: Prepared) -> str:
+    sizes = sorted(map(len, prepared.devices.shares))
+    return (
+        f"{prepared.task.name}: {len(sizes)} devices with {sizes[0]} to {sizes[-1]} examples each, "
+        f"seed {prepared.seed}"
+    )
+
+
+class _Told:
+    """Who hears of each version: a bar on a terminal, else a line for each."""
+
+    def __init__(self, out: Console, bar: Progress | None, total: int) -> None:
+        self._out, self._bar = out, bar
+        self._total = total or None
+        self._task = bar.add_task("", total=self._total) if bar else None
+
+    def __call__(self, version: Version) -> None:
+        text = _sentence(version)
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=version.number, description=text)
+        else:
+            of = f"/{self._total}" if self._total else ""
+            self._out.print(_plain(f"version {version.number}{of}: {text}"))
+
+
+@contextmanager
+def _progress(out: Console, prepared: Prepared) -> Iterator[_Told]:
+    total = prepared.task.round.rounds
+    if not out.is_terminal:
+        yield _Told(out, None, total)
+        return
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    text = TextColumn("{task.description}", markup=False)
+    with Progress(*columns, text, console=out, transient=True) as bar:
+        yield _Told(out, bar, total)
+
+
+def _sentence(version: Version) -> str:
+    figures = [f"{name} {value:.4g}" for name, value in version.test.items()]
+    figures += [f"devices' {name} {found.mean:.4g}" for name, found in version.devices.items()]
+    return ", ".join([*figures, f"{version.updates} updates"])
+
+
+def _table(versions: tuple[Version, ...]) -> Table:
+    """The last versions, and the first."""
+    metrics = list(dict.fromkeys(key for v in versions for key in v.test))
+    spreads = list(dict.fromkeys(key for v in versions for key in v.devices))
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    heads = ["version", "time", *metrics]
+    heads += [head for name in spreads for head in (f"devices' {name}", "worst tenth")]
+    for head in (*heads, "updates", "late", "dropped", "up"):
+        table.add_column(head, justify="right")
+    shown = versions if len(versions) <= _SHOWN else (versions[0], *versions[1 - _SHOWN :])
+    for version in shown:
+        cells = [str(version.number), human(version.seconds)]
+        cells += [_figure(version.test.get(name)) for name in metrics]
+        for name in spreads:
+            found = version.devices.get(name)
+            cells.append(_figure(found.mean if found else None))
+            cells.append(_figure(found.worst_decile if found else None))
+        cells += [str(n) for n in (version.updates, version.late, version.dropped)]
+        table.add_row(*cells, human_size(version.upload))
+    return table
+
+
+def _gains(personal: Personal) -> str:
+    return (
+        f"personal versions: {personal.gaining} of {personal.devices} devices gain; "
+        f"median {personal.median:+.4g}, mean {personal.mean:+.4g}"
+    )
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+# How it ends
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end it as Ctrl-C does: in order, with what was done."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _complain(err: Console, error: object, status: int) -> int:
+    err.print("[red]error:[/]", _plain(str(error)))
+    return status
+
+
+def _plain(text: str) -> Text:
+    """One line without markup, nothing of which steers the terminal."""
+    line = " ".join(text.split())
+    return Text("".join(c if c.isprintable() else "?" for c in line))
