@@ -42,10 +42,12 @@ QUICK = ("2nn-iid", "2nn-shards")
 
 
 class Reached(NamedTuple):
-    """What came of a row; how many devices a round; the weights of the model; seconds it took."""
+    """What came of a row with a codec, and the seconds it took. `devices` a round upload `weights`
+    each, in the paper."""
 
     row: Row
     result: Result
+    codec: str
     devices: int
     weights: int
     seconds: float
@@ -84,17 +86,23 @@ def run(options: Options, name: str) -> Reached:
             on_version=bar.version,
         )
         weights = sum(p.size for p in prepared.manifest.parameters)
-        return Reached(row, result, prepared.task.round.goal, weights, bar.seconds)
+        return Reached(
+            row, result, prepared.task.upload.codec, prepared.task.round.goal, weights, bar.seconds
+        )
 
 
 def table(found: Sequence[Reached]) -> Table:
     """Rounds and bytes to the target, beside the paper's."""
-    made = Table("row", "target", "rounds", "paper", "uploaded", "paper, 4 bytes a weight", "took",
-                 title="FedAvg's rows")  # fmt: skip
+    made = Table(title="FedAvg's rows, a hundred devices")
+    made.add_column("")
+    for name in ("codec", "target", "rounds", "paper", "uploaded", "paper, 4 bytes a weight",
+                 "took"):  # fmt: skip
+        made.add_column(name, justify="right")
     for reached in found:
         row, last = reached.row, reached.last
         made.add_row(
             row.name,
+            reached.codec,
             f"{100 * row.target:.0f} %",
             str(last.round)
             if reached.there

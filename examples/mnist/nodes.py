@@ -13,7 +13,7 @@ from examples.mnist.make import Prepared
 from examples.mnist.options import Options
 from fleet.simulation import Devices, Result, simulate, train_alone
 from fleet.simulation.pictures import curves
-from fleet.simulation.tables import write_rows
+from fleet.simulation.tables import Cell, write_rows
 
 CENTRALISED = "centralised"
 
@@ -75,27 +75,44 @@ def _federated(options: Options, prepared: Prepared, pool: Pool, name: str) -> L
 
 
 def table(found: Sequence[Learnt]) -> Table:
-    """What each came to, in percent of the test digits."""
-    made = Table("nodes", "rounds", "test accuracy", "below centralised", "worst node", "uploaded",
-                 "took", title="Ten nodes, 2NN")  # fmt: skip
+    """What each came to: of the test digits; and of the nodes' own held-out ones, by the published
+    model and by personal versions of it."""
+    made = Table(title="Ten nodes, 2NN")
+    made.add_column("")
+    for name in ("rounds", "test digits", "to centralised", "own digits", "worst node",
+                 "nodes that gain", "median gain", "uploaded", "took"):  # fmt: skip
+        made.add_column(name, justify="right")
     best = found[0].accuracy[-1]
-    for name, accuracy, result, seconds in found:
-        last = result.versions[-1] if result else None
+    for learnt in found:
+        last = learnt.accuracy[-1]
         made.add_row(
-            name,
-            str(len(accuracy) - 1),
-            f"{100 * accuracy[-1]:.2f} %",
-            f"{100 * (best - accuracy[-1]):.2f}" if last else "",
-            f"{100 * last.devices['accuracy'].worst_decile:.2f} %" if last else "",
-            f"{last.upload / 1e6:.2f} MB" if last else "",
-            f"{seconds:.0f} s",
+            learnt.name,
+            str(len(learnt.accuracy) - 1),
+            f"{100 * last:.2f} %",
+            *(_fleets(learnt.result, 100 * (last - best)) if learnt.result else [""] * 6),
+            f"{learnt.seconds:.0f} s",
         )
     return made
 
 
+def _fleets(result: Result, difference: float) -> list[str]:
+    """The cells that only a fleet has."""
+    last, personal = result.versions[-1], result.personal
+    own = last.devices["accuracy"]
+    return [
+        f"{difference:+.2f}",
+        f"{100 * own.mean:.2f} %",
+        f"{100 * own.worst_decile:.2f} %",
+        f"{personal.gaining} of {personal.devices}" if personal else "",
+        f"{100 * personal.median:+.2f}" if personal else "",
+        f"{last.upload / 1e6:.2f} MB",
+    ]
+
+
 def write(found: Sequence[Learnt], out: Path) -> None:
-    """`nodes.csv`, `nodes.png` and `nodes.svg`."""
-    rows: list[dict[str, float | int | str]] = []
+    """`nodes.csv`, of all versions; `nodes-personal.csv`, what each node gains by its own version
+    of the last; and the picture `nodes`, as PNG and SVG."""
+    rows: list[dict[str, Cell]] = []
     for name, accuracy, result, _ in found:
         if result:
             rows += [{"split": name, **row} for row in result.to_rows()]
@@ -105,6 +122,7 @@ def write(found: Sequence[Learnt], out: Path) -> None:
                 for epoch, value in enumerate(accuracy)
             ]
     write_rows(out / "nodes.csv", rows)
+    write_rows(out / "nodes-personal.csv", _gains(found))
     curves(
         out / "nodes",
         {name: [(n, 100 * a) for n, a in enumerate(accuracy)] for name, accuracy, *_ in found},
@@ -112,3 +130,12 @@ def write(found: Sequence[Learnt], out: Path) -> None:
         y="right on the test digits, %",
         title="MNIST on ten nodes",
     )
+
+
+def _gains(found: Sequence[Learnt]) -> list[dict[str, Cell]]:
+    return [
+        {"split": learnt.name, "node": node, "gain": gain}
+        for learnt in found
+        if learnt.result and learnt.result.personal
+        for node, gain in enumerate(learnt.result.personal.per_device)
+    ]

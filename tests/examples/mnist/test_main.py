@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from examples.mnist.__main__ import app
+from examples.mnist.nodes import SPLITS
 from fleet.simulation.idx import SOURCE
 
 
@@ -28,7 +29,11 @@ def test_ten_nodes_learn_and_are_drawn(made_up, tmp_path):
     last = {row["split"]: float(row["test.accuracy"]) for row in rows}
     assert last["centralised"] > 0.9
     assert last["uniform"] > 0.9
-    assert {p.name for p in tmp_path.iterdir()} == {"nodes.csv", "nodes.png", "nodes.svg"}
+    files = {"nodes.csv", "nodes-personal.csv", "nodes.png", "nodes.svg"}
+    assert {path.name for path in tmp_path.iterdir()} == files
+    gains = rows_of(tmp_path / "nodes-personal.csv")
+    assert len(gains) == 3 * 10
+    assert {row["split"] for row in gains} == set(SPLITS)
 
 
 def test_rows_are_counted_to_their_target(made_up, tmp_path):
