@@ -13,6 +13,7 @@ from rich.console import Console
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # [data] in a help text is a table of TOML
     pretty_exceptions_enable=False,
     help="A whole fleet on this machine: see it work before you touch a device.",
 )
@@ -100,9 +101,12 @@ def simulate(
         share = 0.2
         like = "slow"            or "silent", "flapping", "late", "lying" ...
 
-    docs/simulate.md explains every key; examples/digits/experiment.toml runs in seconds. In FOLDER
-    you find a row a version (CSV, Parquet), pictures (PNG, SVG) and the model. The same seed gives
-    the same figures. Exit status: 0 done, 1 failed, 2 bad input, 130 stopped, with what was done.
+    \b
+    docs/simulate.md explains every key; examples/digits/experiment.toml runs
+    in seconds. In FOLDER you find a row a version (CSV, Parquet), pictures
+    (PNG, SVG) and the model. The same seed gives the same figures. Ctrl-C
+    keeps what was done.
+    Exit status: 0 done, 1 failed, 2 bad input, 130 stopped.
     """
     missing = [name for module, name in _SIMULATION.items() if not importlib.util.find_spec(module)]
     if missing:

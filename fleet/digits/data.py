@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fleet.simulation import splits
+
 Array = npt.NDArray[Any]
 Share = dict[str, Array]
 """Arrays by input name: `x`, float32 [n, 64] from 0 to 1, and `label`, int64 [n]."""
@@ -29,12 +31,8 @@ def load() -> tuple[Share, Share]:
 def deal(share: Share, devices: int) -> list[Share]:
     """One skewed share a device: each digit is split by a Dirichlet draw over the devices."""
     rng = np.random.default_rng(3)
-    owner = np.empty(len(share["label"]), np.int64)
-    for label in np.unique(share["label"]):
-        where = np.flatnonzero(share["label"] == label)
-        weights = rng.dirichlet(np.full(devices, _CONCENTRATION))
-        owner[where] = rng.choice(devices, size=len(where), p=weights)
-    return [_part(share, owner == device) for device in range(devices)]
+    rows = splits.dirichlet(share["label"], devices, _CONCENTRATION, rng)
+    return [_part(share, own) for own in rows]
 
 
 def deal_alike(share: Share, devices: int) -> list[Share]:

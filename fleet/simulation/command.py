@@ -123,6 +123,9 @@ def _tell(
         return STOPPED
     if not result.complete:
         err.print("[yellow]warning:[/] the fleet could not go on before all rounds were made")
+    elif prepared.stop and prepared.until and not prepared.until(last):
+        goal = f"{prepared.stop.metric} {prepared.stop.at:g} was not reached"
+        err.print("[yellow]warning:[/]", _plain(goal))
     return 0
 
 

@@ -27,7 +27,7 @@ Band = Sequence[tuple[float, float, float]]
 """(x, lower, upper) from left to right."""
 
 _FEW = 25  # points, up to which a line shows them
-_FAINTEST = 0.25
+_FAINTEST = 0.4
 _MANY = 2000  # points of faint lines, above which they are dots in the SVG, too
 _COLOURS = 64  # of a PNG: more make it three times as large, and nobody sees them
 
@@ -142,7 +142,7 @@ def _axes(path: Path, x: str, y: str, title: str) -> Iterator["Axes"]:
         figure = Figure(figsize=SIZE, layout="constrained")
         axes = figure.subplots()
         axes.set(xlabel=x, ylabel=y)
-        axes.set_title(title, pad=22)  # the names of the lines are below it
+        axes.set_title(title)
         axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
         yield axes
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -184,7 +184,8 @@ def _finish(axes: "Axes", goal: float | None, log: bool) -> None:
     if log:
         axes.set_yscale("log")
     if len([name for name in axes.get_legend_handles_labels()[1] if name]) > 1:
-        # Above, where it hides nothing.
+        # Above, where it hides nothing; the title makes room.
+        axes.set_title(axes.get_title(loc="left"), pad=22)
         axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, borderaxespad=0.2)
 
 

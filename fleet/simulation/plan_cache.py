@@ -54,7 +54,7 @@ def _beside(task: TaskFile | StatisticsFile, folder: Path) -> list[Path]:
         centres = getattr(task.statistics, "centres", None)
         return [folder / centres] if centres else []
     import onnx  # slow to import
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     model = folder / task.model.file
     try:

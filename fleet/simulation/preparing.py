@@ -68,8 +68,8 @@ def _prepared(wanted: Experiment, path: Path, asked: Asked, say: Callable[[str],
     column = wanted.split.column if isinstance(wanted.split, experiment.Groups) else None
     chance = dealing.chance(seed, dealing.TEST)
     source = sources.read(wanted.data, base, manifest.inputs, column, chance)
-    if wanted.stop and wanted.stop.over == "test" and source.test is None:
-        raise ExperimentError("stop.over = 'test': the data have no test set; or over = 'devices'")
+    if wanted.stop:
+        _check_measured(wanted, wanted.stop, source.test is not None)
     test = source.test
     return Prepared(
         task=task,
@@ -103,6 +103,15 @@ def _plan(
         return base / wanted.plan
     say("compiling the plan")
     return plan_cache.compiled(task, base / wanted.task, output / "plans")[0]
+
+
+def _check_measured(wanted: Experiment, stop: Stop, tested: bool) -> None:
+    if stop.over == "test" and not tested:
+        raise ExperimentError("stop.over = 'test': the data have no test set; or over = 'devices'")
+    if stop.over == "devices" and not (wanted.held_out and wanted.evaluate_every):
+        raise ExperimentError(
+            "stop.over = 'devices': held_out and evaluate_every: expected both above 0"
+        )
 
 
 def _until(stop: Stop | None, manifest: Manifest) -> Callable[[Version], bool] | None:

@@ -61,7 +61,7 @@ def staged(
     if found := contradictions(task, manifest):
         raise SimulationError(f"{plan} is not compiled from this task: {'; '.join(found)}")
     data = data_module.gather(devices, manifest.inputs, test)
-    number = (os.cpu_count() or 1) if workers is None else workers
+    number = _cores() if workers is None else workers
     with folders() as (disk, quick):
         kept = keeps(task, manifest)
         setting = Setting(manifest, plan.resolve(), disk, quick, kept, None if number else data)
@@ -90,9 +90,9 @@ def simulate(
 
     `plan` is a folder that `coordinator compile` wrote from the task. `test` is a central test set.
     Every `evaluate_every` versions (0: never) devices evaluate the model on their held-out
-    examples, as they do the first and the last. `workers` processes train, as many as there are
-    cores by default; 0 is none but this one. `on_version` is called with each version as it is
-    published, before `until`.
+    examples, as they do the first and the task's last. `workers` processes train, by default as
+    many as there are cores; 0 is none but this one. `on_version` is called with each version as it
+    is published, before `until`.
 
     Raises `CompileError` for what is no plan, `ValueError` for data that it cannot take,
     `SimulationError` for a task of another plan and for a fleet that makes no version at all,
@@ -226,6 +226,11 @@ class _Play:
             f"{self._task.round.minimum}, that train well within the deadline of "
             f"{self._task.deadline:g} s? A behaviour's training takes 60 s if it is not said"
         )
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _virtual(task: AnyTask) -> VirtualTask:

@@ -10,6 +10,7 @@ import numpy as np
 
 from edge_agent.examples import Examples
 from edge_agent.examples import load as load_folder
+from edge_agent.examples.formats import STORES
 from edge_agent.examples.loading import usable
 from fleet.simulation import experiment, idx
 from fleet.simulation.experiment import ExperimentError
@@ -139,18 +140,13 @@ def _read(
     warnings: list[str],
 ) -> Arrays:
     """The examples of a file, or of a folder's files."""
+    if not path.is_dir() and path.suffix not in STORES:
+        raise ExperimentError(f"{key} = '{path}': expected a folder, or one of {', '.join(STORES)}")
     found = Examples({i.name: np.empty((0, *i.shape), i.dtype) for i in inputs})
-    try:
-        if path.is_dir():
-            found = load_folder(path, inputs, columns)
-        else:
-            parts = list(usable(path, inputs, columns, found.skip))
-            if parts:
-                found.arrays = {n: np.concatenate([p[n] for p in parts]) for n in found.arrays}
-    except KeyError:  # of the formats by suffix
-        raise ExperimentError(
-            f"{key} = '{path}': expected a folder, or a .npz, .csv, .parquet or .sqlite file"
-        ) from None
+    if path.is_dir():
+        found = load_folder(path, inputs, columns)
+    elif parts := list(usable(path, inputs, columns, found.skip)):
+        found.arrays = {n: np.concatenate([p[n] for p in parts]) for n in found.arrays}
     why = "; ".join(found.reasons)
     if not len(found):
         raise ExperimentError(f"{key} = '{path}': no examples: {why or 'nothing is there'}")

@@ -172,12 +172,14 @@ class Workshop:
 
     def alone(self, model: str, device: int, epochs: int, seed: int) -> list[dict[str, float]]:
         """A device trains alone: the metrics on the test set before the first epoch and after
-        each. Raises `Diverged`, too."""
+        each, which are the same for one without examples. Raises `Diverged`, too."""
         manifest = _of_epochs(self._manifest, epochs)
         test = self._data.test
         assert test is not None
         weights, examples = self._weights(model), self._data.training(device)
         found = [self.metrics(weights, test)]
+        if not len(examples):
+            return found * (epochs + 1)
         trainer = Trainee(manifest, self._plan)
         trainer.begin(weights, {}, seed)
         progress = session.Progress()

@@ -14,6 +14,9 @@ What decides is the real thing: `coordinator.round`, `coordinator.offer`, `coord
 `edge_agent.lifecycle`. What surrounds it is played: the network, the training, the clocks, and what
 is otherwise in the store. The same seed gives the same record.
 
+What devices learn is a seam, `fleet.virtual.learning`: here one weight, whose changes are drawn; in
+`fleet.simulation` a task's own model, really trained.
+
 A referee keeps its own account of each task and looks at every step. When the two differ it raises
 `InvariantBroken`, whose text is the story of what led there. To try a round of your own, give its
 class as `make_round`.

@@ -117,19 +117,23 @@ deadline = "1h"
 rounds = 2
 [upload]
 codec = "float32"
+{upload}
 """
 
 
-def trained(folder: Path, schedule: str = "", training: str = "", more: str = "", **keys: Any):
-    task = taskfile.parse(TASK.format(schedule=schedule, training=training) + more)
+def trained(folder: Path, more: str = "", seed: int = 2, **tables: Any) -> Result:
+    """Lines of three devices, two rounds; `tables` has more for some, `more` is further ones."""
+    keys = {name: tables.pop(name) for name in ("held_out", "workers") if name in tables}
+    empty = dict.fromkeys(("schedule", "training", "upload"), "")
+    task = taskfile.parse(TASK.format(**(empty | tables)) + more)
     onnx.save(linear(), folder / "model.onnx")
-    return played(task, folder, lines(3), **keys)
+    return played(task, folder, lines(3), seed=seed, **keys)
 
 
 def test_the_rate_falls_over_the_rounds(tmp_path: Path) -> None:
     """One full batch a round: the second moves by a tenth of what it would at the whole rate."""
     schedule = "[optimizer.schedule]\nkind = 'exponential'\nfactor = 0.1"
-    weights = trained(tmp_path, schedule, seed=1).weights
+    weights = trained(tmp_path, schedule=schedule, seed=1).weights
     x, b = _descended([0.1, 0.01])
     np.testing.assert_allclose(weights["w"], x, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(weights["b"].ravel(), b, rtol=1e-4, atol=1e-5)
@@ -163,6 +167,17 @@ def test_a_proximal_term_holds_on_to_the_rounds_own_first_weights(tmp_path: Path
             ends.append(own)
         y = np.mean(ends, axis=0)
     np.testing.assert_allclose(weights["w"], y[:-1], rtol=1e-4, atol=1e-5)
+
+
+def test_lazy_devices_say_nothing_new_and_keep_it(tmp_path: Path) -> None:
+    eager = trained(tmp_path)
+    (tmp_path / "lazy").mkdir()
+    found = trained(tmp_path / "lazy", upload="lazy = 1000.0")
+    one, two = found.versions[1:]
+    assert (one.updates, two.updates) == (3, 3)
+    assert one.losses == eager.versions[1].losses  # nothing was said yet: all report
+    assert two.upload - one.upload < eager.versions[2].upload - eager.versions[1].upload
+    assert any((found.weights[name] != eager.weights[name]).any() for name in ("w", "b"))
 
 
 def test_devices_make_the_last_model_their_own(tmp_path: Path) -> None:
