@@ -23,7 +23,7 @@ def rows_of(path):
 def test_ten_nodes_learn_and_are_drawn(made_up, tmp_path):
     done = run(made_up, "-o", tmp_path, "--only", "nodes", "--quick", "--workers", 0)
     assert done.exit_code == 0, done.output
-    assert "centralised" in done.output
+    assert "centralised: 3 done, " in done.output
     rows = rows_of(tmp_path / "nodes.csv")
     assert len(rows) == 4 * 4  # three rounds, and what was before
     last = {row["split"]: float(row["test.accuracy"]) for row in rows}
