@@ -19,7 +19,7 @@ CENTRALISED = "centralised"
 
 
 NODES = "nodes"
-SPLITS = {"uniform": 1 / data.NODES, "90 % one class": 0.9, "100 % one class": 1.0}
+SPLITS = {"uniform": 1 / data.NODES, "90 %": 0.9, "100 %": 1.0}
 """How much of a node's digits is of one class."""
 
 
@@ -77,7 +77,7 @@ def _federated(options: Options, prepared: Prepared, pool: Pool, name: str) -> L
 def table(found: Sequence[Learnt]) -> Table:
     """What each came to: of the test digits; and of the nodes' own held-out ones, by the published
     model and by personal versions of it."""
-    made = Table(title="Ten nodes, 2NN")
+    made = Table(title="Ten nodes, 2NN, and how much of each is one class")
     made.add_column("")
     for name in ("rounds", "test digits", "to centralised", "own digits", "worst node",
                  "nodes that gain", "median gain", "uploaded", "took"):  # fmt: skip
@@ -128,7 +128,7 @@ def write(found: Sequence[Learnt], out: Path) -> None:
         {name: [(n, 100 * a) for n, a in enumerate(accuracy)] for name, accuracy, *_ in found},
         x="round (centralised: epoch)",
         y="right on the test digits, %",
-        title="MNIST on ten nodes",
+        title="MNIST on ten nodes, and how much of each is one class",
     )
 
 
