@@ -53,22 +53,13 @@ def _dx(emit: Emitter, forward: Node, windows: Windows, dy: str) -> str:
     out = spatial(emit.graph, forward.outputs[0], forward)
     if (plain := _plain_dx(emit, forward, windows, dy)) is not None:
         return plain
-    rest = [
-        n + b + a - c
-        for n, b, a, c in zip(
-            size, windows.before, windows.after, windows.covered(out), strict=True
-        )
-    ]
     return emit.op(
         "ConvTranspose",
         dy,
         w,
         group=forward.attributes.get("group", 1),
-        kernel_shape=list(windows.kernel),
-        strides=list(windows.strides),
-        dilations=list(windows.dilations),
-        pads=windows.pads,
-        output_padding=rest,
+        **windows.attributes,
+        output_padding=windows.left_over(size, out),
     )
 
 
