@@ -18,6 +18,7 @@ from benchmarks.mnist import DEVICES
 from coordinator.aggregation import Aggregation, Contribution, FedAvg, aggregator
 from coordinator.compiler.folder import read_plan_dir
 from edge_agent import session
+from edge_agent.evaluation import evaluate
 from edge_agent.reporting import Reporting
 from edge_agent.state import StateFolder
 from fleet.simulation import idx
@@ -157,7 +158,7 @@ class Federation:
 
     def _mistakes(self, weights: Weights, digits: Digits, part: slice) -> int:
         examples = digits.examples(part, self.manifest.inputs)
-        found = session.evaluate(self.manifest, self._plan, weights, examples, threads=1)
+        found = evaluate(self.manifest, self._plan, weights, examples, threads=1)
         return round((1 - found["accuracy"]) * len(examples))
 
     def _chosen(self) -> list[int]:

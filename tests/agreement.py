@@ -17,8 +17,9 @@ from shutil import copyfile
 import numpy as np
 import onnxruntime
 
+from edge_agent.evaluation import evaluate
 from edge_agent.examples import Examples
-from edge_agent.session import Trainer, evaluate
+from edge_agent.session import Trainer
 from tests.coordinator.compiler import zoo
 from wire import checkpoint
 from wire.plan import Manifest, parse_manifest
