@@ -15,10 +15,8 @@ from fleet.simulation import Devices, Result, simulate, train_alone
 from fleet.simulation.pictures import curves
 from fleet.simulation.tables import Cell, write_rows
 
-CENTRALISED = "centralised"
-
-
-NODES = "nodes"
+CENTRALISED, FEDERATED = "centralised", "nodes"
+"""Task files."""
 SPLITS = {"uniform": 1 / data.NODES, "90 %": 0.9, "100 %": 1.0}
 """How much of a node's digits is of one class."""
 
@@ -35,7 +33,7 @@ class Learnt(NamedTuple):
 
 def run(options: Options) -> list[Learnt]:
     """All four, the centralised first."""
-    alone, prepared = options.prepared(CENTRALISED), options.prepared(NODES)
+    alone, prepared = options.prepared(CENTRALISED), options.prepared(FEDERATED)
     pool = data.read(options.data, prepared.manifest.inputs, options.quick)
     found = [_centralised(options, alone, pool)]
     return found + [_federated(options, prepared, pool, name) for name in SPLITS]
@@ -137,5 +135,5 @@ def _gains(found: Sequence[Learnt]) -> list[dict[str, Cell]]:
         {"split": learnt.name, "node": node, "gain": gain}
         for learnt in found
         if learnt.result and learnt.result.personal
-        for node, gain in enumerate(learnt.result.personal.per_device)
+        for node, gain in learnt.result.personal.per_device.items()
     ]

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_agent.examples import Examples
+from fleet.simulation.splits import Rows
 from wire.plan import Input
 
 SOURCE = "https://ossci-datasets.s3.amazonaws.com/mnist/"
@@ -22,7 +23,6 @@ _UNSIGNED_BYTES = 8  # what an IDX file says of its type
 _PARTS = {"images-idx3": 3, "labels-idx1": 1}
 
 Bytes = npt.NDArray[np.uint8]
-Rows = npt.NDArray[np.intp]
 
 
 class DataMissing(Exception):
