@@ -136,7 +136,8 @@ def _place_model(job: Job, path: Path) -> None:
     if isinstance(job.case, zoo.Case):
         copyfile(zoo.EXPORTED / f"{job.case.file}.onnx", path)
     elif job.case is None:
-        from benchmarks.models import cnn, save, two_nn
+        from benchmarks.models import save
+        from examples.mnist.models import cnn, two_nn
 
         save(cnn() if job.name.startswith("cnn") else two_nn(), path)
 

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import onnx
 
-from benchmarks.models import cnn, two_nn
 from coordinator import taskfile
 from coordinator.compiler.compile import compile_beside
 from coordinator.compiler.folder import write_plan_dir
 from coordinator.taskfile import TaskFile
 from examples.mnist import FOLDER
+from examples.mnist.models import cnn, two_nn
 from wire.plan import Manifest
 
 _MODELS = {"2nn.onnx": two_nn, "cnn.onnx": cnn}
