@@ -7,11 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from edge_agent.examples import Examples
-from fleet.simulation.idx import SOURCE, Bytes, DataMissing, check, load
+from fleet.simulation.idx import Bytes, load
 from fleet.simulation.splits import Rows, alike, hold_out, majority, shards
 from wire.plan import Input
-
-__all__ = ["SOURCE", "DataMissing", "Pool", "check", "deal", "nodes", "read", "together"]
 
 NODES = 10
 DEVICES = 100

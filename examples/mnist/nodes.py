@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 from rich.table import Table
 
+from coordinator.taskfile import TaskFile
 from examples.mnist import data
 from examples.mnist.data import Pool
-from examples.mnist.make import Prepared
 from examples.mnist.options import Options
+from examples.plans import Compiled
 from fleet.simulation import Devices, Result, simulate, train_alone
 from fleet.simulation.pictures import curves
 from fleet.simulation.tables import Cell, write_rows
@@ -39,7 +40,7 @@ def run(options: Options) -> list[Learnt]:
     return found + [_federated(options, prepared, pool, name) for name in SPLITS]
 
 
-def _centralised(options: Options, prepared: Prepared, pool: Pool) -> Learnt:
+def _centralised(options: Options, prepared: Compiled[TaskFile], pool: Pool) -> Learnt:
     """On the digits that the nodes train on where they are alike."""
     train, _ = data.nodes(pool.labels, SPLITS["uniform"], options.seed)
     epochs = prepared.task.training.epochs
@@ -56,7 +57,7 @@ def _centralised(options: Options, prepared: Prepared, pool: Pool) -> Learnt:
         return Learnt(CENTRALISED, [f["accuracy"] for f in figures], None, bar.seconds)
 
 
-def _federated(options: Options, prepared: Prepared, pool: Pool, name: str) -> Learnt:
+def _federated(options: Options, prepared: Compiled[TaskFile], pool: Pool, name: str) -> Learnt:
     train, held_out = data.nodes(pool.labels, SPLITS[name], options.seed)
     with options.watch.run(name, prepared.task.round.rounds) as bar:
         result = simulate(
