@@ -1,5 +1,8 @@
 """Versions evaluated on devices and on a test set, and models trained without rounds."""
 
+from pathlib import Path
+
+import msgspec
 import numpy as np
 import pytest
 
@@ -74,8 +77,6 @@ def test_one_that_trains_alone() -> None:
     own, (_, test) = digits()[0].where(np.arange(50)), digits()
     found = train_alone(task(1, 1), PLAN, own, epochs=3, seed=5, test=test)
     trainer = session.Trainer(MANIFEST, PLAN, first_weights(), threads=1)
-    import msgspec
-
     manifest = msgspec.structs.replace(MANIFEST, epochs=3)
     session.train(trainer, manifest, own, np.random.default_rng(chance(5, 0, 0)), lambda: False)
     expected = evaluate(MANIFEST, PLAN, trainer.weights(), test, threads=1)
@@ -109,6 +110,14 @@ def test_training_alone_that_diverges_says_so() -> None:
     own.arrays["x"] *= 1e30
     with pytest.raises(Diverged):
         train_alone(task(1, 1), PLAN, own, epochs=1, seed=5)
+
+
+def test_the_program_of_the_guide_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    guide = (Path(__file__).parents[3] / "docs" / "simulate.md").read_text()
+    program = guide.partition("## In Python")[2].partition("```python\n")[2].partition("```")[0]
+    exec(compile(program, "<guide>", "exec"), {})
+    last = capsys.readouterr().out.splitlines()[-1].split()
+    assert float(last[1]) >= 0.9 > float(last[2]) > 0
 
 
 def test_the_example_of_the_documentation_runs(capsys: pytest.CaptureFixture[str]) -> None:
