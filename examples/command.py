@@ -20,7 +20,7 @@ out = Console(highlight=False)
 Output = Annotated[Path, typer.Option("--output", "-o", help="Where tables and pictures go.")]
 Workers = Annotated[
     int | None,
-    typer.Option(min=0, help="Processes that train; 0: this one. [default: one a core]"),
+    typer.Option(min=0, help="Processes that train; 0: this one.", show_default="one a core"),
 ]
 
 

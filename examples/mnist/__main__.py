@@ -31,7 +31,9 @@ RowName = StrEnum("RowName", {name: name for name in fedavg.ROWS})  # type: igno
 
 @app.command()
 def main(
-    data_folder: Annotated[Path, typer.Argument(help="MNIST's four IDX files, gzipped or not.")],
+    data_folder: Annotated[
+        Path, typer.Argument(metavar="DATA_FOLDER", help="MNIST's four IDX files, gzipped or not.")
+    ],
     output: Output = Path("mnist-results"),
     only: Annotated[Part | None, typer.Option(help="One of the two parts.")] = None,
     row: Annotated[

@@ -20,7 +20,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(
-    data_folder: Annotated[Path, typer.Argument(help="The folder of NASA's C-MAPSS files.")],
+    data_folder: Annotated[
+        Path, typer.Argument(metavar="DATA_FOLDER", help="The folder of NASA's C-MAPSS files.")
+    ],
     output: Output = Path("turbofan-results"),
     splits: Annotated[int, typer.Option(min=1, help="Random splits of the engines.")] = 5,
     quick: Annotated[bool, typer.Option(help="One split of three rounds, to see it work.")] = False,
