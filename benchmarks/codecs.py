@@ -20,6 +20,7 @@ from benchmarks.report import Grid, Row, Section
 from benchmarks.results import FLOAT32, course_grid, upload_goals
 from benchmarks.runtimes import Runtime
 from coordinator.compiler.folder import read_plan_dir
+from examples.mnist.data import DEVICES
 from wire.checkpoint import Weights
 from wire.codecs import DEFAULT
 
@@ -205,7 +206,7 @@ def _notes(quick: bool) -> list[str]:
         "Our own runtime in one process, without HTTP: the compiled plan trains in ONNX "
         "Runtime, updates are written by edge_agent.reporting, sums and models are "
         "coordinator.aggregation's. FedAvg, SGD with a rate of " + rates + ".",
-        f"{mnist.DEVICES} devices, 10 a round, E=1, B=10. alike: shuffled; two labels: two of 200 "
+        f"{DEVICES} devices, 10 a round, E=1, B=10. alike: shuffled; two labels: two of 200 "
         "shards of the digits sorted by label. A codec that is right only in the long run has what "
         "it left out kept on the device and added the next time.",
         "Bytes: header, codec and zstd; median of real updates. float32 FedAvg sends 4 bytes a "

@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks import mnist
-from benchmarks.mnist import DEVICES
 from coordinator.aggregation import Aggregation, Contribution, FedAvg, aggregator
 from coordinator.compiler.folder import read_plan_dir
 from edge_agent import session
+from edge_agent.evaluation import evaluate
 from edge_agent.reporting import Reporting
 from edge_agent.state import StateFolder
+from examples.mnist.data import DEVICES, deal
 from fleet.simulation import idx
 from fleet.simulation.idx import Digits
 from fleet.simulation.trainee import Trainee
@@ -72,7 +72,7 @@ class Federation:
         self._method = method
         self._seed = seed
         rng = np.random.default_rng([seed, _DEAL])
-        self._shares = mnist.deal(self._training.labels, alike, rng)
+        self._shares = deal(self._training.labels, alike, rng)
         self._trainee = Trainee(self.manifest, plan)
         self._aggregator = aggregator(method.aggregation, self.manifest.parameters)
         self._state: bytes | None = None
@@ -157,7 +157,7 @@ class Federation:
 
     def _mistakes(self, weights: Weights, digits: Digits, part: slice) -> int:
         examples = digits.examples(part, self.manifest.inputs)
-        found = session.evaluate(self.manifest, self._plan, weights, examples, threads=1)
+        found = evaluate(self.manifest, self._plan, weights, examples, threads=1)
         return round((1 - found["accuracy"]) * len(examples))
 
     def _chosen(self) -> list[int]:

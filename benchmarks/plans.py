@@ -6,10 +6,11 @@ from benchmarks import models
 from coordinator import taskfile
 from coordinator.compiler.compile import compile_task
 from coordinator.compiler.folder import write_plan_dir
+from examples.mnist.models import cnn, two_nn
 
 MODELS = {
-    "2nn": models.two_nn,
-    "cnn": models.cnn,
+    "2nn": two_nn,
+    "cnn": cnn,
     "keywords": models.keywords,
     "mobile": models.mobile,
     "lstm": models.lstm,

@@ -16,7 +16,7 @@ from benchmarks.loopback import Failed, Processes, coordinator
 from benchmarks.report import Row, Section, spread
 from coordinator.client import AdminClient
 from coordinator.compiler.folder import read_plan_dir
-from edge_agent import session
+from edge_agent.evaluation import evaluate
 from edge_agent.examples import Examples
 from fleet.clients import Device, FlippedDevice, NoWork
 from fleet.digits import PLAN
@@ -229,7 +229,7 @@ class _School:
         """Blocking."""
         manifest = self._plan.manifest
         weights = checkpoint.read(model, manifest.parameters)
-        found = session.evaluate(manifest, PLAN, weights, self._held_out, threads=1)
+        found = evaluate(manifest, PLAN, weights, self._held_out, threads=1)
         return 100 * found["accuracy"]
 
 

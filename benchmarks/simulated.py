@@ -10,7 +10,7 @@ import numpy as np
 
 from coordinator import taskfile
 from coordinator.compiler.folder import read_plan_dir
-from edge_agent import session
+from edge_agent.evaluation import evaluate
 from edge_agent.examples import Examples
 from fleet.simulation import Devices, Version, simulate
 
@@ -45,7 +45,7 @@ def main() -> None:
     )
     test = Examples({"x": data["test_x"], "label": data["test_label"]})
     manifest = read_plan_dir(plan).manifest
-    accuracy = session.evaluate(manifest, plan, result.weights, test, threads=1)["accuracy"]
+    accuracy = evaluate(manifest, plan, result.weights, test, threads=1)["accuracy"]
     print(json.dumps({"accuracy": accuracy}), flush=True)
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.models import CLASSES, PIXELS
 from benchmarks.plans import LEARNING_RATE
+from examples.mnist.models import CLASSES, PIXELS
 
 
 class TwoNN(nn.Module):

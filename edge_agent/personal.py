@@ -14,8 +14,9 @@ import numpy as np
 from msgspec import UNSET
 from msgspec.structs import replace
 
+from edge_agent.evaluation import evaluate
 from edge_agent.examples import Examples
-from edge_agent.session import Trainer, evaluate, train
+from edge_agent.session import Trainer, train
 from wire.checkpoint import Weights
 from wire.plan import PERSONAL_NAME, Manifest, Metric
 

@@ -1,4 +1,4 @@
-"""A plan at work: its graphs in stock ONNX Runtime sessions. Runs in the training child only.
+"""A plan at work: training in a stock ONNX Runtime session. Runs in the training child only.
 
 Weights live in two sets of buffers: a step reads one and writes the other, so nothing is copied.
 The optimiser's state has one, as plans promise to read it before they write it. Threads are counted
@@ -24,7 +24,6 @@ from wire.onnx_fields import check_places
 from wire.plan import FROZEN_NAME, TRAIN_NAME, FileName, Manifest
 from wire.tensors import Array
 
-_EVALUATION_BATCH = 64  # of 256, a small CNN takes more memory to evaluate than to train
 # The runtime has no exception of its own for it. Threads want memory, too.
 _OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate memory", "pthread_create")
 
@@ -86,7 +85,7 @@ def open_session(path: Path, threads: int) -> ort.InferenceSession:
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001 - the runtime's errors share no other base
-        raise _explained(path.name, error, BadPlan) from None
+        raise explained(path.name, error, BadPlan) from None
 
 
 def _check_outside(path: Path) -> None:
@@ -106,7 +105,7 @@ def _check_outside(path: Path) -> None:
         raise BadPlan(f"{path.name} cannot be run: {error}") from None
 
 
-def _explained(graph: str, error: Exception, kind: type[Exception] = CannotRun) -> Exception:
+def explained(graph: str, error: Exception, kind: type[Exception] = CannotRun) -> Exception:
     """What an error of the runtime means: only its text says so. `kind` is what most are."""
     text = str(error)
     if isinstance(error, MemoryError) or any(words in text for words in _OUT_OF_MEMORY):
@@ -199,7 +198,7 @@ class Trainer:
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:  # noqa: BLE001 - the runtime's errors share no other base
-            raise _explained(self._graph, error) from None
+            raise explained(self._graph, error) from None
         self.steps += 1
         return float(self._loss.numpy())
 
@@ -280,32 +279,6 @@ def _pace(
         return None
     pace()
     return pace if manifest.schedule.over == "steps" else None
-
-
-def evaluate(
-    manifest: Manifest, folder: Path, weights: Weights, examples: Examples, threads: int
-) -> dict[str, float]:
-    """The plan's metrics of `weights` over at least one example. Raises `BadPlan`,
-    `CannotRun`, `OutOfMemory`."""
-    session = open_session(folder / "evaluate.onnx", threads)
-    taken = {i.name for i in session.get_inputs()}
-    names = [f"metric/{m.name}" for m in manifest.metrics]
-    totals = [np.zeros(m.totals) for m in manifest.metrics]
-    for chosen in _batches(np.arange(len(examples)), _EVALUATION_BATCH):
-        batch = {n: np.ascontiguousarray(a[chosen]) for n, a in examples.arrays.items()}
-        feed = {n: a for n, a in (weights | batch).items() if n in taken}
-        try:
-            found = session.run(names, feed)
-        except Exception as error:  # noqa: BLE001 - the runtime's errors share no other base
-            raise _explained("evaluate.onnx", error) from None
-        for name, total, part in zip(names, totals, found, strict=True):
-            if np.shape(part) != total.shape:
-                raise BadPlan(f"evaluate.onnx: {name} is {np.shape(part)}, not {total.shape}")
-            total += part
-    return {
-        m.name: m.value(total.ravel().tolist() if m.totals else float(total), len(examples))
-        for m, total in zip(manifest.metrics, totals, strict=True)
-    }
 
 
 def _batches(order: np.ndarray[Any, Any], size: int) -> Iterator[np.ndarray[Any, Any]]:

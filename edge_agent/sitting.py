@@ -17,6 +17,7 @@ from edge_agent import examples as examples_module
 from edge_agent import limits, resume, session
 from edge_agent.carried import Carried
 from edge_agent.course import Course, Stop
+from edge_agent.evaluation import evaluate
 from edge_agent.examples import Examples
 from edge_agent.examples.trimming import enforce
 from edge_agent.handoff import hand_off
@@ -116,7 +117,7 @@ class _Sitting:
         job, folder = self._job, Path(self._job.plan)
 
         def measure(other: Weights) -> dict[str, float]:
-            return session.evaluate(manifest, folder, other, held_out, job.threads)
+            return evaluate(manifest, folder, other, held_out, job.threads)
 
         metrics = measure(weights) if len(held_out) else None
         # A figure that is not finite says nothing, and JSON cannot carry it.

@@ -17,8 +17,9 @@ from shutil import copyfile
 import numpy as np
 import onnxruntime
 
+from edge_agent.evaluation import evaluate
 from edge_agent.examples import Examples
-from edge_agent.session import Trainer, evaluate
+from edge_agent.session import Trainer
 from tests.coordinator.compiler import zoo
 from wire import checkpoint
 from wire.plan import Manifest, parse_manifest
@@ -135,7 +136,8 @@ def _place_model(job: Job, path: Path) -> None:
     if isinstance(job.case, zoo.Case):
         copyfile(zoo.EXPORTED / f"{job.case.file}.onnx", path)
     elif job.case is None:
-        from benchmarks.models import cnn, save, two_nn
+        from benchmarks.models import save
+        from examples.mnist.models import cnn, two_nn
 
         save(cnn() if job.name.startswith("cnn") else two_nn(), path)
 

@@ -9,13 +9,12 @@ from sklearn import datasets
 
 from fleet.simulation import splits
 from fleet.simulation.splits import Rows
+from wire.tensors import Array
 
 DEVICES = 20
 
 _TEST = 0.25
 _SKEW = 0.5  # of the Dirichlet draw by which labels are dealt out
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)

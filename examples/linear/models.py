@@ -11,7 +11,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
-Array = np.ndarray[Any, Any]
+from wire.tensors import Array
 
 ESTIMATORS: Mapping[str, Any] = {
     "diabetes": LinearRegression(),

@@ -16,19 +16,15 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from coordinator import taskfile
-from coordinator.compiler.compile import compile_beside
-from coordinator.compiler.folder import write_plan_dir
 from coordinator.export import complete_model
-from coordinator.taskfile import StatisticsFile, TaskFile
+from coordinator.taskfile import StatisticsFile
 from edge_agent.examples import Examples
-from examples.linear import models
+from examples.linear import FOLDER, models
 from examples.linear.data import SETS, Dealt
+from examples.plans import compiled, training_task
 from fleet.simulation import Devices, Result, simulate
 from wire import checkpoint
-
-HERE = Path(__file__).parent
-
-Array = np.ndarray[Any, Any]
+from wire.tensors import Array
 
 
 @dataclass(frozen=True)
@@ -53,8 +49,7 @@ def run(name: str, folder: Path, *, seed: int, workers: int | None) -> Found:
     dealt = SETS[name](seed)
     mean, variance = _moments(dealt, folder, seed, workers)
     pipeline = models.untrained(name, dealt.y, mean, variance)
-    task = taskfile.load(HERE / f"{name}.toml")
-    assert isinstance(task, TaskFile)
+    task = training_task(FOLDER / f"{name}.toml")
     onnx.save(models.exported(pipeline, dealt.x), folder / task.model.file)
     if name == "diabetes":
         wanted = {"target": dealt.y.astype(np.float32)[:, None]}
@@ -63,7 +58,7 @@ def run(name: str, folder: Path, *, seed: int, workers: int | None) -> Found:
     pool = Examples({"X": dealt.x, **wanted})
     result = simulate(
         task,
-        _compiled(task, folder),
+        compiled(task, folder, folder).plan,
         Devices(pool=pool, shares=dealt.shares),
         test=pool.where(dealt.test),
         seed=seed,
@@ -82,22 +77,16 @@ def run(name: str, folder: Path, *, seed: int, workers: int | None) -> Found:
 
 def _moments(dealt: Dealt, folder: Path, seed: int, workers: int | None) -> tuple[Array, Array]:
     """(mean, variance) of each feature over all devices, by two rounds of the fleet's own."""
-    found = taskfile.load(HERE / "features.toml")
+    found = taskfile.load(FOLDER / "features.toml")
     assert isinstance(found, StatisticsFile)
     task = replace(found, statistics=replace(found.statistics, shape=dealt.x.shape[1:]))
-    plan = _compiled(task, folder)
+    plan = compiled(task, folder, folder).plan
     devices = Devices(pool=Examples({"X": dealt.x}), shares=dealt.shares)
     weights = simulate(task, plan, devices, seed=seed, workers=workers, evaluate_every=0).weights
     model = complete_model((plan / "model.onnx").read_bytes(), checkpoint.write(weights), None)
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     mean, variance = session.run(["mean", "variance"], {"X": dealt.x[:1]})
     return mean, variance
-
-
-def _compiled(task: TaskFile | StatisticsFile, folder: Path) -> Path:
-    plan = folder / f"plan-{task.name}"
-    write_plan_dir(compile_beside(task, folder), plan)
-    return plan
 
 
 def _fitted(name: str, dealt: Dealt, rows: Array) -> Any:

@@ -7,18 +7,17 @@ from pathlib import Path
 import numpy as np
 
 from edge_agent.examples import Examples
-from fleet.simulation.idx import SOURCE, Bytes, DataMissing, check, load
+from fleet.simulation.idx import Bytes, load
 from fleet.simulation.splits import Rows, alike, hold_out, majority, shards
 from wire.plan import Input
 
-__all__ = ["SOURCE", "DataMissing", "Pool", "check", "deal", "nodes", "read", "together"]
-
 NODES = 10
-DEVICES, SHARDS = 100, 2
-"""FedAvg's: so many devices; without luck each has so many shards of the digits sorted by label."""
+DEVICES = 100
+"""FedAvg's."""
 HELD_OUT = 0.1
 """The part of a node's digits that it does not train on."""
 
+_SHARDS = 2  # of a device
 _QUICK, _QUICK_TEST = 6000, 1000
 
 
@@ -38,12 +37,12 @@ def read(folder: Path, inputs: tuple[Input, ...], quick: bool) -> Pool:
     return Pool(training.examples(some, inputs), training.labels[some], test.examples(few, inputs))
 
 
-def deal(labels: Bytes, iid: bool, seed: int) -> list[Rows]:
-    """FedAvg's hundred devices: shuffled digits, or two shards each."""
-    rng = np.random.default_rng([seed, 1])
+def deal(labels: Bytes, iid: bool, rng: np.random.Generator) -> list[Rows]:
+    """FedAvg's hundred devices: shuffled digits, or two shards each of the digits sorted by label.
+    All have as many."""
     if iid:
         return alike(labels.size, DEVICES, rng)
-    return shards(labels, DEVICES, SHARDS, rng)
+    return shards(labels, DEVICES, _SHARDS, rng)
 
 
 def nodes(labels: Bytes, share: float, seed: int) -> tuple[list[Rows], list[Rows]]:

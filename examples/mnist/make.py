@@ -5,27 +5,15 @@ compile` and `coordinator task create` find them; the experiments make their own
 """
 
 from pathlib import Path
-from typing import NamedTuple
 
 import onnx
 
-from benchmarks.models import cnn, two_nn
-from coordinator import taskfile
-from coordinator.compiler.compile import compile_beside
-from coordinator.compiler.folder import write_plan_dir
 from coordinator.taskfile import TaskFile
 from examples.mnist import FOLDER
-from wire.plan import Manifest
+from examples.mnist.models import cnn, two_nn
+from examples.plans import Compiled, compiled, training_task
 
 _MODELS = {"2nn.onnx": two_nn, "cnn.onnx": cnn}
-
-
-class Prepared(NamedTuple):
-    """A task, its compiled plan's folder, and what the plan says."""
-
-    task: TaskFile
-    plan: Path
-    manifest: Manifest
 
 
 def write_model(name: str, folder: Path) -> None:
@@ -36,18 +24,14 @@ def write_model(name: str, folder: Path) -> None:
 
 def read_task(name: str) -> TaskFile:
     """The task file of this name."""
-    task = taskfile.load(FOLDER / f"{name}.toml")
-    assert isinstance(task, TaskFile)  # none of them gathers statistics
-    return task
+    return training_task(FOLDER / f"{name}.toml")
 
 
-def prepare(task: TaskFile, work: Path) -> Prepared:
+def prepare(task: TaskFile, work: Path) -> Compiled[TaskFile]:
     """Compile a task; its model and its plan go to `work`. Raises `CompileError` where there is no
     training build."""
     write_model(task.model.file, work)
-    compiled = compile_beside(task, work)
-    write_plan_dir(compiled, plan := work / task.name)
-    return Prepared(task, plan, compiled.manifest)
+    return compiled(task, work, work)
 
 
 def main() -> None:

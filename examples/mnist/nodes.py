@@ -7,18 +7,17 @@ from typing import NamedTuple
 
 from rich.table import Table
 
+from coordinator.taskfile import TaskFile
 from examples.mnist import data
 from examples.mnist.data import Pool
-from examples.mnist.make import Prepared
 from examples.mnist.options import Options
+from examples.plans import Compiled
 from fleet.simulation import Devices, Result, simulate, train_alone
 from fleet.simulation.pictures import curves
 from fleet.simulation.tables import Cell, write_rows
 
-CENTRALISED = "centralised"
-
-
-NODES = "nodes"
+CENTRALISED, FEDERATED = "centralised", "nodes"
+"""Task files."""
 SPLITS = {"uniform": 1 / data.NODES, "90 %": 0.9, "100 %": 1.0}
 """How much of a node's digits is of one class."""
 
@@ -35,13 +34,13 @@ class Learnt(NamedTuple):
 
 def run(options: Options) -> list[Learnt]:
     """All four, the centralised first."""
-    alone, prepared = options.prepared(CENTRALISED), options.prepared(NODES)
+    alone, prepared = options.prepared(CENTRALISED), options.prepared(FEDERATED)
     pool = data.read(options.data, prepared.manifest.inputs, options.quick)
     found = [_centralised(options, alone, pool)]
     return found + [_federated(options, prepared, pool, name) for name in SPLITS]
 
 
-def _centralised(options: Options, prepared: Prepared, pool: Pool) -> Learnt:
+def _centralised(options: Options, prepared: Compiled[TaskFile], pool: Pool) -> Learnt:
     """On the digits that the nodes train on where they are alike."""
     train, _ = data.nodes(pool.labels, SPLITS["uniform"], options.seed)
     epochs = prepared.task.training.epochs
@@ -58,7 +57,7 @@ def _centralised(options: Options, prepared: Prepared, pool: Pool) -> Learnt:
         return Learnt(CENTRALISED, [f["accuracy"] for f in figures], None, bar.seconds)
 
 
-def _federated(options: Options, prepared: Prepared, pool: Pool, name: str) -> Learnt:
+def _federated(options: Options, prepared: Compiled[TaskFile], pool: Pool, name: str) -> Learnt:
     train, held_out = data.nodes(pool.labels, SPLITS[name], options.seed)
     with options.watch.run(name, prepared.task.round.rounds) as bar:
         result = simulate(
@@ -137,5 +136,5 @@ def _gains(found: Sequence[Learnt]) -> list[dict[str, Cell]]:
         {"split": learnt.name, "node": node, "gain": gain}
         for learnt in found
         if learnt.result and learnt.result.personal
-        for node, gain in enumerate(learnt.result.personal.per_device)
+        for node, gain in learnt.result.personal.per_device.items()
     ]

@@ -7,8 +7,9 @@ import msgspec
 
 from coordinator.contradictions import problems
 from coordinator.taskfile import TaskFile, TaskFileError
-from examples.mnist.make import Prepared, prepare, read_task
+from examples.mnist.make import prepare, read_task
 from examples.mnist.watch import Watch
+from examples.plans import Compiled
 
 QUICK_ROUNDS = 3
 
@@ -27,7 +28,7 @@ class Options:
     codec: str | None = None
     workers: int | None = None
 
-    def prepared(self, name: str) -> Prepared:
+    def prepared(self, name: str) -> Compiled[TaskFile]:
         """The task of this name, as these options want it, with its plan. Raises `CompileError`,
         also where there is no training build, and `TaskFileError` for a codec that is none."""
         return prepare(self._changed(read_task(name)), self.work)

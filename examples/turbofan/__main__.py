@@ -6,43 +6,35 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from examples.command import Output, Workers, mistakes_told, out, progress
 from examples.turbofan import cmapss, experiment, report
 from examples.turbofan.cmapss import DataError, Flights
 from examples.turbofan.experiment import Outcome
-from fleet.simulation.pictures import PictureError
 
 _QUICK_SPLITS, _QUICK_ROUNDS = 1, 3
 _OTHERS = 2  # steps of a split beside its rounds; the nodes of the first one are watched
 
-out = Console()
-err = Console(stderr=True, soft_wrap=True, highlight=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
+@app.command()
 def main(
-    data: Annotated[Path, typer.Argument(help="The folder of NASA's C-MAPSS files.")],
-    output: Annotated[Path, typer.Option("-o", help="Where tables and pictures go.")] = Path(
-        "turbofan-results"
-    ),
+    data_folder: Annotated[
+        Path, typer.Argument(metavar="DATA_FOLDER", help="The folder of NASA's C-MAPSS files.")
+    ],
+    output: Output = Path("turbofan-results"),
     splits: Annotated[int, typer.Option(min=1, help="Random splits of the engines.")] = 5,
     quick: Annotated[bool, typer.Option(help="One split of three rounds, to see it work.")] = False,
-    workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes that train; default: the cores.")
-    ] = None,
+    workers: Workers = None,
 ) -> None:
     """Remaining life of turbofans: federated, centralised, alone and naive, on the same splits."""
-    try:
-        flights = cmapss.load(data)
+    with mistakes_told(DataError):
+        flights = cmapss.load(data_folder)
         out.print(f"{flights.engines} engines, {len(flights.cycle):,} rows")
         rounds = _QUICK_ROUNDS if quick else None
         found = _run(flights, range(_QUICK_SPLITS if quick else splits), rounds, workers)
         report.write(output, found)
-    except (DataError, PictureError, OSError) as error:
-        err.print(f"[red]error:[/] {escape(str(error))}")
-        raise typer.Exit(2) from None
     _show(found, output, judged=not quick)
 
 
@@ -50,22 +42,21 @@ def _run(
     flights: Flights, seeds: Sequence[int], rounds: int | None, workers: int | None
 ) -> list[Outcome]:
     """All splits, under a bar."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with tempfile.TemporaryDirectory() as folder, Progress(*columns, console=out) as progress:
-        plans = experiment.compiled(Path(folder), rounds)
+    with tempfile.TemporaryDirectory() as folder:
+        plans = experiment.plans(Path(folder), rounds)
         each = plans.federated.task.round.rounds
-        bar = progress.add_task("", total=len(seeds) * (each + _OTHERS) + each)
         found = []
-        for seed in seeds:
+        with progress(len(seeds) * (each + _OTHERS) + each) as at:
+            for seed in seeds:
 
-            def done(what: str, seed: int = seed) -> None:
-                progress.update(bar, advance=1, description=f"split {seed}: {what}")
+                def done(what: str, seed: int = seed) -> None:
+                    at(f"split {seed}: {what}", 1)
 
-            found.append(
-                experiment.run(
-                    flights, plans, seed, watch=seed == seeds[0], workers=workers, done=done
+                found.append(
+                    experiment.run(
+                        flights, plans, seed, watch=seed == seeds[0], workers=workers, done=done
+                    )
                 )
-            )
     return found
 
 
@@ -76,8 +67,8 @@ def _show(outcomes: Sequence[Outcome], output: Path, judged: bool) -> None:
             out.print(f"{'[green]yes[/]' if held else '[red]no[/] '} {words}", soft_wrap=True)
     longest = max(each.seconds for each in outcomes)
     out.print(f"The longest federated run took {longest:.1f} s.")
-    out.print(f"Pictures and tables: {escape(str(output))}", soft_wrap=True)
+    out.print(f"Pictures and tables: {output}", soft_wrap=True, markup=False)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -7,13 +7,11 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from coordinator import taskfile
-from coordinator.compiler.compile import compile_beside
-from coordinator.compiler.folder import write_plan_dir
 from coordinator.taskfile import TaskFile
+from examples.plans import Compiled, compiled, training_task
 from examples.turbofan import FOLDER
 from examples.turbofan.cmapss import Flights
-from examples.turbofan.federation import METRIC, Compiled, Federation, Tooth
+from examples.turbofan.federation import METRIC, Federation, Tooth
 from examples.turbofan.split import Split, naive, split
 from fleet.simulation import Devices, train_alone, train_each
 
@@ -22,9 +20,9 @@ from fleet.simulation import Devices, train_alone, train_each
 class Plans:
     """The tasks of the three who train."""
 
-    federated: Compiled
-    centralised: Compiled
-    alone: Compiled
+    federated: Compiled[TaskFile]
+    centralised: Compiled[TaskFile]
+    alone: Compiled[TaskFile]
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Outcome:
     upload: int
 
 
-def compiled(folder: Path, rounds: int | None = None) -> Plans:
+def plans(folder: Path, rounds: int | None = None) -> Plans:
     """The three tasks with their plans, which are written to `folder`; of so many rounds, if not
     those of their files. Raises `TaskFileError`, `CompileError`, `OSError`."""
     return Plans(
@@ -56,13 +54,11 @@ def compiled(folder: Path, rounds: int | None = None) -> Plans:
     )
 
 
-def _compiled(name: str, folder: Path, rounds: int | None) -> Compiled:
-    task = taskfile.load(FOLDER / f"{name}.toml")
-    assert isinstance(task, TaskFile)
+def _compiled(name: str, folder: Path, rounds: int | None) -> Compiled[TaskFile]:
+    task = training_task(FOLDER / f"{name}.toml")
     if rounds is not None:
         task = replace(task, round=replace(task.round, rounds=rounds))
-    write_plan_dir(compile_beside(task, FOLDER), folder / name)
-    return Compiled(task, folder / name)
+    return compiled(task, FOLDER, folder)
 
 
 def run(

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from msgspec.structs import replace
 
 from coordinator.taskfile import TaskFile
+from examples.plans import Compiled
 from examples.turbofan.split import Split
 from fleet.simulation import Devices, Result, Version, simulate, train_alone
 from wire.checkpoint import Weights
@@ -20,19 +20,11 @@ Tooth = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Compiled:
-    """A task, and the folder of its plan."""
-
-    task: TaskFile
-    plan: Path
-
-
-@dataclass(frozen=True)
 class Federation:
     """Who takes part in what. `workers` processes train; `None`: as many as there are cores."""
 
     split: Split
-    compiled: Compiled
+    compiled: Compiled[TaskFile]
     seed: int
     workers: int | None = None
 

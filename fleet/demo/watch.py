@@ -6,7 +6,7 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from coordinator.client import AdminClient
-from edge_agent import session
+from edge_agent.evaluation import evaluate
 from edge_agent.examples import Examples
 from fleet.demo.board import Board
 from fleet.demo.devices import Device
@@ -55,7 +55,7 @@ class Watch:
     def _evaluate(self, model: bytes) -> float:
         manifest = parse_manifest((self._plan / "manifest.json").read_bytes())
         weights = checkpoint.read(model, manifest.checkpoint)
-        found = session.evaluate(manifest, self._plan, weights, self._held_out, threads=1)
+        found = evaluate(manifest, self._plan, weights, self._held_out, threads=1)
         return found["accuracy"]
 
     async def _count_bytes(self) -> None:

@@ -12,9 +12,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from rich.text import Text
 
-from coordinator.cli.common import narrow_table
+from coordinator.cli.common import (
+    EXIT_FAILED,
+    EXIT_INPUT,
+    EXIT_INTERRUPTED,
+    complain,
+    narrow_table,
+    plain,
+)
 from coordinator.compiler.errors import CompileError
 from coordinator.taskfile import TaskFileError
 from fleet.simulation import report
@@ -26,8 +32,6 @@ from fleet.simulation.simulate import SimulationError, simulate
 from schedules.duration import human
 from wire.errors import WireError
 from wire.sizes import human_size
-
-FAILED, BAD_INPUT, STOPPED = 1, 2, 130
 
 _WIDE = 240  # columns, into a file or a pipe
 _SHOWN = 12  # versions in the table at the end
@@ -42,23 +46,23 @@ def run(path: Path, asked: Asked, workers: int | None) -> int:
         with _stopped_by_signals():
             return _run(path, asked, workers, out, err)
     except (ExperimentError, TaskFileError, CompileError, WireError) as error:
-        return _complain(err, error, BAD_INPUT)
+        return complain(error, EXIT_INPUT)
     except SimulationError as error:
-        return _complain(err, f"{path}: {error}", FAILED)
+        return complain(SimulationError(f"{path}: {error}"), EXIT_FAILED)
     except (WorkerDied, OSError) as error:
-        return _complain(err, error, FAILED)
+        return complain(error, EXIT_FAILED)
     except KeyboardInterrupt:
         err.print("stopped")
-        return STOPPED
+        return EXIT_INTERRUPTED
 
 
 def _run(path: Path, asked: Asked, workers: int | None, out: Console, err: Console) -> int:
-    prepared = prepare(path, asked, lambda what: out.print(_plain(f"{what} ...")))
+    prepared = prepare(path, asked, lambda what: out.print(plain(f"{what} ...")))
     for warning in prepared.warnings:
-        err.print("[yellow]warning:[/]", _plain(warning))
+        err.print("[yellow]warning:[/]", plain(warning))
     folder = prepared.output
     folder.mkdir(parents=True, exist_ok=True)
-    out.print(_plain(_announcement(prepared)))
+    out.print(plain(_announcement(prepared)))
     versions: dict[int, Version] = {}
     started = time.monotonic()
     try:
@@ -108,26 +112,26 @@ def _tell(
     )
     out.print(_table(versions))
     if result and result.personal:
-        out.print(_plain(_gains(result.personal)))
+        out.print(plain(_gains(result.personal)))
     last = versions[-1]
     out.print(
-        _plain(
+        plain(
             f"{last.number} versions in {human(took)}, {human(last.seconds)} of virtual time; "
             f"up {human_size(last.upload)}, down {human_size(last.download)}"
         )
     )
     for line in missing:
-        err.print("[yellow]warning:[/]", _plain(line))
+        err.print("[yellow]warning:[/]", plain(line))
     what = "tables, pictures and the model" if result else "tables and pictures"
-    out.print(_plain(f"{what}: {prepared.output}{os.sep}"))
+    out.print(plain(f"{what}: {prepared.output}{os.sep}"))
     if result is None:
         err.print("stopped; what was done is written")
-        return STOPPED
+        return EXIT_INTERRUPTED
     if not result.complete:
         err.print("[yellow]warning:[/] the fleet could not go on before all rounds were made")
     elif prepared.stop and prepared.until and not prepared.until(last):
         goal = f"{prepared.stop.metric} {prepared.stop.at:g} was not reached"
-        err.print("[yellow]warning:[/]", _plain(goal))
+        err.print("[yellow]warning:[/]", plain(goal))
     return 0
 
 
@@ -156,7 +160,7 @@ class _Told:
             self._bar.update(self._task, completed=version.number, description=text)
         else:
             of = f"/{self._total}" if self._total else ""
-            self._out.print(_plain(f"version {version.number}{of}: {text}"))
+            self._out.print(plain(f"version {version.number}{of}: {text}"))
 
 
 @contextmanager
@@ -226,14 +230,3 @@ def _stopped_by_signals() -> Iterator[None]:
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
-
-
-def _complain(err: Console, error: object, status: int) -> int:
-    err.print("[red]error:[/]", _plain(str(error)))
-    return status
-
-
-def _plain(text: str) -> Text:
-    """One line without markup, nothing of which steers the terminal."""
-    line = " ".join(text.split())
-    return Text("".join(c if c.isprintable() else "?" for c in line))

@@ -10,15 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_agent.examples import Examples
-from fleet.simulation.devices import Devices, Rows, fitting
+from fleet.simulation.devices import Devices, fitting
+from fleet.simulation.splits import Rows
 from wire.plan import Input
 from wire.tensors import Array
 
-_NO_ROWS: Rows = np.empty(0, np.int64)
+_NO_ROWS: Rows = np.empty(0, np.intp)
 
 
 @dataclass(frozen=True)
-class Groups:
+class Shares:
     """Rows of a pool, some for each device: those of device d end at `ends[d]`."""
 
     rows: Rows
@@ -39,8 +40,8 @@ class Data:
     """The pool, who trains and evaluates on which rows of it, and the test set, if any."""
 
     pool: Examples
-    shares: Groups
-    held_out: Groups
+    shares: Shares
+    held_out: Shares
     test: Examples | None
 
     def training(self, device: int) -> Examples:
@@ -57,8 +58,8 @@ def gather(devices: Devices, inputs: tuple[Input, ...], test: Examples | None) -
     held_out = devices.held_out or [_NO_ROWS] * len(devices)
     return Data(
         pool=Examples(fitting(devices.pool, inputs, "pool")),
-        shares=_groups(devices.shares),
-        held_out=_groups(held_out),
+        shares=_shares(devices.shares),
+        held_out=_shares(held_out),
         test=None if test is None else Examples(fitting(test, inputs, "test")),
     )
 
@@ -69,9 +70,9 @@ def write(data: Data, folder: Path) -> None:
         np.save(folder / f"pool-{number}.npy", array)
         if data.test is not None:
             np.save(folder / f"test-{number}.npy", data.test.arrays[name])
-    for name, groups in (("shares", data.shares), ("held-out", data.held_out)):
-        np.save(folder / f"{name}-rows.npy", groups.rows)
-        np.save(folder / f"{name}-ends.npy", groups.ends)
+    for name, owned in (("shares", data.shares), ("held-out", data.held_out)):
+        np.save(folder / f"{name}-rows.npy", owned.rows)
+        np.save(folder / f"{name}-ends.npy", owned.ends)
 
 
 def read(folder: Path, inputs: tuple[Input, ...]) -> Data:
@@ -80,14 +81,14 @@ def read(folder: Path, inputs: tuple[Input, ...]) -> Data:
     def examples(name: str) -> Examples:
         return Examples({i.name: _map(folder / f"{name}-{n}.npy") for n, i in enumerate(inputs)})
 
-    def groups(name: str) -> Groups:
-        return Groups(_map(folder / f"{name}-rows.npy"), np.load(folder / f"{name}-ends.npy"))
+    def owned(name: str) -> Shares:
+        return Shares(_map(folder / f"{name}-rows.npy"), np.load(folder / f"{name}-ends.npy"))
 
     test = (folder / "test-0.npy").exists()
     return Data(
         pool=examples("pool"),
-        shares=groups("shares"),
-        held_out=groups("held-out"),
+        shares=owned("shares"),
+        held_out=owned("held-out"),
         test=examples("test") if test else None,
     )
 
@@ -97,6 +98,6 @@ def _map(path: Path) -> Array:
     return found
 
 
-def _groups(parts: Sequence[npt.NDArray[Any]]) -> Groups:
-    rows = [np.asarray(part, np.int64) for part in parts]
-    return Groups(np.concatenate(rows), np.cumsum([len(part) for part in rows]))
+def _shares(parts: Sequence[npt.NDArray[Any]]) -> Shares:
+    rows = [np.asarray(part, np.intp) for part in parts]
+    return Shares(np.concatenate(rows), np.cumsum([len(part) for part in rows]))

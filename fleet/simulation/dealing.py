@@ -22,7 +22,7 @@ _SPLIT, _HOLD, _BEHAVE, TEST = range(4)
 """What chance is drawn for, each by itself: another behaviour deals the same examples."""
 
 
-def chance(seed: int, what: int) -> np.random.Generator:
+def generator(seed: int, what: int) -> np.random.Generator:
     """Of a seed, for one purpose."""
     return np.random.default_rng([seed, what])
 
@@ -30,13 +30,13 @@ def chance(seed: int, what: int) -> np.random.Generator:
 def devices_of(asked: Experiment, source: Source, inputs: tuple[Input, ...], seed: int) -> Devices:
     """Raises `ExperimentError`."""
     pool = fitted(source.pool, inputs, "data")
-    shares = _shares(asked, source, inputs, chance(seed, _SPLIT))
-    train, held = splits.hold_out(shares, asked.held_out, chance(seed, _HOLD))
+    shares = _shares(asked, source, inputs, generator(seed, _SPLIT))
+    train, held = splits.hold_out(shares, asked.held_out, generator(seed, _HOLD))
     return Devices(
         pool=pool,
         shares=train,
         held_out=held if asked.held_out else None,
-        behaviours=behave(asked.behaviours, len(shares), chance(seed, _BEHAVE)),
+        behaviours=behave(asked.behaviours, len(shares), generator(seed, _BEHAVE)),
     )
 
 

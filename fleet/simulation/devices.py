@@ -12,9 +12,6 @@ from fleet.virtual import HONEST, Behaviour
 from wire.plan import Input
 from wire.tensors import Array
 
-Rows = npt.NDArray[np.int64]
-"""Which rows of a pool."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Devices:

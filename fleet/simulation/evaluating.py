@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping
 
 from coordinator.spread import Spread, spread
+from edge_agent.evaluation import metrics_of
 from fleet.simulation.crew import AT_ONCE, Crew
 from fleet.simulation.data import Data
-from fleet.simulation.measuring import metrics_of
 from fleet.simulation.workshop import Workshop
 from wire.plan import Manifest
 
@@ -40,7 +40,9 @@ class Evaluating:
             self._crew.ask(AT_ONCE, Workshop.totals, model, start, start + _AT_ONCE)
             for start in starts
         ]
-        return metrics_of(self._manifest, [pending.result() for pending in asked], self._size)
+        parts = [pending.result() for pending in asked]
+        totals = [sum(more, first) for first, *more in zip(*parts, strict=True)]
+        return metrics_of(self._manifest, totals, self._size)
 
     def devices(self, model: str) -> Mapping[str, Spread]:
         """The spread of each metric over the devices; a figure that is not finite says nothing."""

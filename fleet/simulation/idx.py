@@ -13,16 +13,18 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_agent.examples import Examples
+from fleet.simulation.splits import Rows
 from wire.plan import Input
 
 SOURCE = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 """Where to get MNIST's."""
 
+_FROM = f"MNIST's four files are at {SOURCE}"
+
 _UNSIGNED_BYTES = 8  # what an IDX file says of its type
 _PARTS = {"images-idx3": 3, "labels-idx1": 1}
 
 Bytes = npt.NDArray[np.uint8]
-Rows = npt.NDArray[np.intp]
 
 
 class DataMissing(Exception):
@@ -76,7 +78,7 @@ def _find(folder: Path, name: str) -> Path:
     for path in (folder / f"{name}.gz", folder / name):
         if path.is_file():
             return path
-    raise DataMissing(f"no {folder / name}.gz; its four files are at {SOURCE}")
+    raise DataMissing(f"no {folder / name}.gz; {_FROM}")
 
 
 def _array(path: Path, dimensions: int) -> Bytes:
@@ -90,4 +92,4 @@ def _array(path: Path, dimensions: int) -> Bytes:
             raise ValueError(f"not bytes of {dimensions} dimensions")
         return np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
     except (OSError, EOFError, ValueError, struct.error) as error:
-        raise DataMissing(f"{path} cannot be read: {error}") from None
+        raise DataMissing(f"{path} cannot be read: {error}; {_FROM}") from None

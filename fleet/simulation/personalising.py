@@ -2,6 +2,8 @@
 
 import math
 
+from msgspec.structs import asdict
+
 from coordinator.spread import gain
 from fleet.simulation.crew import AT_ONCE, Crew
 from fleet.simulation.data import Data
@@ -21,21 +23,17 @@ def personalised(
     asks for no personal versions. A figure that is not finite says nothing."""
     if manifest.tuning is None:
         return None
-    every = range(len(data.shares.ends))
-    asked = [
-        crew.ask(AT_ONCE, Workshop.tune, model, device, chance(seed, device, _NO_ROUND))
-        for device in every
+    asked = {
+        device: crew.ask(AT_ONCE, Workshop.tune, model, device, chance(seed, device, _NO_ROUND))
+        for device in range(len(data.shares.ends))
         if data.shares.size(device) and data.held_out.size(device)
-    ]
-    pairs = [pair for pending in asked if all(map(math.isfinite, pair := pending.result()))]
+    }
+    found = {device: pending.result() for device, pending in asked.items()}
+    pairs = {device: pair for device, pair in found.items() if all(map(math.isfinite, pair))}
     if not pairs:
         return None
     better = manifest.metrics[0].better
-    found = gain(pairs, better)
     return Personal(
-        devices=found.devices,
-        gaining=found.gaining,
-        median=found.median,
-        mean=found.mean,
-        per_device=tuple(gain([pair], better).mean for pair in pairs),
+        **asdict(gain([*pairs.values()], better)),
+        per_device={device: gain([pair], better).mean for device, pair in pairs.items()},
     )

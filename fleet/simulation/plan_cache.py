@@ -11,13 +11,15 @@ from coordinator.compiler.folder import read_plan_dir, write_plan_dir
 from coordinator.taskfile import StatisticsFile, TaskFile
 
 
-def compiled(task: TaskFile | StatisticsFile, file: Path, cache: Path) -> tuple[Path, bool]:
-    """The folder in `cache` with the plan of a task from `file`; and whether it was there.
+def compiled(task: TaskFile | StatisticsFile, base: Path, cache: Path) -> tuple[Path, bool]:
+    """The folder in `cache` with the plan of a task, whose files are in `base`; and whether it was
+    there.
 
-    A change of the task file, of its model and weights, or of our version makes it anew.
+    A change of the task, be it in its file or by the command line's `--rounds`, of its model and
+    weights, or of our version makes it anew.
     Raises `CompileError`, `OSError`.
     """
-    folder = cache / _digest(task, file)
+    folder = cache / _digest(task, base)
     try:
         read_plan_dir(folder)
         return folder, True
@@ -25,7 +27,7 @@ def compiled(task: TaskFile | StatisticsFile, file: Path, cache: Path) -> tuple[
         pass  # it is not there, or damaged
     from coordinator.compiler.compile import compile_beside  # slow to import
 
-    plan = compile_beside(task, file.parent)
+    plan = compile_beside(task, base)
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix=".new-") as scratch:
         made = Path(scratch) / "plan"
@@ -35,9 +37,10 @@ def compiled(task: TaskFile | StatisticsFile, file: Path, cache: Path) -> tuple[
     return folder, False
 
 
-def _digest(task: TaskFile | StatisticsFile, file: Path) -> str:
-    found = hashlib.sha256(_version() + file.read_bytes())
-    for path in _beside(task, file.parent):
+def _digest(task: TaskFile | StatisticsFile, base: Path) -> str:
+    # A task is plain values, so what it looks like is all there is to it.
+    found = hashlib.sha256(f"{_version()}\0{task!r}\0".encode())
+    for path in _beside(task, base):
         found.update(str(path).encode() + b"\0")
         try:
             with path.open("rb") as opened:
@@ -70,8 +73,8 @@ def _beside(task: TaskFile | StatisticsFile, folder: Path) -> list[Path]:
     return [model, *sorted(places)]
 
 
-def _version() -> bytes:
+def _version() -> str:
     try:
-        return version("lamplighter").encode()
+        return version("lamplighter")
     except PackageNotFoundError:
-        return b"?"
+        return "?"

@@ -66,8 +66,8 @@ def _prepared(wanted: Experiment, path: Path, asked: Asked, say: Callable[[str],
     say("reading examples")
     seed = wanted.seed if asked.seed is None else asked.seed
     column = wanted.split.column if isinstance(wanted.split, experiment.Groups) else None
-    chance = dealing.chance(seed, dealing.TEST)
-    source = sources.read(wanted.data, base, manifest.inputs, column, chance)
+    rng = dealing.generator(seed, dealing.TEST)
+    source = sources.read(wanted.data, base, manifest.inputs, column, rng)
     if wanted.stop:
         _check_measured(wanted, wanted.stop, source.test is not None)
     test = source.test
@@ -102,7 +102,7 @@ def _plan(
     if wanted.plan is not None:
         return base / wanted.plan
     say("compiling the plan")
-    return plan_cache.compiled(task, base / wanted.task, output / "plans")[0]
+    return plan_cache.compiled(task, (base / wanted.task).parent, output / "plans")[0]
 
 
 def _check_measured(wanted: Experiment, stop: Stop, tested: bool) -> None:

@@ -7,20 +7,13 @@ from pathlib import Path
 from fleet.simulation import pictures
 from fleet.simulation.experiment import Stop
 from fleet.simulation.pictures import PictureError
-from fleet.simulation.result import Personal, Version
-from fleet.simulation.tables import TableError, write_rows
+from fleet.simulation.result import Personal, Version, rows_of
+from fleet.simulation.tables import Cell, TableError, write_rows
 from wire import checkpoint
 from wire.checkpoint import Weights
 
 VERSIONS, LOSSES, GAINS = "versions", "losses", "personal"
 _MOST_LINES = 500  # of single devices, in one picture
-
-
-def write_tables(folder: Path, versions: Sequence[Version], seed: int) -> None:
-    """`versions.csv`, a row each, and `losses.csv`, a row for each update that counted. Raises
-    `OSError`."""
-    write_rows(folder / f"{VERSIONS}.csv", _rows(versions, seed))
-    write_rows(folder / f"{LOSSES}.csv", _losses(versions))
 
 
 def write_all(
@@ -35,15 +28,17 @@ def write_all(
 ) -> list[str]:
     """All that is to be known; `name` is the pictures' title. What could not be made is said, a
     line each. Raises `OSError`."""
-    write_tables(folder, versions, seed)
     missing = []
+    tables = {VERSIONS: rows_of(versions, seed), LOSSES: _losses(versions)}
+    for table, rows in tables.items():
+        write_rows(folder / f"{table}.csv", rows)
     try:
-        write_rows(folder / f"{VERSIONS}.parquet", _rows(versions, seed))
-        write_rows(folder / f"{LOSSES}.parquet", _losses(versions))
+        for table, rows in tables.items():
+            write_rows(folder / f"{table}.parquet", rows)
     except TableError as error:
         missing.append(f"no Parquet files: {error}")
     if personal is not None:
-        gains = [{"device": n, "gain": gain} for n, gain in enumerate(personal.per_device)]
+        gains = [{"device": n, "gain": gain} for n, gain in personal.per_device.items()]
         write_rows(folder / f"{GAINS}.csv", gains)
     if weights is not None:
         (folder / "model.safetensors").write_bytes(checkpoint.write(weights))
@@ -70,7 +65,7 @@ def draw(
     if personal is not None:
         pictures.histogram(
             folder / GAINS,
-            personal.per_device,
+            [*personal.per_device.values()],
             x="gain of a device by its personal version",
             y="devices",
             title=f"{name}: {personal.gaining} of {personal.devices} devices gain",
@@ -136,11 +131,7 @@ def _unit(most: int) -> tuple[str, float]:
     return "bytes", 1.0
 
 
-def _rows(versions: Sequence[Version], seed: int) -> list[dict[str, float | int | str]]:
-    return [{"seed": seed, **version.to_row()} for version in versions]
-
-
-def _losses(versions: Sequence[Version]) -> list[dict[str, float | int | str]]:
+def _losses(versions: Sequence[Version]) -> list[dict[str, Cell]]:
     return [
         {"version": v.number, "round": v.round, "device": device, "loss": loss}
         for v in versions

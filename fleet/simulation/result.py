@@ -1,12 +1,11 @@
 """What a simulation leaves behind."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from coordinator.spread import Spread
+from coordinator.spread import Gain, Spread
+from fleet.simulation.tables import Cell
 from wire.checkpoint import Weights
-
-Cell = float | int | str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,18 +54,13 @@ class Version:
         return row | {"reason": self.reason}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Personal:
+class Personal(Gain, frozen=True, kw_only=True):
     """What devices gain by a version of their own over the published one, each on its held-out
-    examples, in the unit of the plan's first metric; above 0 is better. `per_device` is in the
-    order of the devices that have examples of both kinds; all else is over them.
+    examples, in the unit of the plan's first metric. `per_device` has each one's, by its number:
+    of those that have examples of both kinds. All else is over them.
     """
 
-    devices: int
-    gaining: int
-    median: float
-    mean: float
-    per_device: tuple[float, ...]
+    per_device: Mapping[int, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,4 +77,9 @@ class Result:
 
     def to_rows(self) -> list[dict[str, Cell]]:
         """One flat row a version, all with the seed; a column is in the rows that have it."""
-        return [{"seed": self.seed, **version.to_row()} for version in self.versions]
+        return rows_of(self.versions, self.seed)
+
+
+def rows_of(versions: Sequence[Version], seed: int) -> list[dict[str, Cell]]:
+    """As `Result.to_rows`, of what was made before a simulation was stopped."""
+    return [{"seed": seed, **version.to_row()} for version in versions]

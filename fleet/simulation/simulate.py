@@ -169,11 +169,11 @@ class _Play:
 
     def _server(self) -> Server:
         """The coordinator and its devices."""
-        names = [d for d in range(len(self._devices)) if len(self._devices.shares[d])]
+        devices = [d for d, share in enumerate(self._devices.shares) if len(share)]
         task = _virtual(self._task)
-        server = Server(self._timeline, (task,), len(names), learns=lambda _: self._learning)
+        server = Server(self._timeline, (task,), len(devices), learns=lambda _: self._learning)
         interval = float(self._task.timing.check_in)
-        for device in names:
+        for device in devices:
             start = self._timeline.random.random() * interval
             behaviour = self._devices.behaviour(device)
             Device(name_of(device, self._seed), behaviour, self._timeline, server, interval, start)

@@ -13,13 +13,13 @@ import numpy as np
 
 from edge_agent import personal, session
 from edge_agent.carried import Carried
+from edge_agent.evaluation import Evaluator, Totals, metrics_of
 from edge_agent.examples import Examples
 from edge_agent.job import Outcome
 from edge_agent.reporting import Reporting
 from edge_agent.session import Diverged, Trained
 from edge_agent.state import StateFolder
 from fleet.simulation.data import Data
-from fleet.simulation.measuring import Measure, Totals, metrics_of
 from fleet.simulation.trainee import Trainee
 from wire import checkpoint, update
 from wire.checkpoint import Weights
@@ -28,6 +28,9 @@ from wire.messages import Assignment
 from wire.plan import Manifest
 
 ACCEPTED, LATE = "accepted", "late"
+
+_BATCH = 250
+"""Examples that are evaluated at a time: more than on a device, whose memory is small."""
 
 
 class Training(NamedTuple):
@@ -63,7 +66,7 @@ class Workshop:
         self._folder = folder
         self._scratch = scratch
         self._trainee: Trainee | None = None
-        self._measure: Measure | None = None
+        self._evaluator: Evaluator | None = None
         self._model: tuple[str, Weights] = ("", {})
 
     # Training
@@ -126,7 +129,7 @@ class Workshop:
     def totals(self, model: str, start: int, stop: int) -> Totals:
         """Of a part of the test set."""
         assert self._data.test is not None
-        return self._measured().totals(self._weights(model), _part(self._data.test, start, stop))
+        return self._totals(self._weights(model), _part(self._data.test, start, stop))
 
     def evaluate(self, model: str, devices: Sequence[int]) -> list[dict[str, float]]:
         """The metrics of each of these devices on its held-out examples."""
@@ -134,13 +137,12 @@ class Workshop:
 
     def metrics(self, weights: Weights, examples: Examples) -> dict[str, float]:
         """Of at least one example."""
-        totals = self._measured().totals(weights, examples)
-        return metrics_of(self._manifest, [totals], len(examples))
+        return metrics_of(self._manifest, self._totals(weights, examples), len(examples))
 
-    def _measured(self) -> Measure:
-        if self._measure is None:
-            self._measure = Measure(self._manifest, self._plan)
-        return self._measure
+    def _totals(self, weights: Weights, examples: Examples) -> Totals:
+        if self._evaluator is None:
+            self._evaluator = Evaluator(self._manifest, self._plan, threads=1)
+        return self._evaluator.totals(weights, examples, _BATCH)
 
     def _weights(self, model: str) -> Weights:
         if self._model[0] != model:

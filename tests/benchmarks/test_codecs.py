@@ -1,5 +1,5 @@
-"""What the table of codecs rests on: the digits as they are dealt, devices that train as a new one
-would, runs that are the same however many at a time, and verdicts that can be no.
+"""What the table of codecs rests on: devices that train as a new one would, runs that are
+the same however many at a time, and verdicts that can be no.
 
 The digits are made up; no time is measured here.
 """
@@ -16,6 +16,7 @@ from benchmarks.federation import CHOSEN, Federation, Method
 from benchmarks.plans import compile_plan
 from benchmarks.races import Course, Run, run_all
 from benchmarks.results import course_grid, upload_goals
+from examples.mnist.data import DEVICES
 from fleet.simulation import idx
 from wire.codecs import DEFAULT
 from wire.codecs.base import Vector32
@@ -70,20 +71,6 @@ def course(plan: Path, data: Path) -> Course:
     return Course("2nn, alike, to 100 %", plan, data, alike=True, target=1.0, most=2)
 
 
-def test_each_digit_is_dealt_to_one_device() -> None:
-    labels = labels_of(TRAINING)
-    for alike in (True, False):
-        shares = mnist.deal(labels, alike, np.random.default_rng(1))
-        assert [len(share) for share in shares] == [TRAINING // mnist.DEVICES] * mnist.DEVICES
-        assert sorted(np.concatenate(shares)) == list(range(TRAINING))
-
-
-def test_of_shards_a_device_has_two_labels_at_most() -> None:
-    labels = labels_of(TRAINING)
-    shares = mnist.deal(labels, False, np.random.default_rng(1))
-    assert max(len(set(labels[share])) for share in shares) == 2
-
-
 def test_digits_that_are_not_there_say_where_they_were_looked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,8 +108,7 @@ def test_what_a_codec_leaves_out_comes_with_a_later_update(
     one.rounds = other.rounds = 2  # both train alike, and only one has served before
     one.checkpoint = other.checkpoint
     changed = [
-        one.send(device, start).data != other.send(device, start).data
-        for device in range(mnist.DEVICES)
+        one.send(device, start).data != other.send(device, start).data for device in range(DEVICES)
     ]
     assert sum(changed) == CHOSEN
 

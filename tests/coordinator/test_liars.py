@@ -7,7 +7,7 @@ of `benchmarks/robust.py`: FedAvg loses more than 20 points of accuracy, the oth
 import asyncio
 
 from coordinator.compiler.folder import read_plan_dir
-from edge_agent import session
+from edge_agent.evaluation import evaluate
 from edge_agent.examples import Examples
 from fleet.clients import Device, FlippedDevice
 from fleet.digits import PLAN
@@ -50,7 +50,7 @@ async def test_flipped_updates_ruin_the_mean_and_not_the_robust_strategies(serve
     async def points(kind: str, devices: list[Device], name: str) -> float:
         model = await learnt(served, kind, devices, examples, name)
         found = await asyncio.to_thread(
-            session.evaluate, manifest, PLAN, model, Examples(dict(held_out)), 1
+            evaluate, manifest, PLAN, model, Examples(dict(held_out)), 1
         )
         return 100 * found["accuracy"]
 

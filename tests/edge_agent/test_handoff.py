@@ -7,6 +7,7 @@ import onnxruntime as ort
 import pytest
 
 from edge_agent import session
+from edge_agent.evaluation import evaluate
 from edge_agent.handoff import hand_off, weights_of
 from edge_agent.keeping import Decision, Offer, Why
 from edge_agent.models import Tensor, open_model
@@ -42,7 +43,7 @@ class Device:
 
     def measure(self, weights: Weights) -> dict[str, float]:
         self.measured += 1
-        return session.evaluate(self.manifest, self.plan, weights, HELD_OUT, threads=1)
+        return evaluate(self.manifest, self.plan, weights, HELD_OUT, threads=1)
 
     def offered(self, version: int, weights: Weights, held_out: bool = True) -> Decision:
         data = checkpoint.write(weights)
@@ -78,7 +79,7 @@ def test_the_first_model_is_adopted_with_all_that_is_known_of_it(device):
     assert info.outputs[0].dtype == "float32"
     assert info.outputs[0].shape[1:] == (3,)
     assert (info.metric, info.held_out, info.adopted) == ("loss", len(HELD_OUT), NOW)
-    assert info.value == session.evaluate(device.manifest, FLOWERS, weights, HELD_OUT, 1)["loss"]
+    assert info.value == evaluate(device.manifest, FLOWERS, weights, HELD_OUT, 1)["loss"]
     assert (info.opset, info.plan) == (device.manifest.opset, device.manifest.digest())
 
 
@@ -110,7 +111,7 @@ def test_the_one_before_is_measured_anew_over_the_same_examples(device):
     device.measured = 0
     figures = device.offered(2, bad).detail
     assert device.measured == 2
-    before = session.evaluate(device.manifest, FLOWERS, good, HELD_OUT, 1)["loss"]
+    before = evaluate(device.manifest, FLOWERS, good, HELD_OUT, 1)["loss"]
     assert f"before {before:.6g}" in figures
 
 

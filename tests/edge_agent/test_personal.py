@@ -4,9 +4,10 @@ import msgspec
 import numpy as np
 import pytest
 
+from edge_agent.evaluation import evaluate
 from edge_agent.examples import Examples
 from edge_agent.personal import tune
-from edge_agent.session import BadPlan, Diverged, Preempted, evaluate
+from edge_agent.session import BadPlan, Diverged, Preempted
 from tests.edge_agent.plans import FLOWERS, PERSONAL, copied, flowers, manifest_of, weights_of
 from tests.edge_agent.test_session import flowers_gradient
 from wire.checkpoint import Weights

@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from edge_agent.evaluation import evaluate
 from edge_agent.examples import Examples
 from edge_agent.session import (
     BadPlan,
@@ -14,7 +15,6 @@ from edge_agent.session import (
     Preempted,
     Progress,
     Trainer,
-    evaluate,
     open_session,
     train,
 )

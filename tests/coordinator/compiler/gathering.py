@@ -15,6 +15,7 @@ from coordinator.export import complete_model
 from coordinator.plans import codec_of, contradictions
 from coordinator.taskfile import StatisticsFile, parse
 from edge_agent import session
+from edge_agent.evaluation import evaluate
 from edge_agent.examples import Examples
 from fleet.clients import header
 from tests.coordinator.compiler.building import run
@@ -84,7 +85,7 @@ class Gathering:
 
     def measured(self, share: Array, weights: Weights | None = None) -> float:
         """The newest model's loss, or that of these weights, as a device finds it."""
-        found = session.evaluate(
+        found = evaluate(
             self.manifest, self.folder, weights or self.weights, self.examples(share), threads=1
         )
         return found["loss"]

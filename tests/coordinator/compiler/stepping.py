@@ -6,8 +6,9 @@ import numpy as np
 
 from coordinator.compiler.plan import CompiledPlan
 from edge_agent.draws import drawn
+from edge_agent.evaluation import evaluate
 from edge_agent.examples import Examples
-from edge_agent.session import Trainer, evaluate
+from edge_agent.session import Trainer
 from tests.coordinator.compiler.building import run, session
 from wire import checkpoint
 

@@ -10,7 +10,6 @@ import msgspec
 import numpy as np
 import pytest
 
-from benchmarks.models import cnn, two_nn
 from coordinator.compiler.boards import BOARDS
 from coordinator.compiler.cost import cost, flops
 from coordinator.compiler.errors import CompileError
@@ -21,6 +20,7 @@ from coordinator.compiler.plan import CompiledPlan
 from coordinator.compiler.sizes import Sized, sized
 from edge_agent import config
 from edge_agent.job import Job, Outcome, Report
+from examples.mnist.models import cnn, two_nn
 from tests.coordinator.compiler.building import compiled, dense, model, node, task, weights
 from tests.edge_agent.plans import LINE, points, saved
 from tests.edge_agent.samples import assignment

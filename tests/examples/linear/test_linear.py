@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from examples.linear import models
+from examples.linear.__main__ import app
 from examples.linear.data import DEVICES, SETS
 from examples.linear.run import run
 
@@ -55,12 +56,6 @@ def test_a_fleet_is_nearly_as_good_as_all_data_in_one_place(tmp_path: Path) -> N
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
-    import typer
-
-    from examples.linear.__main__ import main
-
-    app = typer.Typer(pretty_exceptions_enable=False)
-    app.command()(main)
     (tmp_path / "file").write_text("in the way")
     done = CliRunner().invoke(app, ["-o", str(tmp_path / "file" / "results")])
     assert done.exit_code == 2

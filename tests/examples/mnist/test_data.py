@@ -14,13 +14,13 @@ def dealt_once(parts, count):
 
 
 def test_the_papers_devices_have_as_many_digits_each():
-    shares = data.deal(LABELS, iid=True, seed=1)
+    shares = data.deal(LABELS, iid=True, rng=np.random.default_rng(1))
     assert [len(share) for share in shares] == [60] * 100
     assert dealt_once(shares, 6000)
 
 
 def test_two_shards_of_the_sorted_digits_have_two_labels_at_most():
-    shares = data.deal(LABELS, iid=False, seed=1)
+    shares = data.deal(LABELS, iid=False, rng=np.random.default_rng(1))
     assert dealt_once(shares, 6000)
     kinds = [len(np.unique(LABELS[share])) for share in shares]
     assert max(kinds) == 2

@@ -18,7 +18,7 @@ PAPER = {
 
 def test_every_task_file_is_somebodys():
     files = {path.stem for path in FOLDER.glob("*.toml")}
-    assert files == {*fedavg.ROWS, nodes.NODES, nodes.CENTRALISED}
+    assert files == {*fedavg.ROWS, nodes.FEDERATED, nodes.CENTRALISED}
     assert set(PAPER) == set(fedavg.ROWS)
 
 
@@ -41,7 +41,7 @@ def test_a_plan_has_the_models_weights(name, tmp_path):
 
 
 def test_the_centralised_model_trains_as_much_as_the_nodes():
-    alone, together = read_task(nodes.CENTRALISED), read_task(nodes.NODES)
+    alone, together = read_task(nodes.CENTRALISED), read_task(nodes.FEDERATED)
     assert alone.training.epochs == together.training.epochs * together.round.rounds
     assert alone.optimizer.learning_rate == together.optimizer.learning_rate
     assert alone.training.batch == together.training.batch

@@ -16,7 +16,7 @@ ROUNDS = 3
 
 @pytest.fixture(scope="module")
 def outcome(flights: Flights, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    plans = experiment.compiled(tmp_path_factory.mktemp("plans"), ROUNDS)
+    plans = experiment.plans(tmp_path_factory.mktemp("plans"), ROUNDS)
     return experiment.run(flights, plans, 1, watch=True, workers=0)
 
 
@@ -53,7 +53,7 @@ def test_what_is_uploaded_is_counted(outcome: Outcome):
 
 def test_steps_are_told(flights: Flights, tmp_path: Path):
     told: list[str] = []
-    plans = experiment.compiled(tmp_path, 1)
+    plans = experiment.plans(tmp_path, 1)
     experiment.run(flights, plans, 1, workers=0, done=told.append)
     assert told == ["round 1", "centralised", "alone"]
 

@@ -84,6 +84,19 @@ def test_a_plan_is_compiled_once(tmp_path: Path) -> None:
     assert len(list(plan.parent.iterdir())) == 2
 
 
+def test_other_rounds_are_another_plan_where_the_rate_falls_over_them(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    (tmp_path / "digits.onnx").write_bytes((FOLDER / "digits.onnx").read_bytes())
+    schedule = '[optimizer.schedule]\nkind = "cosine"\n'
+    (tmp_path / "digits.toml").write_text((FOLDER / "digits.toml").read_text() + schedule)
+    path = tmp_path / "e.toml"
+    path.write_text('task = "digits.toml"\ndevices = 10\n[data]\nsource = "digits"\n'
+                    '[[behaviours]]\nshare = 1.0\ntraining = "2s"\n')  # fmt: skip
+    for rounds in ("1", "2"):
+        status, said = run(str(path), "--rounds", rounds, "--workers", "0")
+        assert status == 0, said
+
+
 @pytest.mark.parametrize(
     ("before", "after", "why"),
     [

@@ -1,10 +1,14 @@
 """Versions evaluated on devices and on a test set, and models trained without rounds."""
 
+from pathlib import Path
+
+import msgspec
 import numpy as np
 import pytest
 
 from coordinator.spread import spread
 from edge_agent import session
+from edge_agent.evaluation import evaluate
 from edge_agent.session import Diverged
 from fleet import simulation
 from fleet.digits import PLAN
@@ -25,7 +29,7 @@ HELD_OUT = [np.arange(1000, 1010), np.empty(0, np.int64), np.arange(1100, 1300)]
 
 
 def measured(weights: Weights, rows: np.ndarray) -> dict[str, float]:
-    return session.evaluate(MANIFEST, PLAN, weights, digits()[0].where(rows), threads=1)
+    return evaluate(MANIFEST, PLAN, weights, digits()[0].where(rows), threads=1)
 
 
 def test_devices_evaluate_on_what_they_hold_out() -> None:
@@ -54,7 +58,7 @@ def test_a_test_set_in_parts_is_the_whole() -> None:
     big = pool.where(np.tile(np.arange(len(pool)), 3))  # more than one piece of work
     result = played(task(2, 1), fleet(2), test=big)
     for weights, version in zip((first_weights(), result.weights), result.versions, strict=True):
-        expected = session.evaluate(MANIFEST, PLAN, weights, pool, threads=1)
+        expected = evaluate(MANIFEST, PLAN, weights, pool, threads=1)
         assert version.test == pytest.approx(expected, rel=1e-5)
 
 
@@ -73,14 +77,12 @@ def test_one_that_trains_alone() -> None:
     own, (_, test) = digits()[0].where(np.arange(50)), digits()
     found = train_alone(task(1, 1), PLAN, own, epochs=3, seed=5, test=test)
     trainer = session.Trainer(MANIFEST, PLAN, first_weights(), threads=1)
-    import msgspec
-
     manifest = msgspec.structs.replace(MANIFEST, epochs=3)
     session.train(trainer, manifest, own, np.random.default_rng(chance(5, 0, 0)), lambda: False)
-    expected = session.evaluate(MANIFEST, PLAN, trainer.weights(), test, threads=1)
+    expected = evaluate(MANIFEST, PLAN, trainer.weights(), test, threads=1)
     assert len(found) == 4
     assert found[-1] == pytest.approx(expected, rel=1e-5)
-    untrained = session.evaluate(MANIFEST, PLAN, first_weights(), test, threads=1)
+    untrained = evaluate(MANIFEST, PLAN, first_weights(), test, threads=1)
     assert found[0] == pytest.approx(untrained, rel=1e-5)
     assert found[3]["loss"] < found[1]["loss"] < found[0]["loss"]
 
@@ -89,7 +91,7 @@ def test_one_goes_on_where_another_left_off() -> None:
     own = digits()[0].where(np.arange(50))
     weights = played(task(2, 1), fleet(2)).weights
     found = train_alone(task(1, 1), PLAN, own, epochs=1, seed=5, weights=weights)
-    expected = session.evaluate(MANIFEST, PLAN, weights, own, threads=1)
+    expected = evaluate(MANIFEST, PLAN, weights, own, threads=1)
     assert found[0] == pytest.approx(expected, rel=1e-5)
 
 
@@ -108,6 +110,14 @@ def test_training_alone_that_diverges_says_so() -> None:
     own.arrays["x"] *= 1e30
     with pytest.raises(Diverged):
         train_alone(task(1, 1), PLAN, own, epochs=1, seed=5)
+
+
+def test_the_program_of_the_guide_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    guide = (Path(__file__).parents[3] / "docs" / "simulate.md").read_text()
+    program = guide.partition("## In Python")[2].partition("```python\n")[2].partition("```")[0]
+    exec(compile(program, "<guide>", "exec"), {})
+    last = capsys.readouterr().out.splitlines()[-1].split()
+    assert float(last[1]) >= 0.9 > float(last[2]) > 0
 
 
 def test_the_example_of_the_documentation_runs(capsys: pytest.CaptureFixture[str]) -> None:
