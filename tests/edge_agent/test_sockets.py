@@ -197,5 +197,5 @@ async def test_what_fits_exactly_is_moved():
         await errands(free)
     async with wire(*ANSWERS) as server, transport(server.url) as limited:
         slack = 4 * 10 * HEADER  # packets come in other pieces each time
-        limited.allowance = Allowance(free.bytes_up + slack, free.bytes_down + slack)
+        limited.allowance = Allowance(free.moved.up + slack, free.moved.down + slack)
         await errands(limited)

@@ -95,8 +95,8 @@ def test_a_secret_that_cannot_be_sent_is_refused(secret):
 async def test_a_good_answer_is_read_and_counted():
     async with wire(replies(json(REPLY))) as server, transport(server.url) as connection:
         assert await connection.check_in(MESSAGE) == REPLY
-        assert connection.bytes_up > len(json(MESSAGE)) + len(server.requests[0])
-        assert connection.bytes_down > len(json(REPLY)) + len("HTTP/1.1 200 OK")
+        assert connection.moved.up > len(json(MESSAGE)) + len(server.requests[0])
+        assert connection.moved.down > len(json(REPLY)) + len("HTTP/1.1 200 OK")
     assert f"Bearer {SECRET}" in server.requests[0]
 
 
