@@ -73,7 +73,7 @@ def _digits(inputs: tuple[Input, ...]) -> Source:
 
     def named(share: Mapping[str, Array]) -> Arrays:
         return {
-            i.name: share["x"].reshape(-1, *i.shape) if i.classes is None else share["label"]
+            i.name: share["x"].reshape(len(share["x"]), *i.shape) if i.classes is None else share["label"]
             for i in inputs
         }
 
