@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from coordinator.compiler.options.section import Fraction, NotNegative, Positive, Section
+from coordinator.compiler.options.section import Fraction, Section
 from fleet.virtual.behaviour import MOST_SPREAD
 from schedules.duration import Duration
 from wire.errors import WireError

@@ -10,7 +10,7 @@ import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -92,11 +92,9 @@ def _array(path: Path, dimensions: int) -> Bytes:
         raise DataMissing(f"{path} cannot be read: {error}") from None
 
 
-def _read(file: IO[bytes], dimensions: int) -> Bytes:
+def _read(file: BinaryIO | gzip.GzipFile, dimensions: int) -> Bytes:
     """No more than the header says: a few packed bytes may be very many unpacked."""
-    zeros, kind, number, *shape = struct.unpack(
-        f">HBB{dimensions}I", file.read(4 + 4 * dimensions)
-    )
+    zeros, kind, number, *shape = struct.unpack(f">HBB{dimensions}I", file.read(4 + 4 * dimensions))
     if (zeros, kind, number) != (0, _UNSIGNED_BYTES, dimensions):
         raise ValueError(f"not bytes of {dimensions} dimensions")
     size = math.prod(shape)

@@ -73,7 +73,9 @@ def _digits(inputs: tuple[Input, ...]) -> Source:
 
     def named(share: Mapping[str, Array]) -> Arrays:
         return {
-            i.name: share["x"].reshape(len(share["x"]), *i.shape) if i.classes is None else share["label"]
+            i.name: share["x"].reshape(len(share["x"]), *i.shape)
+            if i.classes is None
+            else share["label"]
             for i in inputs
         }
 
@@ -209,7 +211,7 @@ def _arrays(found: object, where: str) -> Arrays:
     return arrays
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 

@@ -95,7 +95,8 @@ def hold_out(
     shares: list[Rows], fraction: float, rng: np.random.Generator
 ) -> tuple[list[Rows], list[Rows]]:
     """(train, held out): of each device's rows `fraction` by chance are held out of training. A
-    device of one row keeps it, one of none has none; any other holds out at least one, and keeps at least one."""
+    device of one row keeps it, one of none has none; any other holds out at least one, and keeps at
+    least one."""
     if not 0 <= fraction < 1:
         raise ValueError(f"fraction {fraction:g}; at least 0, below 1")
     train, held = [], []
