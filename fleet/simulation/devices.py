@@ -64,7 +64,7 @@ def fitting(examples: Examples, inputs: tuple[Input, ...], what: str) -> dict[st
             raise ValueError(
                 f"{what}: {i.name!r} has examples of shape {array.shape[1:]}; the plan, {i.shape}"
             )
-        found[i.name] = array.astype(i.dtype, copy=False)
+        found[i.name] = _converted(array, i, what)
         if found[i.name].dtype.kind == "f" and not np.isfinite(found[i.name]).all():
             raise ValueError(f"{what}: {i.name!r} holds NaN or infinity")
         if i.classes is not None:
@@ -73,6 +73,17 @@ def fitting(examples: Examples, inputs: tuple[Input, ...], what: str) -> dict[st
                 raise ValueError(
                     f"{what}: {i.name!r} holds what is not a class from 0 to {i.classes - 1}"
                 )
+    return found
+
+
+def _converted(array: Array, i: Input, what: str) -> Array:
+    """As the input's type, where nothing of it is lost but digits."""
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{what}: {i.name!r} holds {array.dtype}: expected numbers")
+    with np.errstate(all="ignore"):  # what is lost is looked for
+        found = array.astype(i.dtype, copy=False)
+        if array.dtype.kind == "f" and found.dtype.kind in "iu" and (found != array).any():
+            raise ValueError(f"{what}: {i.name!r} holds what is not a whole number")
     return found
 
 

@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from coordinator.compiler.options.section import Fraction, NotNegative, Positive, Section
+from coordinator.compiler.options.section import Fraction, Section
+from fleet.virtual.behaviour import MOST_SPREAD
 from schedules.duration import Duration
 from wire.errors import WireError
 from wire.strict import Hooks, decode_toml
@@ -21,6 +22,7 @@ Chance = Annotated[float, Meta(ge=0, le=1)]
 Test = Text | Annotated[float, Meta(gt=0, lt=1)]
 
 _LIMIT = 1 << 20  # characters
+_LARGEST = 1e300  # neither infinity nor NaN is a goal
 _HOOKS: Hooks = {Duration: Duration.parse}
 _SUMS = 1e-9  # shares that are written as decimals may add up to a little more than 1
 
@@ -94,7 +96,7 @@ class Shards(Section, frozen=True, kw_only=True, tag_field="kind", tag="shards")
 class Dirichlet(Section, frozen=True, kw_only=True, tag_field="kind", tag="dirichlet"):
     """Each label by a Dirichlet draw over the devices: a low `concentration` is more skewed."""
 
-    concentration: Positive = 0.5
+    concentration: Annotated[float, Meta(gt=0, le=1e6)] = 0.5
     label: Text | None = None
 
 
@@ -126,7 +128,7 @@ class Behaving(Section, frozen=True, kw_only=True):
     share: Annotated[float, Meta(gt=0, le=1)]
     like: READY_MADE = "honest"
     training: Duration | None = None
-    spread: NotNegative | None = None
+    spread: Annotated[float, Meta(ge=0, le=MOST_SPREAD)] | None = None
     network: Duration | None = None
     vanishes: Chance | None = None
     away: Duration | None = None
@@ -150,7 +152,7 @@ class Stop(Section, frozen=True, kw_only=True):
     set, or the mean over the devices' held-out examples."""
 
     metric: Text
-    at: float
+    at: Annotated[float, Meta(ge=-_LARGEST, le=_LARGEST)]
     over: Literal["test", "devices"] = "test"
 
 

@@ -4,10 +4,13 @@ Format: https://yann.lecun.com/exdb/mnist. Files may be gzipped, as they are pub
 """
 
 import gzip
+import math
 import struct
+import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +26,7 @@ _FROM = f"MNIST's four files are at {SOURCE}"
 
 _UNSIGNED_BYTES = 8  # what an IDX file says of its type
 _PARTS = {"images-idx3": 3, "labels-idx1": 1}
+_LARGEST = 1 << 31  # bytes, unpacked: some forty times MNIST's
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -44,7 +48,7 @@ class Digits:
         for i in inputs:
             if i.classes is None:
                 pixels = self.images[chosen].astype(i.dtype)
-                found[i.name] = pixels.reshape(-1, *i.shape) / np.asarray(255, i.dtype)
+                found[i.name] = pixels.reshape(len(pixels), *i.shape) / np.asarray(255, i.dtype)
             else:
                 found[i.name] = self.labels[chosen].astype(i.dtype)
         return Examples(found)
@@ -84,12 +88,22 @@ def _find(folder: Path, name: str) -> Path:
 def _array(path: Path, dimensions: int) -> Bytes:
     """The array of an IDX file of bytes."""
     try:
-        data = path.read_bytes()
-        data = gzip.decompress(data) if path.suffix == ".gz" else data
-        zeros, kind, number = struct.unpack_from(">HBB", data)
-        shape = struct.unpack_from(f">{dimensions}I", data, 4)
-        if (zeros, kind, number) != (0, _UNSIGNED_BYTES, dimensions):
-            raise ValueError(f"not bytes of {dimensions} dimensions")
-        return np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
-    except (OSError, EOFError, ValueError, struct.error) as error:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            return _read(file, dimensions)
+    except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
         raise DataMissing(f"{path} cannot be read: {error}; {_FROM}") from None
+
+
+def _read(file: BinaryIO | gzip.GzipFile, dimensions: int) -> Bytes:
+    """No more than the header says: a few packed bytes may be very many unpacked."""
+    zeros, kind, number, *shape = struct.unpack(f">HBB{dimensions}I", file.read(4 + 4 * dimensions))
+    if (zeros, kind, number) != (0, _UNSIGNED_BYTES, dimensions):
+        raise ValueError(f"not bytes of {dimensions} dimensions")
+    size = math.prod(shape)
+    if size > _LARGEST:
+        raise ValueError(f"its header says {size} bytes; at most {_LARGEST}")
+    data = file.read(size + 1)
+    if len(data) != size:
+        there = "more" if len(data) > size else len(data)
+        raise ValueError(f"its header says {size} bytes; there are {there}")
+    return np.frombuffer(data, np.uint8).reshape(shape)

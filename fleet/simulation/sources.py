@@ -73,7 +73,9 @@ def _digits(inputs: tuple[Input, ...]) -> Source:
 
     def named(share: Mapping[str, Array]) -> Arrays:
         return {
-            i.name: share["x"].reshape(-1, *i.shape) if i.classes is None else share["label"]
+            i.name: share["x"].reshape(len(share["x"]), *i.shape)
+            if i.classes is None
+            else share["label"]
             for i in inputs
         }
 
@@ -163,14 +165,18 @@ def _script(data: experiment.Script, base: Path) -> Source:
     function = _function(base / data.script, data.function, where)
     try:
         returned = function(base / data.folder) if data.folder is not None else function()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ExperimentError(f"{where}: {data.function}: {_said(error)}") from error
-    pool, test = returned if isinstance(returned, tuple) else (returned, None)
+    pool, test = returned if _is_pair(returned) else (returned, None)
     if isinstance(pool, Sequence) and pool:
         joined, owned = _joined([_arrays(one, where) for one in pool])
     else:
         joined, owned = _arrays(pool, where), None
     return Source(joined, owned, None if test is None else _arrays(test, where))
+
+
+def _is_pair(returned: object) -> bool:
+    return isinstance(returned, tuple) and len(returned) == 2
 
 
 def _function(path: Path, name: str, where: str) -> Callable[..., Any]:
@@ -180,7 +186,7 @@ def _function(path: Path, name: str, where: str) -> Callable[..., Any]:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ExperimentError(f"{where}: {_said(error)}") from error
     found = getattr(module, name, None)
     if not callable(found):
@@ -196,13 +202,16 @@ def _arrays(found: object, where: str) -> Arrays:
             f"{where}: expected arrays by name, a list of such for the devices, or a pair of that "
             f"and those to test with; not {type(found).__name__}"
         )
-    arrays = {str(name): np.asarray(array) for name, array in found.items()}
+    try:
+        arrays = {str(name): np.asarray(array) for name, array in found.items()}
+    except ValueError as error:  # rows of different lengths, say
+        raise ExperimentError(f"{where}: {error}") from None
     if len({array.shape[:1] for array in arrays.values()}) != 1:
         raise ExperimentError(f"{where}: its arrays have different lengths")
     return arrays
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 

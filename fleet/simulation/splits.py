@@ -95,12 +95,14 @@ def hold_out(
     shares: list[Rows], fraction: float, rng: np.random.Generator
 ) -> tuple[list[Rows], list[Rows]]:
     """(train, held out): of each device's rows `fraction` by chance are held out of training. A
-    device of one row keeps it; any other holds out at least one, and keeps at least one."""
+    device of one row keeps it, one of none has none; any other holds out at least one, and keeps at
+    least one."""
     if not 0 <= fraction < 1:
         raise ValueError(f"fraction {fraction:g}; at least 0, below 1")
     train, held = [], []
     for rows in shares:
         number = min(len(rows) - 1, max(1, round(fraction * len(rows)))) if fraction else 0
+        number = max(0, number)
         mask = np.zeros(len(rows), bool)
         mask[rng.choice(len(rows), number, replace=False)] = True
         train.append(rows[~mask])

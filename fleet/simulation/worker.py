@@ -1,15 +1,23 @@
 """A worker process: `python -m fleet.simulation.worker DESCRIPTOR`, which the simulation starts.
 
-It works until the line ends, as it does when the simulation has ended, however that was.
+A simulation that ends in order kills its workers. When the line ends without that, the simulation
+was killed itself: its workers end at once, in the middle of their work, and clear up for it.
 """
 
 import os
+import select
+import shutil
 import signal
 import sys
+import threading
 import traceback
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
+
+from fleet.simulation.setting import Setting
+
+_END_SECONDS = 10.0
 
 
 def main(descriptor: int) -> None:
@@ -17,12 +25,17 @@ def main(descriptor: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the simulation
     # What a worker keeps is gone with the simulation: a power cut has nothing to lose in it.
     os.fsync = _nothing  # type: ignore[assignment]
-    with suppress(EOFError, ConnectionError), Connection(descriptor) as line:
+    line = Connection(descriptor)
+    with suppress(EOFError, ConnectionError):
         _serve(line)
+    threading.Event().wait(_END_SECONDS)  # the thread that watches ends it
 
 
 def _serve(line: Connection) -> None:
-    workshop = line.recv().workshop()
+    setting: Setting = line.recv()
+    descriptor = line.fileno()
+    threading.Thread(target=_watch, args=(descriptor, setting), daemon=True).start()
+    workshop = setting.workshop()
     while True:
         method, arguments = line.recv()
         try:
@@ -38,6 +51,17 @@ def _send(line: Connection, answer: tuple[bool, Any]) -> None:
     except (TypeError, AttributeError):  # an error that cannot be pickled
         told = "".join(traceback.format_exception_only(answer[1])).strip()
         line.send((False, RuntimeError(told)))
+
+
+def _watch(descriptor: int, setting: Setting) -> None:
+    """In a thread: wait until nobody is at the other end, and end it all. What is in memory would
+    stay there for as long as the machine runs."""
+    line = select.poll()
+    line.register(descriptor, 0)  # that it was hung up is always told
+    line.poll()
+    for folder in (setting.quick, setting.folder):
+        shutil.rmtree(folder, ignore_errors=True)
+    os._exit(1)
 
 
 def _nothing(descriptor: int) -> None:

@@ -4,6 +4,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+MOST_SPREAD = 50.0
+"""Of the logarithm of a training's time: of more, no number could hold the tail."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Behaviour:
@@ -42,8 +45,11 @@ class Behaviour:
     def __post_init__(self) -> None:
         if not (self.training > 0 and self.up > 0 and self.network > 0 and self.away > 0):
             raise ValueError("training, up, network and away: seconds above 0")
-        if min(self.spread, self.down, self.late_by, self.repeats, self.offset) < 0:
+        others = (self.spread, self.down, self.late_by, self.repeats, self.offset)
+        if not all(value >= 0 for value in others):  # NaN neither
             raise ValueError("spread, down, late_by, repeats and offset: 0 or more")
+        if self.spread > MOST_SPREAD:
+            raise ValueError(f"spread: at most {MOST_SPREAD:g}")
         if not all(0 <= chance <= 1 for chance in (self.vanishes, self.gives_up, self.lies)):
             raise ValueError("vanishes, gives_up and lies: chances from 0 to 1")
         if not 0 <= self.drift < 1:

@@ -1,5 +1,6 @@
 """Experiment files: strict, and what does not fit is one line that names the key."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,9 @@ DIGITS = HEAD + '[data]\nsource = "digits"\n'
         (DIGITS + "[[behaviours]]\nshare = 0.5\nlies = 2.0", r"lies = 2.0"),
         (DIGITS + "[[behaviours]]\nshare = 0.6\n" * 2, "shares of 1.2: expected 1 at most"),
         (DIGITS + "[split]\nkind = 'dirichlet'\nconcentration = 0", "concentration = 0"),
+        (DIGITS + "[split]\nkind = 'dirichlet'\nconcentration = inf", "concentration = inf"),
+        (DIGITS + "[[behaviours]]\nshare = 0.5\nspread = 1e300", r"spread = 1e\+300.* <= 50"),
+        (DIGITS + "[stop]\nmetric = 'loss'\nat = nan", "stop.at = nan"),
         (DIGITS + "[split]\nkind = 'groups'", "missing key 'split.column'"),
         (DIGITS + "[stop]\nmetric = 'loss'", "missing key 'stop.at'"),
         (HEAD + "[data]\nsource = 'files'", "expected one of folder .* or file"),
@@ -237,3 +241,41 @@ def test_the_documented_experiment_is_one_with_every_key() -> None:
         f"\n{key} = " in text or f"[{key}]" in text
         for key in experiment.Experiment.__struct_fields__[2:]
     )
+
+
+X = "np.zeros((9, 64), 'f4')"
+LABEL = "np.arange(9)"
+
+
+@pytest.mark.parametrize(
+    ("returned", "why"),
+    [
+        ("sys.exit(3)", "load: SystemExit: 3"),
+        ("{'x': [[1], [1, 2]], 'label': [1, 2]}", "inhomogeneous"),
+        (f"({{'x': {X}}}, {{'x': {X}}}, 3)", "expected arrays by name"),
+        (f"{{'x': {X}.astype(str), 'label': {LABEL}}}", "'x' holds <U32: expected numbers"),
+        (f"{{'x': {X} * 1j, 'label': {LABEL}}}", "'x' holds complex64: expected numbers"),
+        (f"{{'x': {X}.astype('f8') + 1e300, 'label': {LABEL}}}", "'x' holds NaN or infinity"),
+        (f"{{'x': {X}, 'label': {LABEL} + 0.7}}", "'label' holds what is not a whole number"),
+        (f"{{'x': {X}, 'label': {LABEL} * np.nan}}", "'label' holds what is not a whole number"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_what_a_script_cannot_return_is_said(tmp_path: Path, returned: str, why: str) -> None:
+    script = f"import sys\nimport numpy as np\ndef load():\n    return {returned}\n"
+    (tmp_path / "s.py").write_text(script)
+    with pytest.raises(ExperimentError, match=re.escape(why)) as caught:
+        prepared(tmp_path, 'devices = 3\n[data]\nsource = "script"\nscript = "s.py"')
+    assert "\n" not in str(caught.value)
+
+
+def test_a_device_without_examples_has_none_held_out(tmp_path: Path) -> None:
+    (tmp_path / "s.py").write_text(
+        "import numpy as np\ndef load():\n"
+        f"    own = {{'x': {X}, 'label': {LABEL}}}\n"
+        "    return [own, {name: array[:0] for name, array in own.items()}]\n"
+    )
+    found = prepared(tmp_path, '[data]\nsource = "script"\nscript = "s.py"').devices
+    assert [len(share) for share in found.shares] == [8, 0]
+    assert found.held_out is not None
+    assert [len(held) for held in found.held_out] == [1, 0]

@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -63,3 +64,37 @@ def test_as_many_pictures_as_labels(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(struct.pack(">HBBI", 0, 8, 1, 2) + b"\1\2"))
     with pytest.raises(idx.DataMissing, match="20 images and 2 labels"):
         idx.load(tmp_path)
+
+
+def test_other_pictures_than_the_plans_are_not_cut_into_its() -> None:
+    pictures = idx.Digits(np.zeros((8, 28, 28), np.uint8), np.zeros(8, np.uint8))
+    smaller = Input(name="x", dtype="float32", shape=(14, 14))
+    with pytest.raises(ValueError, match="reshape"):
+        pictures.examples(slice(None), (smaller,))
+
+
+def test_a_file_that_is_damaged_where_it_is_packed_is_named(tmp_path: Path) -> None:
+    write(tmp_path)
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    packed = bytearray(path.read_bytes())
+    packed[12] ^= 0xFF
+    path.write_bytes(packed)
+    with pytest.raises(idx.DataMissing, match=r"train-images-idx3-ubyte.gz cannot be read"):
+        idx.load(tmp_path)
+
+
+@pytest.mark.parametrize("labels", [20, 0xFFFFFFFF])
+def test_no_more_is_unpacked_than_its_header_says(tmp_path: Path, labels: int) -> None:
+    write(tmp_path)
+    path = tmp_path / "train-labels-idx1-ubyte.gz"
+    with gzip.open(path, "wb", 1) as file:
+        file.write(struct.pack(">HBBI", 0, 8, 1, labels))
+        for _ in range(64):
+            file.write(bytes(1 << 20))
+    tracemalloc.start()
+    try:
+        with pytest.raises(idx.DataMissing, match=f"its header says {labels} bytes"):
+            idx.load(tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    finally:
+        tracemalloc.stop()

@@ -1,13 +1,15 @@
 """Devices that are late, lie or vanish; and codecs with which they keep something."""
 
+import signal
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from edge_agent.reporting import Reporting
 from edge_agent.state import StateFolder
 from fleet.digits import PLAN
-from fleet.simulation import data
+from fleet.simulation import SimulationError, data
 from fleet.simulation.learning import chance
 from fleet.simulation.workshop import Training, Workshop
 from fleet.virtual import Behaviour
@@ -169,3 +171,20 @@ def test_devices_hear_what_became_of_their_updates_before_they_train_again() -> 
     again = played(task(2, 12, CODEC), fleet(2, behaviours=behaviours), workers=1)
     for name, values in result.weights.items():
         np.testing.assert_array_equal(again.weights[name], values)
+
+
+def test_devices_that_never_reach_the_network_end_it() -> None:
+    """Though each of them would try by itself for longer than anyone waits."""
+    alone = Behaviour(training=2.0, up=1e-3, down=1e9)
+    before = signal.signal(signal.SIGALRM, _too_long)
+    signal.alarm(20)
+    try:
+        with pytest.raises(SimulationError, match="no version was made"):
+            played(task(2, 3), fleet(2, behaviours=alone))
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _too_long(number: int, frame: object) -> None:
+    raise AssertionError("it goes on and on")

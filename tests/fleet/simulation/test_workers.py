@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -131,3 +133,33 @@ def test_what_a_worker_raises_is_raised_here() -> None:
                 crew.ask(0.0, Workshop.evaluate, "nowhere", (0,)).result()
         finally:
             crew.close()
+
+
+_ENDLESS = """
+import sys
+from pathlib import Path
+from dataclasses import replace
+from fleet.simulation import setting
+from tests.fleet.simulation.small import fleet, played, task
+setting._MEMORY = Path(sys.argv[1])
+played(task(2, 10**6), fleet(2), workers=2, on_version=lambda _: print("on", flush=True))
+"""
+
+
+def test_workers_end_and_clear_up_when_the_simulation_is_killed(tmp_path: Path) -> None:
+    started = subprocess.Popen(
+        [sys.executable, "-c", _ENDLESS, str(tmp_path)],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert started.stdout is not None
+        assert started.stdout.readline() == b"on\n"
+        children = psutil.Process(started.pid).children()
+        assert len(children) == 2
+        assert len(list(tmp_path.iterdir())) == 2
+    finally:
+        started.kill()
+        started.communicate()
+    assert not psutil.wait_procs(children, timeout=10)[1]
+    assert not list(tmp_path.iterdir())

@@ -127,3 +127,9 @@ def test_bad_behaviour_is_described_with_what_is_allowed():
         task(rounds=0)
     with pytest.raises(ValueError, match="would weigh nothing"):
         task(staleness_exponent=-1)
+
+
+@pytest.mark.parametrize("spread", [-1.0, float("nan"), float("inf"), 1e300])
+def test_a_spread_that_no_time_can_have_is_an_error(spread: float) -> None:
+    with pytest.raises(ValueError, match="spread"):
+        Behaviour(spread=spread)
