@@ -19,6 +19,9 @@ app = typer.Typer(
 )
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
+_LARGEST_SEED = (1 << 53) - 1  # as in an experiment file: `fleet.simulation` is loaded when needed
+_MOST_WORKERS = 1024  # each is a process with ONNX Runtime in it
+
 _NEEDED = {"sklearn": "scikit-learn", "onnxruntime": "onnxruntime", "onnx": "onnx"}
 _SIMULATION = {"onnxruntime": "onnxruntime", "onnx": "onnx"}
 
@@ -65,7 +68,10 @@ def simulate(
         Path, typer.Argument(metavar="EXPERIMENT.toml", help="What to simulate (TOML).")
     ],
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Another seed than the file's.", show_default=False)
+        int | None,
+        typer.Option(
+            min=0, max=_LARGEST_SEED, help="Another seed than the file's.", show_default=False
+        ),
     ] = None,
     rounds: Annotated[
         int | None,
@@ -73,7 +79,11 @@ def simulate(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=0, help="Processes that train; 0: this one. [default: one a core]"),
+        typer.Option(
+            min=0,
+            max=_MOST_WORKERS,
+            help="Processes that train; 0: this one. [default: one a core]",
+        ),
     ] = None,
     output: Annotated[
         Path | None,

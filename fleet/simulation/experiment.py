@@ -16,7 +16,7 @@ from schedules.duration import Duration
 from wire.errors import WireError
 from wire.strict import Hooks, decode_toml
 
-Text = Annotated[str, Meta(min_length=1)]
+Text = Annotated[str, Meta(min_length=1, pattern=r"^[^\x00]*$")]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Chance = Annotated[float, Meta(ge=0, le=1)]
 Test = Text | Annotated[float, Meta(gt=0, lt=1)]

@@ -105,6 +105,7 @@ def test_other_rounds_are_another_plan_where_the_rate_falls_over_them(tmp_path: 
         ("devices = 40", "devices = 4000", "split: 1437 examples for 4000 devices; at least 4000"),
         ("/plan", "/none", "none: not a compiled plan"),
         ("rounds = 40", 'output = "e.toml"', "there is a file of that name"),
+        ("rounds = 40", 'output = "a\\u0000"', "output = 'a"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(
@@ -118,6 +119,13 @@ def test_bad_input_is_one_line_and_status_2(
     assert why in said
     assert "Traceback" not in said
     assert not (tmp_path / "e-results").exists()
+
+
+@pytest.mark.parametrize("option", ["--seed=99999999999999999999", "--workers=100000"])
+def test_numbers_beyond_all_use_are_refused_at_once(option: str) -> None:
+    status, said = run(str(EXAMPLE), option)
+    assert status == 2
+    assert "Invalid value" in said
 
 
 def test_a_fleet_that_makes_no_model_is_a_failure(tmp_path: Path) -> None:
