@@ -10,6 +10,7 @@ from coordinator.store.records import MetricRecord
 from wire.plan import Metric
 
 _LARGEST = 3.5e38  # float32's range: a lie beyond it would spoil every mean
+_NOT_NEGATIVE = ("rmse", "mae")
 _SLACK = 1e-3  # by which float32's sums of shares may be beside 0 or 1
 
 
@@ -47,9 +48,6 @@ def can_be(name: str, value: float) -> bool:
         return -_SLACK <= value <= 1 + _SLACK
     least = 0.0 if name.partition(":")[0] in _NOT_NEGATIVE else -_LARGEST
     return least <= value <= _LARGEST
-
-
-_NOT_NEGATIVE = ("rmse", "mae")
 
 
 def metric_views(found: Sequence[MetricRecord], metrics: Sequence[Metric]) -> list[MetricView]:

@@ -16,11 +16,9 @@ from coordinator.store.rounds import Terms
 from coordinator.store.sql import Steps, Store
 from coordinator.summing import Summing
 from coordinator.taskfile import AnyTask
-from wire.messages import Assignment, Published
+from wire.messages import LONGEST_TIME, Assignment, Published
 from wire.plan import Manifest
 from wire.update import size_limit
-
-_LONGEST = 366 * 86400.0
 
 
 class Task:
@@ -126,7 +124,7 @@ class Task:
             plan=self.record.plan,
             model=model.digest,
             codec=self.codec,
-            deadline=min(self.round.time_left(row.round, row.assigned, now), _LONGEST),
+            deadline=min(self.round.time_left(row.round, row.assigned, now), LONGEST_TIME),
             upload_limit=self.upload_limit,
             seed=row.seed,
         )

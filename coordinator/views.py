@@ -235,8 +235,12 @@ class DevicePage(msgspec.Struct, frozen=True, kw_only=True):
     after: str | None = None
 
 
+MOST_USES, LONGEST_LIFETIME = 1_000_000, 366 * 86400.0
+"""Of an enrolment token, at most."""
+
+
 class NewToken(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A request for an enrolment token; `lifetime` in seconds."""
+    """A request for an enrolment token; `lifetime` in seconds, from 1 on."""
 
     uses: int = 1
     lifetime: float = 86400.0

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import NamedTuple
 
 from edge_agent import budget
@@ -287,10 +288,9 @@ class Agent:
             return
         self._now_doing("training", f"{work.task} round {work.round}")
         evaluate = work.version > self._life.evaluated.get(work.task, -1)
-        self._ledger.costs.begin_training()
-        seconds = min(seconds, self._life.deadline - self._now())
-        report = await self._jobs.train(work, seconds, evaluate, self._lookout.job_refused)
-        self._ledger.costs.end_training()
+        with self._ledger.costs.training():
+            seconds = min(seconds, self._life.deadline - self._now())
+            report = await self._jobs.train(work, seconds, evaluate, self._lookout.job_refused)
         self._remember(work.task, work.version, report)
         fruitless = report.steps <= report.resumed_at
         self._life.worked(report.outcome, self._now(), self._random.random(), fruitless)
@@ -319,11 +319,8 @@ class Agent:
         self._now_doing("evaluating", f"{published.task} version {published.version}")
         limit = self._config.training.time_limit
         tune = tune and await asyncio.to_thread(self._jobs.tunes, published)
-        if tune:  # that is training, too
-            self._ledger.costs.begin_training()
-        report = await self._jobs.evaluate(published, limit, self._lookout.job_refused, tune)
-        if tune:
-            self._ledger.costs.end_training()
+        with self._ledger.costs.training() if tune else nullcontext():  # tuning is training, too
+            report = await self._jobs.evaluate(published, limit, self._lookout.job_refused, tune)
         now, fraction = self._now(), self._random.random()
         if report.outcome is Outcome.PREEMPTED:
             self._life.evaluation_preempted(now, fraction)

@@ -4,7 +4,8 @@ and byte once.
 `History.spent` holds it; it is on the disk when the history is.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from edge_agent import budget
 from edge_agent.budget import Spent
@@ -38,14 +39,15 @@ class Costs:
         self._history.spent = spent
         return spent
 
-    def begin_training(self) -> None:
-        """From now on each second counts."""
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Each second in here counts."""
         self._trains_since = self._clock.monotonic()
-
-    def end_training(self) -> None:
-        """The last second that counts."""
-        self.count()
-        self._trains_since = None
+        try:
+            yield
+        finally:
+            self.count()
+            self._trains_since = None
 
     def traffic(self) -> Traffic:
         """All that was ever sent and received, the errand under way included."""

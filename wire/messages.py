@@ -34,7 +34,9 @@ Label = Annotated[
 ]
 """One line for people: what a device says must not forge lines of a log."""
 Labels = Annotated[dict[Label, Label], Meta(max_length=32)]
-Seconds = Annotated[float, Meta(ge=0, le=366 * 86400)]
+LONGEST_TIME = 366 * 86400.0
+"""Seconds that a message tells at most: a leap year."""
+Seconds = Annotated[float, Meta(ge=0, le=LONGEST_TIME)]
 Count = Annotated[int, Meta(ge=0, le=1 << 53)]
 Text = Annotated[
     str,

@@ -21,11 +21,16 @@ from coordinator.cli.common import (
 )
 from coordinator.cli.telling import failing, say_more, write_lines
 from coordinator.client import AdminClient
-from coordinator.views import DevicePage, DeviceView, StandingView
+from coordinator.views import (
+    LONGEST_LIFETIME,
+    MOST_USES,
+    DevicePage,
+    DeviceView,
+    StandingView,
+)
 from schedules.duration import Duration, human
 
 _SHOWN = 200
-_MOST_USES, _LONGEST = 1_000_000, 366 * 86400.0
 
 
 def devices_command(
@@ -100,13 +105,13 @@ def token_command(
 
     def check() -> None:
         nonlocal lifetime
-        if not 1 <= uses <= _MOST_USES:
-            raise Complaint(f"--uses: from 1 to {_MOST_USES}, not {uses}")
+        if not 1 <= uses <= MOST_USES:
+            raise Complaint(f"--uses: from 1 to {MOST_USES}, not {uses}")
         try:
             lifetime = float(Duration.parse(expires))
         except ValueError as error:
             raise Complaint(f"--expires: {error}, not {expires!r}") from None
-        if not 1 <= lifetime <= _LONGEST:
+        if not 1 <= lifetime <= LONGEST_LIFETIME:
             raise Complaint(f"--expires: from '1s' to '366d', not {expires!r}")
 
     async def work(client: AdminClient) -> None:

@@ -19,6 +19,8 @@ from coordinator.store.records import RoundRecord
 from coordinator.store.sql import Store
 from coordinator.task import Task
 from coordinator.views import (
+    LONGEST_LIFETIME,
+    MOST_USES,
     DevicePage,
     DeviceView,
     NewTask,
@@ -36,7 +38,6 @@ from coordinator.views import (
 from wire.digest import DIGEST_PATTERN, digest_of
 from wire.plan import PLAN_FILE_LIMIT
 
-_MAX_LIFETIME = 366 * 86400.0
 _ROUNDS_SHOWN = 100
 _LAST_ROUNDS, _MOST_ROUNDS = 20, 1000
 _MOST_VERSIONS = 10**9 - 1
@@ -184,8 +185,8 @@ async def remove(request: web.Request) -> web.StreamResponse:
 async def token(request: web.Request) -> web.StreamResponse:
     """POST /v1/admin/tokens: an enrolment token."""
     new = await message(request, NewToken)
-    if not (1 <= new.uses <= 1_000_000 and 0 < new.lifetime <= _MAX_LIFETIME):
-        raise Refused("bad_message", "uses from 1 to 1000000, lifetime from 1 s to 366 days")
+    if not (1 <= new.uses <= MOST_USES and 1 <= new.lifetime <= LONGEST_LIFETIME):
+        raise Refused("bad_message", f"uses from 1 to {MOST_USES}, lifetime from 1 s to 366 days")
     made = await coordinator_of(request).devices.new_token(
         new.uses, timedelta(seconds=new.lifetime)
     )

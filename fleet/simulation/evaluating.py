@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 
+from coordinator.aggregation.options import Aggregation, counted
 from coordinator.spread import Spread, spread
 from edge_agent.evaluation import metrics_of
 from fleet.simulation.crew import AT_ONCE, Crew
@@ -18,13 +19,16 @@ the same whoever adds them."""
 class Evaluating:
     """Of one plan's models, in files."""
 
-    def __init__(self, manifest: Manifest, data: Data, crew: Crew) -> None:
+    def __init__(
+        self, manifest: Manifest, aggregation: Aggregation, data: Data, crew: Crew
+    ) -> None:
         self._manifest = manifest
         self._crew = crew
         self._size = 0 if data.test is None else len(data.test)
         sizes = {d: data.held_out.size(d) for d in range(len(data.held_out.ends))}
         self._sizes = {device: size for device, size in sizes.items() if size}
         self._parts = _parts(self._sizes)
+        self._weights = [counted(aggregation, size) for size in self._sizes.values()]
 
     @property
     def held_out(self) -> tuple[int, ...]:
@@ -45,14 +49,15 @@ class Evaluating:
         return metrics_of(self._manifest, totals, self._size)
 
     def devices(self, model: str) -> Mapping[str, Spread]:
-        """The spread of each metric over the devices; a figure that is not finite says nothing."""
+        """The spread of each metric over the devices, which weigh as much as the coordinator counts
+        them for; a figure that is not finite says nothing."""
         asked = [self._crew.ask(AT_ONCE, Workshop.evaluate, model, part) for part in self._parts]
         found = [metrics for pending in asked for metrics in pending.result()]
         spreads = {}
         for metric in self._manifest.metrics:
             values = [
-                (metrics[metric.name], size)
-                for metrics, size in zip(found, self._sizes.values(), strict=True)
+                (metrics[metric.name], weight)
+                for metrics, weight in zip(found, self._weights, strict=True)
                 if math.isfinite(metrics[metric.name])
             ]
             if values:

@@ -128,7 +128,7 @@ class _Play:
         self._until, self._on_version = until, on_version
         self._timeline = Timeline(seed)
         self._models = Models(stage.folder, stage.plan.initial, manifest.checkpoint)
-        self._evaluating = Evaluating(manifest, stage.data, stage.crew)
+        self._evaluating = Evaluating(manifest, task.aggregation, stage.data, stage.crew)
         plan_bytes = len(manifest.to_bytes()) + sum(map(len, stage.plan.files.values()))
         account = Account(plan_bytes, self._published, self._stuck)
         self._learning = Taught(

@@ -16,9 +16,8 @@ from fleet.virtual.referee import Referee
 from fleet.virtual.task import VirtualTask
 from fleet.virtual.timeline import Timeline
 from wire.errors import Rule, WireError
-from wire.messages import Assignment
+from wire.messages import LONGEST_TIME, Assignment
 
-_LONGEST = 366 * 86400.0
 _MIDNIGHT = datetime(2026, 1, 1, tzinfo=UTC)
 """What the coordinator's wall clock shows when the simulation starts."""
 
@@ -84,7 +83,7 @@ class Rounds:
     def assignment(self, given: VirtualAssignment) -> Assignment:
         """What the device is told of it."""
         left = self.round.time_left(given.round, given.assigned, self._timeline.now)
-        return self.learning.assignment(given, min(left, _LONGEST))
+        return self.learning.assignment(given, min(left, LONGEST_TIME))
 
     def give_up(self, given: VirtualAssignment) -> None:
         """The device will not deliver."""

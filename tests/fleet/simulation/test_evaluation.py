@@ -48,6 +48,19 @@ def test_devices_evaluate_on_what_they_hold_out() -> None:
         assert found["loss"].mean == pytest.approx(loss.mean, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("table", "weights"), [("max_examples = 50", (10, 50)), ('by = "uniform"', (1, 1))]
+)
+def test_devices_weigh_as_much_as_the_coordinator_counts_them_for(
+    table: str, weights: tuple[int, int]
+) -> None:
+    capped = task(2, 1, text=f'\n[aggregation]\nkind = "fedavg"\n{table}\n')
+    first = played(capped, fleet(3, held_out=HELD_OUT)).versions[0].devices["accuracy"]
+    each = [measured(first_weights(), rows)["accuracy"] for rows in HELD_OUT if rows.size]
+    assert first.examples == sum(weights)
+    assert first.mean == pytest.approx(np.average(each, weights=weights))
+
+
 def test_no_device_evaluates_where_none_is_to() -> None:
     result = played(task(2, 1), fleet(3, held_out=HELD_OUT), evaluate_every=0)
     assert [version.devices for version in result.versions] == [{}, {}]
