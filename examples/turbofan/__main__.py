@@ -13,7 +13,7 @@ from examples.turbofan.cmapss import DataError, Flights
 from examples.turbofan.experiment import Outcome
 
 _QUICK_SPLITS, _QUICK_ROUNDS = 1, 3
-_OTHERS = 2  # steps of a split beside its rounds; the nodes of the first one are watched
+_OTHERS = 2  # steps of a split beside its rounds
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -46,7 +46,7 @@ def _run(
         plans = experiment.plans(Path(folder), rounds)
         each = plans.federated.task.round.rounds
         found = []
-        with progress(len(seeds) * (each + _OTHERS) + each) as at:
+        with progress(len(seeds) * (each + _OTHERS)) as at:
             for seed in seeds:
 
                 def done(what: str, seed: int = seed) -> None:

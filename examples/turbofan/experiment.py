@@ -11,9 +11,14 @@ from coordinator.taskfile import TaskFile
 from examples.plans import Compiled, compiled, training_task
 from examples.turbofan import FOLDER
 from examples.turbofan.cmapss import Flights
-from examples.turbofan.federation import METRIC, Federation, Tooth
+from examples.turbofan.federation import Federation
 from examples.turbofan.split import Split, naive, split
-from fleet.simulation import Devices, train_alone, train_each
+from fleet.simulation import Devices, Version, train_alone, train_each
+
+METRIC = "rmse"
+
+Tooth = tuple[float, float]
+"""The RMSE on a node's own engines, in cycles: of the round's model, and of what it made of it."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +75,13 @@ def run(
     workers: int | None = None,
     done: Callable[[str], None] = lambda what: None,
 ) -> Outcome:
-    """Everything on the split of `seed`; `watch` some nodes, which takes five times as long. `done`
-    is told of each step: one a round, one for each of the other two, and one more a round with
-    `watch`. Raises `DataError` for too few engines, and what `simulate` does."""
+    """Everything on the split of `seed`; `watch` some nodes. `done` is told of each step: one a
+    round, one for each of the other two. Raises `DataError` for too few engines, and what
+    `simulate` does."""
     found = split(flights, seed)
     federation = Federation(found, plans.federated, seed, workers)
     began = time.perf_counter()
-    versions = federation.run(lambda version: done(f"round {version.number}")).versions
+    versions = federation.run(watch, lambda version: done(f"round {version.number}")).versions
     seconds = time.perf_counter() - began
     centralised = train_alone(
         *(plans.centralised.task, plans.centralised.plan, found.training),
@@ -101,10 +106,20 @@ def run(
         centralised=_cycles(centralised, found),
         alone=_cycles(alone[-1], found),
         each_alone=[_cycles(node, found)[-1] for node in alone],
-        teeth=federation.teeth(lambda: done("nodes")) if watch else {},
+        teeth=_teeth(versions, found),
         seconds=seconds,
         upload=versions[-1].upload,
     )
+
+
+def _teeth(versions: Sequence[Version], found: Split) -> dict[int, list[Tooth]]:
+    """Of each watched node, a tooth a round."""
+    teeth: dict[int, list[Tooth]] = {}
+    for version in versions:
+        for node, learnt in sorted(version.watched.items()):
+            before, after = _cycles(learnt, found)
+            teeth.setdefault(node, []).append((before, after))
+    return teeth
 
 
 def _cycles(metrics: Sequence[Mapping[str, float]], found: Split) -> list[float]:

@@ -1,4 +1,4 @@
-"""The federation of one split: every node but one, in virtual time; and how its nodes see it."""
+"""The federation of one split: every node but one, in virtual time."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,15 +8,10 @@ from msgspec.structs import replace
 from coordinator.taskfile import TaskFile
 from examples.plans import Compiled
 from examples.turbofan.split import Split
-from fleet.simulation import Devices, Result, Version, simulate, train_alone
-from wire.checkpoint import Weights
+from fleet.simulation import Devices, Result, Version, simulate
 
 WATCHED = 3
-"""Nodes whose own error is looked at before and after each local training."""
-METRIC = "rmse"
-
-Tooth = tuple[float, float]
-"""The RMSE on a node's own engines, in cycles: of the round's model, and of what it made of it."""
+"""Nodes whose error on their own engines is looked at before and after each local training."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +23,8 @@ class Federation:
     seed: int
     workers: int | None = None
 
-    def run(
-        self,
-        on_version: Callable[[Version], None] | None = None,
-        until: Callable[[Version], bool] | None = None,
-    ) -> Result:
-        """All rounds, or those `until` a version will do. Raises as `simulate` does."""
+    def run(self, watch: bool, on_version: Callable[[Version], None]) -> Result:
+        """All rounds, in which the first nodes are watched, or none. Raises as `simulate` does."""
         nodes = self.split.taking_part
         task = self.compiled.task
         # A round closes when all have answered, also where there are fewer engines than NASA's.
@@ -45,37 +36,7 @@ class Federation:
             seed=self.seed,
             test=self.split.test,
             evaluate_every=0,
-            until=until,
+            watched=range(min(WATCHED, len(nodes))) if watch else (),
             workers=self.workers,
             on_version=on_version,
         )
-
-    def teeth(self, done: Callable[[], None] = lambda: None) -> dict[int, list[Tooth]]:
-        """Of the first nodes, a tooth a round; `done` is told of each round. A node trains from the
-        round's model as it does in a round, at the task's whole learning rate."""
-        nodes = range(min(WATCHED, len(self.split.taking_part)))
-        teeth: dict[int, list[Tooth]] = {node: [] for node in nodes}
-        for version in range(self.compiled.task.round.rounds):
-            weights = self._weights(version)
-            for node in nodes:
-                teeth[node].append(self._tooth(node, version, weights))
-            done()
-        return teeth
-
-    def _weights(self, number: int) -> Weights | None:
-        """Those of a version; of the first, the plan's own: `None`. A seed gives the same versions
-        again, and a simulation that ends with this one has its weights."""
-        if number == 0:
-            return None
-        return self.run(until=lambda version: version.number >= number).weights
-
-    def _tooth(self, node: int, version: int, weights: Weights | None) -> Tooth:
-        before, after = train_alone(
-            self.compiled.task,
-            self.compiled.plan,
-            self.split.pool.where(self.split.nodes[node]),
-            epochs=1,
-            seed=version,
-            weights=weights,
-        )
-        return before[METRIC] * self.split.cycles, after[METRIC] * self.split.cycles

@@ -37,11 +37,12 @@ same result to the last bit, whatever the number of workers.
 from fleet.simulation.alone import train_alone, train_each
 from fleet.simulation.crew import WorkerDied
 from fleet.simulation.devices import Devices
-from fleet.simulation.result import Personal, Result, Version
+from fleet.simulation.result import Learnt, Personal, Result, Version
 from fleet.simulation.simulate import SimulationError, simulate
 
 __all__ = [
     "Devices",
+    "Learnt",
     "Personal",
     "Result",
     "SimulationError",

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from coordinator.round import Phase, Round
+from fleet.simulation.result import Learnt
 
 MOST_FAILURES = 50
 """Rounds in a row without a model: the fleet cannot go on."""
@@ -24,6 +25,7 @@ class Account:
     dropped: int = 0
     failed_rounds: int = 0
     losses: dict[int, float] = field(default_factory=dict)
+    watched: dict[int, Learnt] = field(default_factory=dict)
     _has: dict[int, int] = field(default_factory=dict)  # the version that a device fetched last
     _given: int = 0
 
@@ -46,10 +48,10 @@ class Account:
         self.dropped += found.dropped
         if found.phase is not Phase.CLOSED:
             self.failed_rounds += 1
-            self.losses = {}
+            self.losses, self.watched = {}, {}
             if self.failed_rounds >= MOST_FAILURES:
                 self.stuck()
             return
         self.published(found, self, now)
         self.asked = self.late = self.dropped = self.failed_rounds = 0
-        self.losses = {}
+        self.losses, self.watched = {}, {}

@@ -6,6 +6,7 @@ and summed is in the order of virtual time.
 """
 
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ from edge_agent.job import Outcome
 from fleet.simulation.account import Account
 from fleet.simulation.crew import Crew, Pending
 from fleet.simulation.models import Models
+from fleet.simulation.result import Learnt
 from fleet.simulation.workshop import LATE, Done, Training, Workshop
 from fleet.virtual.behaviour import Behaviour
 from fleet.virtual.book import VirtualAssignment
@@ -40,6 +42,7 @@ class _Course:
     pending: Pending[Done]
     data: bytes = b""
     loss: float = 0.0
+    learnt: Learnt | None = None
     arrived: bool = False
     gone: bool = False
 
@@ -58,6 +61,7 @@ class Taught:
         timeline: Timeline,
         account: Account,
         seed: int,
+        watched: Collection[int] = (),
     ) -> None:
         self.trouble = ""
         """Why a training came to nothing, last."""
@@ -68,6 +72,7 @@ class Taught:
         self._timeline = timeline
         self._account = account
         self._seed = seed
+        self._watched = frozenset(watched)
         self._plan = manifest.digest()
         self._codec = codec_of(task, manifest)
         self._limit = updates.size_limit(manifest.parameters, self._codec)
@@ -102,6 +107,7 @@ class Taught:
             str(self._models.path(version)),
             done - self._timeline.now,
             tuple(self._heard.pop(number, ())),
+            number in self._watched,
         )
         pending = self._crew.ask(done, Workshop.train, training)
         self._courses[assignment.id] = _Course(number, version, pending)
@@ -114,7 +120,7 @@ class Taught:
         if done.outcome is not Outcome.DONE:
             self.trouble = done.detail
             del self._courses[assignment]
-        course.data = done.data
+        course.data, course.learnt = done.data, done.learnt
         return done.outcome
 
     def update(self, assignment: str, behaviour: Behaviour) -> Update:
@@ -172,6 +178,8 @@ class Taught:
             self._every.append((given.id, course.data, contribution.staleness))
         course.data = b""
         self._account.losses[course.device] = course.loss
+        if course.learnt is not None:
+            self._account.watched[course.device] = course.learnt
 
     def close(self, found: Round) -> str:
         self._models.publish(found.version + 1, self._made())

@@ -2,10 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from coordinator.spread import Gain, Spread
 from fleet.simulation.tables import Cell
 from wire.checkpoint import Weights
+
+
+class Learnt(NamedTuple):
+    """The plan's metrics of a device on the examples that it trains on: of a round's model, and of
+    what its training made of it."""
+
+    before: Mapping[str, float]
+    after: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +24,8 @@ class Version:
     `round` is that from which it came, `seconds` the virtual time at which it was published and
     `reason` why that round closed. `test` are the plan's metrics over the test set, `devices` their
     spread over the devices' held-out examples; both are empty where nothing was evaluated. `losses`
-    has the mean loss of the training of each update that counts, by device.
+    has the mean loss of the training of each update that counts, by device; `watched` what the
+    watched ones of those devices learnt.
 
     Since the version before: `asked` devices got an assignment, `updates` counted, `late` ones came
     when they could not count any more, `dropped` assignments came to nothing, and `failed_rounds`
@@ -35,6 +45,7 @@ class Version:
     upload: int = 0
     download: int = 0
     losses: Mapping[int, float] = field(default_factory=dict)
+    watched: Mapping[int, Learnt] = field(default_factory=dict)
     reason: str = ""
     failed_rounds: int = 0
 

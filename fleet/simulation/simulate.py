@@ -1,7 +1,7 @@
 """A simulation, from its task file to its result."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -83,6 +83,7 @@ def simulate(
     test: Examples | None = None,
     evaluate_every: int = 1,
     until: Callable[[Version], bool] | None = None,
+    watched: Collection[int] = (),
     workers: int | None = None,
     on_version: Callable[[Version], None] | None = None,
 ) -> Result:
@@ -90,7 +91,8 @@ def simulate(
 
     `plan` is a folder that `coordinator compile` wrote from the task. `test` is a central test set.
     Every `evaluate_every` versions (0: never) devices evaluate the model on their held-out
-    examples, as they do the first and the task's last. `workers` processes train, by default as
+    examples, as they do the first and the task's last. `watched` devices are measured before and
+    after each training (`Version.watched`). `workers` processes train, by default as
     many as there are cores; 0 is none but this one. `on_version` is called with each version as it
     is published, before `until`.
 
@@ -102,7 +104,7 @@ def simulate(
     if task.round.rounds == 0 and until is None:
         raise SimulationError("round.rounds = 0 is without end: say how many, or until when")
     with staged(task, plan, devices, test, workers) as stage:
-        play = _Play(task, stage, devices, seed, evaluate_every, until, on_version)
+        play = _Play(task, stage, devices, seed, evaluate_every, until, watched, on_version)
         return play.run()
 
 
@@ -117,6 +119,7 @@ class _Play:
         seed: int,
         evaluate_every: int,
         until: Callable[[Version], bool] | None,
+        watched: Collection[int],
         on_version: Callable[[Version], None] | None,
     ) -> None:
         manifest = stage.plan.manifest
@@ -132,7 +135,7 @@ class _Play:
         plan_bytes = len(manifest.to_bytes()) + sum(map(len, stage.plan.files.values()))
         account = Account(plan_bytes, self._published, self._stuck)
         self._learning = Taught(
-            task, manifest, self._models, stage.crew, self._timeline, account, seed
+            task, manifest, self._models, stage.crew, self._timeline, account, seed, watched
         )
         self._versions: list[Version] = []
         self._complete = False
@@ -193,6 +196,7 @@ class _Play:
             upload=account.upload,
             download=account.download,
             losses=dict(account.losses),
+            watched=dict(account.watched),
             reason=str(found.ending.reason),
             failed_rounds=account.failed_rounds,
         )

@@ -20,6 +20,7 @@ from edge_agent.reporting import Reporting
 from edge_agent.session import Diverged, Trained
 from edge_agent.state import StateFolder
 from fleet.simulation.data import Data
+from fleet.simulation.result import Learnt
 from fleet.simulation.trainee import Trainee
 from wire import checkpoint, update
 from wire.checkpoint import Weights
@@ -36,21 +37,24 @@ _BATCH = 250
 class Training(NamedTuple):
     """A device trains for an assignment, from the model in the file `model`. `seconds` is the
     virtual time it takes; `heard`: what became of earlier updates, by assignment, as the device
-    has heard since it trained last."""
+    has heard since it trained last. A `watched` one is measured."""
 
     device: int
     assignment: Assignment
     model: str
     seconds: float
     heard: tuple[tuple[str, str], ...] = ()
+    watched: bool = False
 
 
 class Done(NamedTuple):
-    """How a training ended; `data` are the bytes of its update, if there is one."""
+    """How a training ended; `data` are the bytes of its update, if there is one, and `learnt` what
+    a watched device learnt."""
 
     outcome: Outcome
     data: bytes = b""
     detail: str = ""
+    learnt: Learnt | None = None
 
 
 class Workshop:
@@ -77,15 +81,15 @@ class Workshop:
         state = self._state_of(training)
         path = state.update_path(work.id) if state else self._scratch / f"{work.id}.update"
         try:
-            self._write(training, path, state)
+            learnt = self._write(training, path, state)
         except Diverged as error:
             return Done(Outcome.DIVERGED, detail=str(error))
         data = path.read_bytes()
         if state is None:
             path.unlink()
-        return Done(Outcome.DONE, data)
+        return Done(Outcome.DONE, data, learnt=learnt)
 
-    def _write(self, training: Training, path: Path, state: StateFolder | None) -> None:
+    def _write(self, training: Training, path: Path, state: StateFolder | None) -> Learnt | None:
         """Train, and write the update, as the agent's training child does."""
         manifest, work = self._manifest, training.assignment
         weights = self._weights(training.model)
@@ -94,11 +98,8 @@ class Workshop:
         reporting = Reporting(work, manifest, path, kept)
         rng = np.random.default_rng(work.seed)
         trainer = self._begun(weights, carried, work.seed)
-        trained = session.train(
-            *(trainer, manifest, self._data.training(training.device), rng),
-            stop=_never,
-            version=work.version,
-        )
+        examples = self._data.training(training.device)
+        trained = session.train(trainer, manifest, examples, rng, stop=_never, version=work.version)
         carried.end(trainer.state())
         own = {p.name: weights[p.name] for p in manifest.parameters}
         header = _header(training, trained)
@@ -106,6 +107,10 @@ class Workshop:
             reporting.write(header, own, trained.delta, rng)
         except WireError as error:
             raise Diverged(error.detail) from None
+        if not training.watched:
+            return None
+        made = weights | {name: own[name] + change for name, change in trained.delta.items()}
+        return Learnt(self.metrics(weights, examples), self.metrics(made, examples))
 
     def _begun(self, weights: Weights, carried: Carried, seed: int) -> Trainee:
         if self._trainee is None:

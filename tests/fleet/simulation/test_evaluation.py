@@ -22,6 +22,7 @@ from tests.fleet.simulation.small import (
     played,
     shares,
     task,
+    trained,
 )
 from wire.checkpoint import Weights
 
@@ -73,6 +74,20 @@ def test_a_test_set_in_parts_is_the_whole() -> None:
     for weights, version in zip((first_weights(), result.weights), result.versions, strict=True):
         expected = evaluate(MANIFEST, PLAN, weights, pool, threads=1)
         assert version.test == pytest.approx(expected, rel=1e-5)
+
+
+def test_watched_devices_are_measured_before_and_after_they_train() -> None:
+    result = played(task(2, 2), fleet(2), watched=[1])
+    first, second = result.versions[1:]
+    assert [[*version.watched] for version in result.versions] == [[], [1], [1]]
+    own = shares(2)[1]
+    learnt = trained(first_weights(), 1, 1)
+    after = {name: first_weights()[name] + change for name, change in learnt.delta.items()}
+    assert first.watched[1].before == pytest.approx(measured(first_weights(), own), rel=1e-5)
+    assert first.watched[1].after == pytest.approx(measured(after, own), rel=1e-5)
+    assert second.watched[1].before["loss"] < first.watched[1].before["loss"]
+    plain = played(task(2, 2), fleet(2))
+    assert all(np.array_equal(result.weights[name], plain.weights[name]) for name in plain.weights)
 
 
 def test_rows_are_flat() -> None:
