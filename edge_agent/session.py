@@ -178,6 +178,8 @@ class Trainer:
         each_step = {i.name for i in self._manifest.inputs} | {d.name for d in self._manifest.drawn}
         if unknown := sorted(taken - held.keys() - each_step):
             raise BadPlan(f"{self._graph} takes {unknown[0]!r}, which the manifest does not name")
+        if lacking := sorted(each_step - taken):
+            raise BadPlan(f"{self._graph} does not take {lacking[0]!r}, which the manifest names")
         for name, value in write.items():
             binding.bind_ortvalue_output(f"next/{name}", value)
         binding.bind_ortvalue_output("loss", self._loss)
