@@ -52,6 +52,10 @@ _TELLABLE = (Outcome.CRASHED, Outcome.DIVERGED, Outcome.OUT_OF_MEMORY)
 """Failures whose details are the software's. Others may name files, or quote a row: they stay here.
 """
 
+_CUT_SHORT = (Outcome.CRASHED, Outcome.OUT_OF_TIME, Outcome.OUT_OF_MEMORY)
+"""How a job ends that asks too much of its process: a step that never ends, memory that is not
+there."""
+
 
 class Errand(NamedTuple):
     """What `Agent.once` came to: what it `did`, and `why` it did no more. `failed`: something that
@@ -321,6 +325,8 @@ class Agent:
         tune = tune and await asyncio.to_thread(self._jobs.tunes, published)
         with self._ledger.costs.training() if tune else nullcontext():  # tuning is training, too
             report = await self._jobs.evaluate(published, limit, self._lookout.job_refused, tune)
+        if tune and report.outcome in _CUT_SHORT:  # by the tuning, perhaps: the model goes without
+            report = await self._jobs.evaluate(published, limit, self._lookout.job_refused)
         now, fraction = self._now(), self._random.random()
         if report.outcome is Outcome.PREEMPTED:
             self._life.evaluation_preempted(now, fraction)

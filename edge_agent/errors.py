@@ -58,3 +58,8 @@ class Rejected(TransportError):
 
 class Interrupted(TransportError):
     """A transfer was stopped because a signal said no; what is done of it is kept."""
+
+
+def one_line(text: str) -> str:
+    """Text from the network, made fit for a log and a terminal: one line, printable."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:500]

@@ -18,7 +18,7 @@ import aiohttp
 import msgspec
 
 from edge_agent.address import check_url, trust
-from edge_agent.errors import ConfigError, Interrupted, Offline, Rejected, Silent
+from edge_agent.errors import ConfigError, Interrupted, Offline, Rejected, Silent, one_line
 from edge_agent.pace import Pace, Patience, Waits
 from edge_agent.sockets import Sockets
 from edge_agent.state import Identity
@@ -219,8 +219,3 @@ def _overdrawn() -> Interrupted:
     error = Interrupted("bytes_spent: what is left of the traffic budget does not hold it")
     error.transient = False
     return error
-
-
-def one_line(text: str) -> str:
-    """Text from the network, made fit for a log and a terminal: one line, printable."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:500]

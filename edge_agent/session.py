@@ -17,6 +17,7 @@ import onnxruntime as ort
 from msgspec import UNSET
 
 from edge_agent.draws import drawn
+from edge_agent.errors import one_line
 from edge_agent.examples import Examples
 from edge_agent.limits import OutOfMemory, require_room_for
 from wire.checkpoint import FLOAT32, Weights
@@ -110,7 +111,8 @@ def explained(graph: str, error: Exception, kind: type[Exception] = CannotRun) -
     text = str(error)
     if isinstance(error, MemoryError) or any(words in text for words in _OUT_OF_MEMORY):
         return OutOfMemory(f"{graph} cannot be run")
-    return kind(f"{graph} cannot be run: {text}")
+    # It quotes names of the graph, which comes from the network.
+    return kind(f"{graph} cannot be run: {one_line(text)}")
 
 
 class Trainer:
@@ -178,6 +180,8 @@ class Trainer:
         each_step = {i.name for i in self._manifest.inputs} | {d.name for d in self._manifest.drawn}
         if unknown := sorted(taken - held.keys() - each_step):
             raise BadPlan(f"{self._graph} takes {unknown[0]!r}, which the manifest does not name")
+        if lacking := sorted(each_step - taken):
+            raise BadPlan(f"{self._graph} does not take {lacking[0]!r}, which the manifest names")
         for name, value in write.items():
             binding.bind_ortvalue_output(f"next/{name}", value)
         binding.bind_ortvalue_output("loss", self._loss)

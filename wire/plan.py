@@ -53,6 +53,9 @@ PLAN_FILE_LIMIT = 1 << 30
 """Bytes of one file of a plan, at most."""
 METRIC_LIMIT = 1 << 19
 """Elements of one metric's totals, at most."""
+TENSOR_LIMIT = 1 << 40
+"""Elements of one tensor of a manifest, at most: a batch of them still has its bytes counted in 64
+bits, so that too large a one is found where memory is asked for."""
 METADATA = "__metadata__"
 """A key of every checkpoint's header, so no tensor's name."""
 CHECKPOINT_NAME = "checkpoint.safetensors"
@@ -327,6 +330,7 @@ def parse_manifest(data: bytes) -> Manifest:
         if required not in manifest.files:
             raise WireError(Rule.BAD_MESSAGE, f"the manifest names no {required}")
     _check_names(manifest)
+    _check_sizes(manifest)
     if manifest.tuning:
         _check_personal(manifest, manifest.tuning)
     elif PERSONAL_NAME in manifest.files:
@@ -352,18 +356,29 @@ def parse_manifest(data: bytes) -> Manifest:
 
 def _check_names(manifest: Manifest) -> None:
     """Every tensor has a name of its own."""
-    names = [i.name for i in manifest.inputs]
-    names += [p.name for p in manifest.checkpoint]
-    names += [s.name for s in manifest.state]
-    names += manifest.bases.values()
-    names += [d.name for d in manifest.drawn]
-    if manifest.tuning:
-        names += [s.name for s in manifest.tuning.state]
-        names += [d.name for d in manifest.tuning.draws]
+    names = [*(tensor.name for tensor in _tensors(manifest)), *manifest.bases.values()]
     if len(set(names)) != len(names):
         raise WireError(Rule.BAD_MESSAGE, "two tensors of the manifest have one name")
     if METADATA in names:
         raise WireError(Rule.BAD_MESSAGE, f"no tensor can be named {METADATA}")
+
+
+def _check_sizes(manifest: Manifest) -> None:
+    for tensor in _tensors(manifest):
+        # What has no elements has a size all the same, to whoever multiplies the others first.
+        if math.prod(size or 1 for size in tensor.shape) > TENSOR_LIMIT:
+            raise WireError(
+                Rule.BAD_MESSAGE, f"{tensor.name!r} has more elements than any memory holds"
+            )
+
+
+def _tensors(manifest: Manifest) -> list[Input | Parameter | Slot | Draw]:
+    """All that the manifest names."""
+    found: list[Input | Parameter | Slot | Draw] = [*manifest.inputs, *manifest.checkpoint]
+    found += [*manifest.state, *manifest.drawn]
+    if manifest.tuning:
+        found += [*manifest.tuning.state, *manifest.tuning.draws]
+    return found
 
 
 def _check_personal(manifest: Manifest, personal: Personal) -> None:

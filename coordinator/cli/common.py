@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -109,10 +110,26 @@ def _client(
 # Tables
 
 
+class _WideEnough(Table):
+    """Wider than the terminal rather than with a figure that is cut, which would be another one."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        widths = [
+            max(cell_len(str(cell)) for cell in (column.header, *column.cells))
+            if column.no_wrap
+            else column.min_width or 1
+            for column in self.columns
+        ]
+        least = sum(widths) + len(widths) - 1  # a space between two
+        return super().__rich_console__(
+            console, options.update_width(max(options.max_width, least))
+        )
+
+
 def narrow_table(names: Sequence[str], wraps: Container[str], numbers: Container[str]) -> Table:
     """One that fits a terminal of 80 columns where that can be: no frame, and only the columns that
     may wrap become narrower, though never than their longest word of the head."""
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table = _WideEnough(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for name in names:
         table.add_column(
             name,

@@ -53,9 +53,9 @@ async def _evaluated(own: AdminClient) -> None:
             await device.check_in(tasks=("digits",), evaluations=(said, newer))
 
 
-def said(*arguments: object) -> str:
+def said(*arguments: object, **environment: str) -> str:
     """What a command that succeeds says."""
-    done = run(*arguments)
+    done = run(*arguments, **environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -67,6 +67,17 @@ def test_metrics_of_each_version_are_shown(state: Path):
     assert lines[0].split() == ["v0", "loss", "2", "0", "2", "2", "3", "3,600"]
     assert lines[3].split() == ["v1", "accuracy", "0.5", "0", "0.5", "0.5", "3", "30"]
     assert lines[4:] == [OWN]
+
+
+@pytest.mark.parametrize("columns", ["40", "20", "5"])
+def test_a_narrow_terminal_cuts_no_figure(state: Path, columns: str):
+    text = said("task", "metrics", "digits", "--state", state, COLUMNS=columns)
+    lines = [line.split() for line in text.splitlines() if line.startswith("v1 ")]
+    assert [line[-6:] for line in lines] == [
+        ["1", "0", "1", "1", "3", "30"],
+        ["0.5", "0", "0.5", "0.5", "3", "30"],
+    ]
+    assert [line[1] for line in lines] == ["loss", "accura"]  # the rest is in the next line
 
 
 def test_a_task_is_shown_with_what_devices_say_lately(state: Path):

@@ -2,6 +2,8 @@
 its local programs; unplugged in the middle of it, and for good."""
 
 import asyncio
+import os
+import signal
 from contextlib import suppress
 
 import msgspec
@@ -148,3 +150,22 @@ async def test_a_tuning_is_preempted_within_a_second_and_given_up_after_two(
     await until_version(one, 0)
     info = await adopted(one)
     assert (info.personal, info.published) == (False, None)
+
+
+async def test_a_tuning_that_ends_its_child_does_not_cost_the_published_model(
+    served: Serving, one: Home
+):
+    await (await asyncio.to_thread(task, ENDLESS, goal=2)).create(served.admin)
+    await one.restart(start_job=Children())
+    await one.until(lambda: one.outcomes == ["accepted"])
+    children = Children()
+    await one.restart(start_job=children)
+
+    async def run_out_of_memory() -> None:
+        os.kill(await children.training(), signal.SIGKILL)
+
+    killing = asyncio.create_task(run_out_of_memory())
+    await until_version(one, 0)
+    await killing
+    assert [r.outcome for r in children.reports] == [Outcome.CRASHED, Outcome.DONE]
+    assert (await adopted(one)).personal is False

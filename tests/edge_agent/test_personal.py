@@ -11,7 +11,7 @@ from edge_agent.session import BadPlan, Diverged, Preempted
 from tests.edge_agent.plans import FLOWERS, PERSONAL, copied, flowers, manifest_of, weights_of
 from tests.edge_agent.test_session import flowers_gradient
 from wire.checkpoint import Weights
-from wire.plan import Personal
+from wire.plan import Draw, Personal
 
 MOMENTUM, RATE = 0.5, 0.2  # of the task `personal`
 
@@ -127,3 +127,8 @@ def test_a_graph_that_takes_what_the_manifest_does_not_name_is_a_bad_plan(tmp_pa
     plan = copied(PERSONAL, tmp_path / "plan")
     with pytest.raises(BadPlan, match=r"personal\.onnx takes 'velocity"):
         tuned(plan, personal=personal(state=()))
+
+
+def test_a_graph_that_does_not_take_what_the_manifest_names_is_a_bad_plan():
+    with pytest.raises(BadPlan, match=r"personal\.onnx does not take 'noise'"):
+        tuned(PERSONAL, personal=personal(draws=(Draw(name="noise", shape=(2,)),)))

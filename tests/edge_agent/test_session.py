@@ -316,6 +316,14 @@ def test_a_graph_that_cannot_be_run_is_a_bad_plan(tmp_path, damage):
         open_session(path, threads=1)
 
 
+def test_what_is_wrong_with_a_graph_is_one_printable_line(tmp_path):
+    path = copied(FLOWERS, tmp_path / "plan") / "train.onnx"
+    path.write_bytes(path.read_bytes().replace(b"Gemm", b"\x1b[\nm"))
+    with pytest.raises(BadPlan, match=r"train\.onnx cannot be run.* \[ m") as caught:
+        open_session(path, threads=1)
+    assert str(caught.value).isprintable()
+
+
 @pytest.mark.parametrize("over", ["rounds", "steps"])
 def test_a_training_that_goes_on_has_the_rates_it_would_have_had(over: str) -> None:
     schedule = Cosine(over=over, length=20 if over == "rounds" else None, warmup=3)

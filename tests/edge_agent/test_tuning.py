@@ -246,7 +246,7 @@ def test_one_that_diverges_leaves_the_published_model(tmp_path):
 
 
 def test_one_that_needs_too_much_memory_leaves_the_published_model(tmp_path):
-    vast = Slot(name="vast", shape=(1 << 31, 1 << 20))
+    vast = Slot(name="vast", shape=(1 << 31, 1 << 9))
     device = Device(tmp_path, tuned_by(tmp_path, state=(vast,)))
     report = device.offered(1)
     assert (report.outcome, report.personal) == (Outcome.DONE, {})

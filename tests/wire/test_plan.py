@@ -349,6 +349,22 @@ def test_a_tensor_with_the_name_of_the_metadata_is_refused():
     assert refusal(made.to_bytes()) == "no tensor can be named __metadata__"
 
 
+@pytest.mark.parametrize(
+    "made",
+    [
+        manifest(inputs=(Input(name="image", dtype="float32", shape=(1 << 31,) * 2),)),
+        manifest(parameters=(Parameter(name="w", shape=(1 << 31,) * 8),), state=()),
+        manifest(state=(Slot(name="w/v", shape=(0, *(1 << 31,) * 7)),)),
+        manifest(given=(Parameter(name="c", shape=(1 << 31, 1 << 10)),)),
+        manifest(draws=(Draw(name="noise", shape=(1 << 31, 1 << 10)),)),
+        personal(state=(Slot(name="w/own", shape=(1 << 31,) * 8),)),
+        personal(draws=(Draw(name="noise", shape=(1 << 31,) * 8),)),
+    ],
+)
+def test_a_tensor_that_fits_nowhere_is_refused(made):
+    assert "more elements than any memory holds" in refusal(made.to_bytes())
+
+
 def test_a_manifest_over_the_limit_is_refused_unread():
     with pytest.raises(WireError) as caught:
         parse_manifest(b"[" * (MANIFEST_LIMIT + 1))
