@@ -255,9 +255,9 @@ LABEL = "np.arange(9)"
         (f"({{'x': {X}}}, {{'x': {X}}}, 3)", "expected arrays by name"),
         (f"{{'x': {X}.astype(str), 'label': {LABEL}}}", "'x' holds <U32: expected numbers"),
         (f"{{'x': {X} * 1j, 'label': {LABEL}}}", "'x' holds complex64: expected numbers"),
-        (f"{{'x': {X}.astype('f8') + 1e300, 'label': {LABEL}}}", "'x' holds NaN or infinity"),
-        (f"{{'x': {X}, 'label': {LABEL} + 0.7}}", "'label' holds what is not a whole number"),
-        (f"{{'x': {X}, 'label': {LABEL} * np.nan}}", "'label' holds what is not a whole number"),
+        (f"{{'x': {X}.astype('f8') + 1e300, 'label': {LABEL}}}", "'x' is NaN or infinite"),
+        (f"{{'x': {X}, 'label': {LABEL} + 0.7}}", "'label' is not a class from 0 to 9"),
+        (f"{{'x': {X}, 'label': {LABEL} * np.nan}}", "'label' is not a class from 0 to 9"),
     ],
 )
 @pytest.mark.filterwarnings("error")
