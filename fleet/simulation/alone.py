@@ -36,7 +36,7 @@ def train_alone(
         *(task, plan, devices),
         epochs=epochs,
         seed=seed,
-        test=test or examples,
+        test=examples if test is None else test,
         weights=weights,
         workers=workers,
     )

@@ -73,6 +73,8 @@ def fitting(examples: Examples, inputs: tuple[Input, ...], what: str) -> dict[st
         right, others = fits(array, found[i.name], i)
         if not right.all():
             raise ValueError(f"{what}: {i.name!r} is {others}")
+    if not all(map(len, found.values())):
+        raise ValueError(f"{what}: no examples")
     return found
 
 
