@@ -17,7 +17,7 @@ from edge_agent.evaluation import Evaluator, Totals, metrics_of
 from edge_agent.examples import Examples
 from edge_agent.job import Outcome
 from edge_agent.reporting import Reporting
-from edge_agent.session import Diverged, Trained
+from edge_agent.session import CannotRun, Diverged, Trained
 from edge_agent.state import StateFolder
 from fleet.simulation.data import Data
 from fleet.simulation.result import Learnt
@@ -76,7 +76,7 @@ class Workshop:
     # Training
 
     def train(self, training: Training) -> Done:
-        """Raises `BadPlan`, `CannotRun`, `OutOfMemory`, `OSError`."""
+        """Raises `BadPlan`, `OutOfMemory`, `OSError`."""
         work = training.assignment
         state = self._state_of(training)
         path = state.update_path(work.id) if state else self._scratch / f"{work.id}.update"
@@ -84,6 +84,8 @@ class Workshop:
             learnt = self._write(training, path, state)
         except Diverged as error:
             return Done(Outcome.DIVERGED, detail=str(error))
+        except CannotRun as error:
+            return Done(Outcome.CRASHED, detail=str(error))
         data = path.read_bytes()
         if state is None:
             path.unlink()
