@@ -102,7 +102,7 @@ def _plan(
     if wanted.plan is not None:
         return base / wanted.plan
     say("compiling the plan")
-    return plan_cache.compiled(task, (base / wanted.task).parent, output / "plans")[0]
+    return plan_cache.compiled(task, (base / wanted.task).parent, output / "plans")
 
 
 def _check_measured(wanted: Experiment, stop: Stop, tested: bool) -> None:
