@@ -165,7 +165,6 @@ class Workshop:
         published one."""
         name = self._manifest.metrics[0].name
         weights, held_out = self._weights(model), self._data.held(device)
-        published = self.metrics(weights, held_out)
         try:
             tuned = personal.tune(
                 *(self._manifest, self._plan, weights, self._data.training(device), held_out),
@@ -174,7 +173,8 @@ class Workshop:
                 stop=_never,
             )
         except Diverged:
-            return published[name], published[name]
+            published = self.metrics(weights, held_out)[name]
+            return published, published
         return tuned.published[name], tuned.metrics[name]
 
     # Alone
@@ -195,8 +195,7 @@ class Workshop:
 
         def after_batch() -> bool:
             if progress.position == len(examples):
-                given = {p.name: weights[p.name] for p in manifest.checkpoint}
-                found.append(self.metrics(given | trainer.weights(), test))
+                found.append(self.metrics(weights | trainer.weights(), test))
             return False
 
         rng = np.random.default_rng(seed)
