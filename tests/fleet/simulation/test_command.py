@@ -142,6 +142,18 @@ def test_a_fleet_that_makes_no_model_is_a_failure(tmp_path: Path) -> None:
     assert "no version was made" in said
 
 
+def test_a_plan_of_another_task_is_bad_input(tmp_path: Path) -> None:
+    other = (FOLDER / "digits.toml").read_text().replace("epochs = 5", "epochs = 1")
+    (tmp_path / "digits.toml").write_text(other)
+    path = tmp_path / "e.toml"
+    text = EXAMPLE.read_text().replace("../../fleet/digits/plan", str(FOLDER / "plan"))
+    path.write_text(text.replace("../../fleet/digits/digits.toml", "digits.toml"))
+    status, said = run(str(path))
+    assert status == 2
+    assert "e.toml: plan = " in said
+    assert "training.epochs is 1 in the task, 5 in the plan" in said
+
+
 def test_a_plan_that_cannot_be_run_is_one_line(tmp_path: Path) -> None:
     plan = shutil.copytree(FOLDER / "plan", tmp_path / "plan")
     (plan / "train.onnx").write_bytes(b"nonsense")
