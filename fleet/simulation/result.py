@@ -69,7 +69,8 @@ class Version:
 class Personal(Gain, frozen=True, kw_only=True):
     """What devices gain by a version of their own over the published one, each on its held-out
     examples, in the unit of the plan's first metric. `per_device` has each one's, by its number:
-    of those that have examples of both kinds. All else is over them.
+    of those that have examples of both kinds and whose tuning does not diverge. All else is over
+    them.
     """
 
     per_device: Mapping[int, float]

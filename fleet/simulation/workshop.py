@@ -159,22 +159,21 @@ class Workshop:
 
     # A version of its own
 
-    def tune(self, model: str, device: int, seed: int) -> tuple[float, float]:
+    def tune(self, model: str, device: int, seed: int) -> tuple[float, float] | None:
         """The first of the metrics on a device's held-out examples: of a published model, and
-        of the version that the device makes of it. Where that diverges the device keeps the
-        published one."""
-        name = self._manifest.metrics[0].name
-        weights, held_out = self._weights(model), self._data.held(device)
+        of the version that the device makes of it; `None` where that diverges."""
+        weights = self._weights(model)
         try:
             tuned = personal.tune(
-                *(self._manifest, self._plan, weights, self._data.training(device), held_out),
+                *(self._manifest, self._plan, weights),
+                *(self._data.training(device), self._data.held(device)),
                 threads=1,
                 seed=seed,
                 stop=_never,
             )
         except Diverged:
-            published = self.metrics(weights, held_out)[name]
-            return published, published
+            return None
+        name = self._manifest.metrics[0].name
         return tuned.published[name], tuned.metrics[name]
 
     # Alone

@@ -206,3 +206,10 @@ def test_devices_make_the_last_model_their_own(tmp_path: Path) -> None:
     assert found.mean == np.mean([*found.per_device.values()]) > 0
     apart = trained(tmp_path, more=more, held_out=held_out, workers=1)
     assert apart.personal == found
+
+
+def test_a_device_whose_tuning_diverges_has_no_version_of_its_own(tmp_path: Path) -> None:
+    """As where the coordinator sums: it hears nothing of such a version."""
+    held_out = [np.arange(5), np.arange(20, 25), np.arange(40, 45)]
+    more = "[personal]\nepochs = 20\nlearning_rate = 1e30\n"
+    assert trained(tmp_path, more=more, held_out=held_out).personal is None
