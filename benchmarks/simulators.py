@@ -132,14 +132,16 @@ def _run(one: Simulator, data: Path, rounds: int) -> float:
 
 
 def _told(text: str) -> tuple[dict[int, float], float | None]:
-    """When each round ended, and the accuracy."""
+    """When each round ended, and the accuracy. What else a program says is passed over."""
     at, accuracy = {}, None
     for line in text.splitlines():
-        if line.startswith("{"):
-            said = json.loads(line)
-            if said.get("round", 0) > 0:
-                at[said["round"]] = said["at"]
-            accuracy = said.get("accuracy", accuracy)
+        try:
+            said = json.loads(line) if line.startswith("{") else {}
+        except ValueError:
+            continue
+        if said.get("round", 0) > 0:
+            at[said["round"]] = said["at"]
+        accuracy = said.get("accuracy", accuracy)
     return at, accuracy
 
 

@@ -1,4 +1,5 @@
-"""A plan at work: training in a stock ONNX Runtime session. Runs in the training child only.
+"""A plan at work: training in a stock ONNX Runtime session. Runs in the training child only, and in
+simulations.
 
 Weights live in two sets of buffers: a step reads one and writes the other, so nothing is copied.
 The optimiser's state has one, as plans promise to read it before they write it. Threads are counted

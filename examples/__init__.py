@@ -1,4 +1,5 @@
-"""Whole experiments on public data, one command each: see the README in each folder."""
+"""Whole experiments on public data, one command each: see the README in each folder; `digits` is a
+file for `lamplighter simulate`."""
 
 import os
 

@@ -6,6 +6,6 @@ ended ({"round": 3, "at": seconds}, by the monotonic clock) and last {"accuracy"
 digits.
 
 All learn the same: 2NN from the same weights, 100 devices of 600 digits each, ten a round, one
-epoch in batches of ten, SGD at 0.1, float32 sums weighted by examples; nothing is evaluated between
-rounds.
+epoch in batches of ten, SGD at 0.1, sums weighted by examples; nothing is evaluated between rounds.
+These hand float32 arrays over; ours codes each update with the default codec, as a real fleet does.
 """

@@ -98,8 +98,8 @@ def _fitting(block: Block, inputs: tuple[Input, ...], source: str, skip: Skip) -
         array = block.arrays[i.name]
         with np.errstate(invalid="ignore", over="ignore"):
             cast[i.name] = array.astype(i.dtype, copy=False)
-        fits, what = _fits(array, cast[i.name], i)
-        bad = np.flatnonzero(good & ~fits.all(axis=tuple(range(1, array.ndim))))
+        right, what = fits(array, cast[i.name], i)
+        bad = np.flatnonzero(good & ~right.all(axis=tuple(range(1, array.ndim))))
         if bad.size:
             number = block.numbers[bad[0]]
             skip(int(bad.size), f"{source} example {number}: {i.name!r} is {what}")
@@ -107,14 +107,15 @@ def _fitting(block: Block, inputs: tuple[Input, ...], source: str, skip: Skip) -
     return cast if good.all() else {name: array[good] for name, array in cast.items()}
 
 
-def _fits(array: Array, cast: Array, i: Input) -> tuple[Array, str]:
-    """Which values an input accepts, and what the others are."""
+def fits(array: Array, cast: Array, i: Input) -> tuple[Array, str]:
+    """Which values of an `array` an input accepts, and what the others are; `cast` is the array as
+    the input's type."""
     if i.range is not UNSET:
         least, most = i.range
-        fits = (cast >= least) & (cast <= most)
+        within = (cast >= least) & (cast <= most)
         if cast.dtype.kind == "f":
-            return fits, f"not a number from {least:g} to {most:g}"
-        return _whole(array, cast) & fits, f"not a whole number from {least:.0f} to {most:.0f}"
+            return within, f"not a number from {least:g} to {most:g}"
+        return _whole(array, cast) & within, f"not a whole number from {least:.0f} to {most:.0f}"
     if cast.dtype.kind == "f":
         return np.isfinite(cast), "NaN or infinite"
     whole = _whole(array, cast)

@@ -35,7 +35,6 @@ class Found:
     `alone` is the median over devices that fit by themselves.
     """
 
-    name: str
     metric: str
     federated: float
     centralised: float
@@ -66,7 +65,6 @@ def run(name: str, folder: Path, *, seed: int, workers: int | None) -> Found:
     )
     federated = models.learnt(pipeline, result.weights)
     return Found(
-        name=name,
         metric=str(task.training.metrics[0]),
         federated=_score(federated, dealt),
         centralised=_score(_fitted(name, dealt, dealt.all), dealt),

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
+from msgspec.structs import replace
 
 from coordinator.contradictions import problems
 from coordinator.taskfile import TaskFile, TaskFileError
@@ -34,13 +34,12 @@ class Options:
         return prepare(self._changed(read_task(name)), self.work)
 
     def _changed(self, task: TaskFile) -> TaskFile:
-        made, changed = msgspec.structs.replace, task
         if self.quick:
-            rounds = made(task.round, rounds=min(task.round.rounds, QUICK_ROUNDS))
+            rounds = replace(task.round, rounds=min(task.round.rounds, QUICK_ROUNDS))
             epochs = min(task.training.epochs, QUICK_ROUNDS)
-            changed = made(task, round=rounds, training=made(task.training, epochs=epochs))
+            task = replace(task, round=rounds, training=replace(task.training, epochs=epochs))
         if self.codec:
-            changed = made(changed, upload=made(task.upload, codec=self.codec))
-        for problem in problems(changed):
+            task = replace(task, upload=replace(task.upload, codec=self.codec))
+        for problem in problems(task):
             raise TaskFileError(problem)
-        return changed
+        return task

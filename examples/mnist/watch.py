@@ -39,7 +39,7 @@ class Bar:
 
 
 class Watch:
-    """Use as a context."""
+    """Use `shown()` as a context around the runs."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -53,10 +53,10 @@ class Watch:
         )
 
     @contextmanager
-    def shown(self) -> Iterator["Watch"]:
+    def shown(self) -> Iterator[None]:
         """While it is on the screen."""
         with self._progress:
-            yield self
+            yield
 
     @contextmanager
     def run(self, name: str, rounds: int) -> Iterator[Bar]:

@@ -51,7 +51,8 @@ def split(flights: Flights, seed: int) -> Split:
     order = np.random.default_rng(seed).permutation(flights.engines)
     number = (flights.engines - flights.engines // _TESTED) // EACH
     if number < 2:
-        raise DataError(f"{flights.engines} engines: two nodes of {EACH}, and a test, take 10")
+        least = 2 * EACH + 1
+        raise DataError(f"{flights.engines} engines: two nodes of {EACH}, and a test, take {least}")
     dealt = order[: number * EACH].reshape(number, EACH)
     nodes = [np.flatnonzero(np.isin(flights.engine, engines)) for engines in dealt]
     training = np.concatenate(nodes)

@@ -23,10 +23,10 @@ def train_alone(
     seed: int,
     test: Examples | None = None,
     weights: Weights | None = None,
-    workers: int = 0,
 ) -> list[dict[str, float]]:
-    """Train on `examples`, for so many epochs in a row, with the task's batch and optimiser; the
-    metrics on `test` (or on the examples, without it) before the first epoch and after each.
+    """Train on `examples`, for so many epochs in a row, with the task's batch and optimiser, in
+    this process; the metrics on `test` (or on the examples, without it) before the first epoch and
+    after each.
 
     It starts from `weights`, or the plan's own. A schedule over rounds stays at its beginning, one
     over steps is stretched over all epochs. Raises as `simulate` does, and `Diverged`.
@@ -36,9 +36,9 @@ def train_alone(
         *(task, plan, devices),
         epochs=epochs,
         seed=seed,
-        test=test or examples,
+        test=examples if test is None else test,
         weights=weights,
-        workers=workers,
+        workers=0,
     )
     return found
 

@@ -23,6 +23,7 @@ from coordinator.cli.common import (
 )
 from coordinator.compiler.errors import CompileError
 from coordinator.taskfile import TaskFileError
+from edge_agent.session import BadPlan, CannotRun
 from fleet.simulation import report
 from fleet.simulation.crew import WorkerDied
 from fleet.simulation.experiment import ExperimentError
@@ -49,7 +50,7 @@ def run(path: Path, asked: Asked, workers: int | None) -> int:
         return complain(error, EXIT_INPUT)
     except SimulationError as error:
         return complain(SimulationError(f"{path}: {error}"), EXIT_FAILED)
-    except (WorkerDied, OSError) as error:
+    except (WorkerDied, BadPlan, CannotRun, MemoryError, OSError) as error:
         return complain(error, EXIT_FAILED)
     except KeyboardInterrupt:
         err.print("stopped")

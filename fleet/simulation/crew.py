@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from queue import PriorityQueue
@@ -136,10 +136,6 @@ class _Process:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_SECONDS)
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
     def _death(self) -> str:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_SECONDS)
@@ -174,12 +170,11 @@ class _Asked:
         self._crew = crew
 
     def result(self) -> Any:
-        while True:
-            try:
-                return self._future.result(_LOOK_SECONDS)
-            except TimeoutError:
-                if self._crew.failure is not None and not self._future.done():
-                    raise self._crew.failure from None
+        # Not with its own timeout: the work itself may raise a `TimeoutError`.
+        while not wait((self._future,), _LOOK_SECONDS).done:
+            if self._crew.failure is not None and not self._future.done():
+                raise self._crew.failure
+        return self._future.result()
 
     def cancel(self) -> None:
         self._future.cancel()
@@ -204,11 +199,6 @@ class Processes:
             thread = threading.Thread(target=self._serve, args=(worker,), daemon=True)
             self._threads.append(thread)
             thread.start()
-
-    @property
-    def pids(self) -> list[int]:
-        """Of the processes."""
-        return [worker.pid for worker in self._workers]
 
     def ask(
         self,

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_agent.examples import Examples
+from edge_agent.examples.loading import fits
 from fleet.virtual import HONEST, Behaviour
 from wire.plan import Input
 from wire.tensors import Array
@@ -53,7 +54,8 @@ class Devices:
 
 
 def fitting(examples: Examples, inputs: tuple[Input, ...], what: str) -> dict[str, Array]:
-    """The arrays that a plan takes, as its types. Raises `ValueError` for others than it can."""
+    """The arrays that a plan takes, as its types. Raises `ValueError` for others than it can; a
+    device would leave such examples out."""
     found: dict[str, Array] = {}
     for i in inputs:
         if i.name not in examples.arrays:
@@ -64,26 +66,15 @@ def fitting(examples: Examples, inputs: tuple[Input, ...], what: str) -> dict[st
             raise ValueError(
                 f"{what}: {i.name!r} has examples of shape {array.shape[1:]}; the plan, {i.shape}"
             )
-        found[i.name] = _converted(array, i, what)
-        if found[i.name].dtype.kind == "f" and not np.isfinite(found[i.name]).all():
-            raise ValueError(f"{what}: {i.name!r} holds NaN or infinity")
-        if i.classes is not None:
-            label = (found[i.name] >= 0) & (found[i.name] < i.classes)
-            if not (label | (found[i.name] == i.ignored_label)).all():
-                raise ValueError(
-                    f"{what}: {i.name!r} holds what is not a class from 0 to {i.classes - 1}"
-                )
-    return found
-
-
-def _converted(array: Array, i: Input, what: str) -> Array:
-    """As the input's type, where nothing of it is lost but digits."""
-    if array.dtype.kind not in "biuf":
-        raise ValueError(f"{what}: {i.name!r} holds {array.dtype}: expected numbers")
-    with np.errstate(all="ignore"):  # what is lost is looked for
-        found = array.astype(i.dtype, copy=False)
-        if array.dtype.kind == "f" and found.dtype.kind in "iu" and (found != array).any():
-            raise ValueError(f"{what}: {i.name!r} holds what is not a whole number")
+        if array.dtype.kind not in "biuf":
+            raise ValueError(f"{what}: {i.name!r} holds {array.dtype}: expected numbers")
+        with np.errstate(all="ignore"):  # what is lost is looked for
+            found[i.name] = array.astype(i.dtype, copy=False)
+        right, others = fits(array, found[i.name], i)
+        if not right.all():
+            raise ValueError(f"{what}: {i.name!r} is {others}")
+    if not all(map(len, found.values())):
+        raise ValueError(f"{what}: no examples")
     return found
 
 

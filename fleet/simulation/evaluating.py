@@ -11,7 +11,7 @@ from fleet.simulation.data import Data
 from fleet.simulation.workshop import Workshop
 from wire.plan import Manifest
 
-_AT_ONCE = 2500
+_PIECE = 2500
 """Examples that are evaluated by one piece of work, about: always the same parts, so that sums are
 the same whoever adds them."""
 
@@ -25,23 +25,18 @@ class Evaluating:
         self._manifest = manifest
         self._crew = crew
         self._size = 0 if data.test is None else len(data.test)
-        sizes = {d: data.held_out.size(d) for d in range(len(data.held_out.ends))}
-        self._sizes = {device: size for device, size in sizes.items() if size}
-        self._parts = _parts(self._sizes)
-        self._weights = [counted(aggregation, size) for size in self._sizes.values()]
-
-    @property
-    def held_out(self) -> tuple[int, ...]:
-        """The devices that have held-out examples."""
-        return tuple(self._sizes)
+        held = data.held_out
+        sizes = {device: n for device in range(len(held.ends)) if (n := held.size(device))}
+        self._parts = _parts(sizes)
+        self._weights = [counted(aggregation, size) for size in sizes.values()]
 
     def test(self, model: str) -> dict[str, float]:
         """The metrics on the test set; nothing where there is none."""
         if not self._size:
             return {}
-        starts = range(0, self._size, _AT_ONCE)
+        starts = range(0, self._size, _PIECE)
         asked = [
-            self._crew.ask(AT_ONCE, Workshop.totals, model, start, start + _AT_ONCE)
+            self._crew.ask(AT_ONCE, Workshop.totals, model, start, start + _PIECE)
             for start in starts
         ]
         parts = [pending.result() for pending in asked]
@@ -73,7 +68,7 @@ def _parts(sizes: Mapping[int, int]) -> list[tuple[int, ...]]:
     for device, size in sizes.items():
         part.append(device)
         examples += size
-        if examples >= _AT_ONCE:
+        if examples >= _PIECE:
             parts.append(tuple(part))
             part, examples = [], 0
     return [*parts, tuple(part)] if part else parts

@@ -77,7 +77,7 @@ class Taught:
         self._codec = codec_of(task, manifest)
         self._limit = updates.size_limit(manifest.parameters, self._codec)
         self._lazy = bool(task.upload.lazy)
-        self.keeps = keeps(task, manifest)
+        self._keeps = keeps(task, manifest)
         self._aggregator = strategy_of(
             Work(
                 task=task.name,
@@ -132,8 +132,7 @@ class Taught:
     def settled(self, assignment: str, answer: str) -> None:
         course = self._courses.pop(assignment)
         self._account.late += answer == LATE
-        if self.keeps:
-            course.pending.result()
+        if self._keeps:
             self._heard[course.device].append((assignment, answer))
 
     # The coordinator
@@ -187,7 +186,7 @@ class Taught:
 
     def gone(self, assignment: str) -> None:
         # What a device keeps of a training, it keeps however late its update is.
-        if not self.keeps and (course := self._courses.get(assignment)):
+        if not self._keeps and (course := self._courses.get(assignment)):
             course.pending.cancel()
             course.gone = True
             course.data = b""

@@ -19,8 +19,9 @@ _NO_ROUND = 0
 def personalised(
     manifest: Manifest, data: Data, crew: Crew, model: str, seed: int
 ) -> Personal | None:
-    """Over the devices that have examples of both kinds; `None` where there are none, or the plan
-    asks for no personal versions. A figure that is not finite says nothing."""
+    """Over the devices that have examples of both kinds and whose tuning does not diverge; `None`
+    where there are none, or the plan asks for no personal versions. A figure that is not finite
+    says nothing."""
     if manifest.tuning is None:
         return None
     asked = {
@@ -29,7 +30,11 @@ def personalised(
         if data.shares.size(device) and data.held_out.size(device)
     }
     found = {device: pending.result() for device, pending in asked.items()}
-    pairs = {device: pair for device, pair in found.items() if all(map(math.isfinite, pair))}
+    pairs = {
+        device: pair
+        for device, pair in found.items()
+        if pair is not None and all(map(math.isfinite, pair))
+    }
     if not pairs:
         return None
     better = manifest.metrics[0].better

@@ -83,11 +83,9 @@ def bars(
     title: str,
     x: str = "",
     goal: float | None = None,
-    errors: Mapping[str, float] | None = None,
 ) -> None:
-    """A bar for each name with its value above it, or a group of bars, by their names.
-
-    `errors`: half the length of the line on a single bar. `x` may say what the names are.
+    """A bar for each name with its value above it, or a group of bars, by their names. `x` may say
+    what the names are; `goal`: a level that the bars are to reach.
     Raises `PictureError` where matplotlib is missing, `OSError`.
     """
     groups = {n: v if isinstance(v, Mapping) else {"": v} for n, v in heights.items()}
@@ -105,8 +103,6 @@ def bars(
                 color=PENS[place % len(PENS)].colour,
                 hatch=HATCHES[place % len(HATCHES)],
                 edgecolor="white",
-                yerr=[errors.get(name, 0.0) for name in groups] if errors else None,
-                error_kw={"linewidth": 1, "capsize": 3, "ecolor": GOAL},
             )
             axes.bar_label(drawn, fmt="{:.4g}", fontsize=8, padding=2)
         axes.set_xticks(range(len(groups)), list(groups))

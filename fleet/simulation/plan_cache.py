@@ -11,9 +11,8 @@ from coordinator.compiler.folder import read_plan_dir, write_plan_dir
 from coordinator.taskfile import StatisticsFile, TaskFile
 
 
-def compiled(task: TaskFile | StatisticsFile, base: Path, cache: Path) -> tuple[Path, bool]:
-    """The folder in `cache` with the plan of a task, whose files are in `base`; and whether it was
-    there.
+def compiled(task: TaskFile | StatisticsFile, base: Path, cache: Path) -> Path:
+    """The folder in `cache` with the plan of a task, whose files are in `base`.
 
     A change of the task, be it in its file or by the command line's `--rounds`, of its model and
     weights, or of our version makes it anew.
@@ -22,7 +21,7 @@ def compiled(task: TaskFile | StatisticsFile, base: Path, cache: Path) -> tuple[
     folder = cache / _digest(task, base)
     try:
         read_plan_dir(folder)
-        return folder, True
+        return folder
     except CompileError:
         pass  # it is not there, or damaged
     from coordinator.compiler.compile import compile_beside  # slow to import
@@ -34,7 +33,7 @@ def compiled(task: TaskFile | StatisticsFile, base: Path, cache: Path) -> tuple[
         write_plan_dir(plan, made)
         shutil.rmtree(folder, ignore_errors=True)
         made.rename(folder)
-    return folder, False
+    return folder
 
 
 def _digest(task: TaskFile | StatisticsFile, base: Path) -> str:

@@ -8,6 +8,7 @@ import msgspec
 
 from coordinator import taskfile
 from coordinator.compiler.folder import read_plan_dir
+from coordinator.plans import contradictions
 from coordinator.taskfile import StatisticsFile, TaskFile
 from edge_agent.examples import Examples
 from fleet.simulation import dealing, experiment, plan_cache, sources
@@ -60,6 +61,9 @@ def _prepared(wanted: Experiment, path: Path, asked: Asked, say: Callable[[str],
     task = _task(wanted, base, asked.rounds)
     plan = _plan(wanted, task, base, output, say)
     manifest = read_plan_dir(plan).manifest
+    if found := contradictions(task, manifest):
+        why = f"it is not compiled from this task: {'; '.join(found)}"
+        raise ExperimentError(f"plan = '{wanted.plan}': {why}")
     until = _until(wanted.stop, manifest)
     if until is None and task.round.rounds == 0:
         raise ExperimentError("rounds: missing: the task is without end; say how many, or stop")
@@ -102,7 +106,7 @@ def _plan(
     if wanted.plan is not None:
         return base / wanted.plan
     say("compiling the plan")
-    return plan_cache.compiled(task, (base / wanted.task).parent, output / "plans")[0]
+    return plan_cache.compiled(task, (base / wanted.task).parent, output / "plans")
 
 
 def _check_measured(wanted: Experiment, stop: Stop, tested: bool) -> None:

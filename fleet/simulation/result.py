@@ -24,8 +24,9 @@ class Version:
     `round` is that from which it came, `seconds` the virtual time at which it was published and
     `reason` why that round closed. `test` are the plan's metrics over the test set, `devices` their
     spread over the devices' held-out examples; both are empty where nothing was evaluated. `losses`
-    has the mean loss of the training of each update that counts, by device; `watched` what the
-    watched ones of those devices learnt.
+    has, by device, the mean loss of the training of its update that counts: of the last one, where
+    late updates count and a device has two. `watched` is what the watched ones of those devices
+    learnt.
 
     Since the version before: `asked` devices got an assignment, `updates` counted, `late` ones came
     when they could not count any more, `dropped` assignments came to nothing, and `failed_rounds`
@@ -68,7 +69,8 @@ class Version:
 class Personal(Gain, frozen=True, kw_only=True):
     """What devices gain by a version of their own over the published one, each on its held-out
     examples, in the unit of the plan's first metric. `per_device` has each one's, by its number:
-    of those that have examples of both kinds. All else is over them.
+    of those that have examples of both kinds and whose tuning does not diverge. All else is over
+    them.
     """
 
     per_device: Mapping[int, float]

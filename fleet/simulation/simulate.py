@@ -92,14 +92,14 @@ def simulate(
     `plan` is a folder that `coordinator compile` wrote from the task. `test` is a central test set.
     Every `evaluate_every` versions (0: never) devices evaluate the model on their held-out
     examples, as they do the first and the task's last. `watched` devices are measured before and
-    after each training (`Version.watched`). `workers` processes train, by default as
-    many as there are cores; 0 is none but this one. `on_version` is called with each version as it
-    is published, before `until`.
+    after each training (`Version.watched`). `workers` processes train, by default as many as there
+    are cores; 0 is none but this one. `on_version` is called with each version as it is published,
+    before `until`.
 
-    Raises `CompileError` for what is no plan, `ValueError` for data that it cannot take,
-    `SimulationError` for a task of another plan and for a fleet that makes no version at all,
-    `WorkerDied`, and what `edge_agent.session.train` raises but `Diverged`: devices whose training
-    diverges give up.
+    A device whose training diverges, or whose examples the model cannot take, gives up. Raises
+    `CompileError` for what is no plan, `ValueError` for data that it cannot take, `SimulationError`
+    for a task of another plan and for a fleet that makes no version at all, `WorkerDied`, and what
+    `edge_agent.evaluation.evaluate` raises.
     """
     if task.round.rounds == 0 and until is None:
         raise SimulationError("round.rounds = 0 is without end: say how many, or until when")

@@ -1,6 +1,7 @@
 """The examples of an experiment, from where its file says that they are."""
 
 import importlib.util
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -183,7 +184,7 @@ def _function(path: Path, name: str, where: str) -> Callable[..., Any]:
     spec = importlib.util.spec_from_file_location("experiment_data", path)
     if spec is None or spec.loader is None or not path.is_file():
         raise ExperimentError(f"{where}: expected a Python file")
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # as `import` does
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
@@ -233,8 +234,9 @@ def _keep_for_tests(
     source: Source, fraction: float, column: str | None, rng: np.random.Generator
 ) -> None:
     """Take rows by chance out of the pool, or all rows of groups by chance."""
-    if column in source.pool:
-        kinds, member = np.unique(source.pool[column], return_inverse=True)
+    groups = source.pool.get(column) if column else None
+    if groups is not None and groups.ndim == 1:  # else the split says what is wrong
+        kinds, member = np.unique(groups, return_inverse=True)
     else:
         kinds = member = np.arange(len(source))
     number = max(1, round(fraction * len(kinds)))

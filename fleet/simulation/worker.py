@@ -5,6 +5,7 @@ was killed itself: its workers end at once, in the middle of their work, and cle
 """
 
 import os
+import pickle
 import select
 import shutil
 import signal
@@ -41,16 +42,17 @@ def _serve(line: Connection) -> None:
         try:
             answer: tuple[bool, Any] = True, getattr(workshop, method)(*arguments)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is told
-            answer = False, error
-        _send(line, answer)
-
-
-def _send(line: Connection, answer: tuple[bool, Any]) -> None:
-    try:
+            answer = False, _sendable(error)
         line.send(answer)
-    except (TypeError, AttributeError):  # an error that cannot be pickled
-        told = "".join(traceback.format_exception_only(answer[1])).strip()
-        line.send((False, RuntimeError(told)))
+
+
+def _sendable(error: Exception) -> Exception:
+    """An error, or its words where pickle cannot write it, or cannot make it anew."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+    except Exception:  # noqa: BLE001 - an error's class may raise anything
+        return RuntimeError("".join(traceback.format_exception_only(error)).strip())
+    return error
 
 
 def _watch(descriptor: int, setting: Setting) -> None:

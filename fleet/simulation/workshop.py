@@ -17,7 +17,7 @@ from edge_agent.evaluation import Evaluator, Totals, metrics_of
 from edge_agent.examples import Examples
 from edge_agent.job import Outcome
 from edge_agent.reporting import Reporting
-from edge_agent.session import Diverged, Trained
+from edge_agent.session import CannotRun, Diverged, Trained
 from edge_agent.state import StateFolder
 from fleet.simulation.data import Data
 from fleet.simulation.result import Learnt
@@ -76,7 +76,7 @@ class Workshop:
     # Training
 
     def train(self, training: Training) -> Done:
-        """Raises `BadPlan`, `CannotRun`, `OutOfMemory`, `OSError`."""
+        """Raises `BadPlan`, `OutOfMemory`, `OSError`."""
         work = training.assignment
         state = self._state_of(training)
         path = state.update_path(work.id) if state else self._scratch / f"{work.id}.update"
@@ -84,6 +84,8 @@ class Workshop:
             learnt = self._write(training, path, state)
         except Diverged as error:
             return Done(Outcome.DIVERGED, detail=str(error))
+        except CannotRun as error:
+            return Done(Outcome.CRASHED, detail=str(error))
         data = path.read_bytes()
         if state is None:
             path.unlink()
@@ -157,22 +159,21 @@ class Workshop:
 
     # A version of its own
 
-    def tune(self, model: str, device: int, seed: int) -> tuple[float, float]:
+    def tune(self, model: str, device: int, seed: int) -> tuple[float, float] | None:
         """The first of the metrics on a device's held-out examples: of a published model, and
-        of the version that the device makes of it. Where that diverges the device keeps the
-        published one."""
-        name = self._manifest.metrics[0].name
-        weights, held_out = self._weights(model), self._data.held(device)
-        published = self.metrics(weights, held_out)
+        of the version that the device makes of it; `None` where that diverges."""
+        weights = self._weights(model)
         try:
             tuned = personal.tune(
-                *(self._manifest, self._plan, weights, self._data.training(device), held_out),
+                *(self._manifest, self._plan, weights),
+                *(self._data.training(device), self._data.held(device)),
                 threads=1,
                 seed=seed,
                 stop=_never,
             )
         except Diverged:
-            return published[name], published[name]
+            return None
+        name = self._manifest.metrics[0].name
         return tuned.published[name], tuned.metrics[name]
 
     # Alone
@@ -193,8 +194,7 @@ class Workshop:
 
         def after_batch() -> bool:
             if progress.position == len(examples):
-                given = {p.name: weights[p.name] for p in manifest.checkpoint}
-                found.append(self.metrics(given | trainer.weights(), test))
+                found.append(self.metrics(weights | trainer.weights(), test))
             return False
 
         rng = np.random.default_rng(seed)

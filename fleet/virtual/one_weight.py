@@ -21,19 +21,23 @@ from wire.plan import Parameter
 
 _MODEL = (Parameter(name="w", shape=(1,)),)
 _LARGEST_CHANGE, _MOST_EXAMPLES = 8, 15
-"""Whole numbers, so small that every sum of them is exact, staleness and all: see the referee."""
+"""Whole numbers, so small that every sum is exact, staleness and all: see `ReferenceSum`."""
+_LEAST_WEIGHT = 2.0**-16  # of a stale update: below it they are not
 _LIES = (math.nan, math.inf, -1e30)
 _DIGEST = "sha256:" + "0" * 64
 
 
 class OneWeight:
     """See `fleet.virtual.learning.Learning`. A device's change is drawn, not learnt; what it says
-    is (change, examples)."""
+    is (change, examples). Raises `ValueError` where the sums would not be exact: the stalest update
+    weighs too little."""
 
     takes_time = False
     enough = False
 
     def __init__(self, task: VirtualTask, random: Random) -> None:
+        if (1.0 + task.policy.max_staleness) ** -task.staleness_exponent < _LEAST_WEIGHT:
+            raise ValueError("staleness_exponent: the stalest update would weigh nothing")
         self._random = random
         self._aggregator = aggregator(FedAvg(), _MODEL, task.staleness_exponent)
         self._model = {"w": np.zeros(1, np.float32)}

@@ -13,9 +13,7 @@ from fleet.virtual.rounds import Rounds
 from fleet.virtual.task import VirtualTask
 from fleet.virtual.timeline import Timeline
 from schedules.pacing import Gate, RetryWindow
-from wire.messages import CheckInReply, Wait, WaitReason
-
-_LONGEST = 366 * 86400.0
+from wire.messages import LONGEST_TIME, CheckInReply, Wait, WaitReason
 
 
 class Server:
@@ -120,7 +118,7 @@ class Server:
 
     def _come_back(self, refusals: list[tuple[Refusal, float]]) -> CheckInReply:
         if not refusals:  # nothing is left to do: its day is over
-            return _wait(WaitReason.TASK_DONE, RetryWindow(_LONGEST, _LONGEST))
+            return _wait(WaitReason.TASK_DONE, RetryWindow(LONGEST_TIME, LONGEST_TIME))
         wait = come_back(refusals, self._population, self._timeline.now)
         return CheckInReply(protocol=1, wait=wait)
 

@@ -30,7 +30,8 @@ class Simulation:
     limit: float = 30 * 86400.0
 
     def run(self) -> Record:
-        """Play it. Raises `InvariantBroken`."""
+        """Play it. Raises `InvariantBroken`; `ValueError` for a `staleness_exponent` with which a
+        late update weighs too little to be summed without rounding."""
         timeline = Timeline(self.seed)
         population = sum(self.devices.values())
         server = Server(timeline, self.tasks, population, Gate() if self.gated else None)

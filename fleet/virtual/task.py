@@ -42,8 +42,7 @@ class VirtualTask:
     make_round: MakeRound = Round
 
     def __post_init__(self) -> None:
-        late = 1.0 + self.policy.max_staleness
-        if not self.staleness_exponent >= 0 or late**-self.staleness_exponent < 2.0**-16:
-            raise ValueError("staleness_exponent: the stalest update would weigh nothing")
+        if not self.staleness_exponent >= 0:  # NaN neither
+            raise ValueError("staleness_exponent: 0 or more")
         if self.rounds < 1 or self.closing < 0:
             raise ValueError("rounds: 1 or more; closing: 0 s or more")

@@ -17,6 +17,7 @@ import json, sys
 for number in range({first}, int(sys.argv[2]) + 1):
     print(json.dumps({{"round": number, "at": 10.0 if number < 4 else 10.0 + 0.5 * (number - 3)}}))
 print("a word of another kind")
+print("{{a word in braces}}")
 print(json.dumps({{"accuracy": {accuracy}}}))
 sys.exit({status})
 """

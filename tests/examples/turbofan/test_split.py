@@ -57,11 +57,16 @@ def test_a_feature_that_never_varies_is_nought(flights: Flights):
     assert (found.pool.arrays["x"][:, 5] == 0).all()
 
 
+def first(flights: Flights, engines: int) -> Flights:
+    """So many of the engines."""
+    few = flights.engine < engines
+    return Flights(*(getattr(flights, n)[few] for n in ("features", "engine", "cycle", "left")))
+
+
 def test_too_few_engines_are_an_error(flights: Flights):
-    few = flights.engine < 8
-    nine = Flights(*(getattr(flights, n)[few] for n in ("features", "engine", "cycle", "left")))
-    with pytest.raises(DataError, match="8 engines"):
-        split(nine, 1)
+    assert len(split(first(flights, 9), 1).nodes) == 2
+    with pytest.raises(DataError, match="8 engines: two nodes of 4, and a test, take 9"):
+        split(first(flights, 8), 1)
 
 
 def test_the_naive_guess_is_a_life_less_the_cycle():

@@ -2,16 +2,20 @@
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from typer.testing import CliRunner
 
 from fleet.cli import app
 from fleet.digits import FOLDER
+from wire.digest import digest_of
+from wire.plan import PlanFile, parse_manifest
 
 pytest.importorskip("sklearn")
 
@@ -136,6 +140,33 @@ def test_a_fleet_that_makes_no_model_is_a_failure(tmp_path: Path) -> None:
     status, said = run(str(path), "--workers", "0")
     assert status == 1, said
     assert "no version was made" in said
+
+
+def test_a_plan_of_another_task_is_bad_input(tmp_path: Path) -> None:
+    other = (FOLDER / "digits.toml").read_text().replace("epochs = 5", "epochs = 1")
+    (tmp_path / "digits.toml").write_text(other)
+    path = tmp_path / "e.toml"
+    text = EXAMPLE.read_text().replace("../../fleet/digits/plan", str(FOLDER / "plan"))
+    path.write_text(text.replace("../../fleet/digits/digits.toml", "digits.toml"))
+    status, said = run(str(path))
+    assert status == 2
+    assert "e.toml: plan = " in said
+    assert "training.epochs is 1 in the task, 5 in the plan" in said
+
+
+def test_a_plan_that_cannot_be_run_is_one_line(tmp_path: Path) -> None:
+    plan = shutil.copytree(FOLDER / "plan", tmp_path / "plan")
+    (plan / "train.onnx").write_bytes(b"nonsense")
+    manifest = parse_manifest((plan / "manifest.json").read_bytes())
+    entry = PlanFile(digest=digest_of(b"nonsense"), bytes=8)
+    manifest = replace(manifest, files=manifest.files | {"train.onnx": entry})
+    (plan / "manifest.json").write_bytes(manifest.to_bytes())
+    path = tmp_path / "e.toml"
+    text = EXAMPLE.read_text().replace("../../fleet/digits/plan", str(plan))
+    path.write_text(text.replace("../../fleet/digits", str(FOLDER)))
+    status, said = run(str(path), "--workers", "0")
+    assert status == 1
+    assert "error: train.onnx cannot be run" in said
 
 
 def test_what_was_done_before_ctrl_c_is_written(tmp_path: Path) -> None:

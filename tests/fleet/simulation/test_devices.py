@@ -48,13 +48,38 @@ def test_behaviours_are_of_all_or_of_each() -> None:
     [
         ({"x": np.zeros((2, 2))}, "pool: no array 'label', which the plan takes; only 'x'"),
         ({"x": np.zeros((2, 3)), "label": np.zeros(2)}, r"'x' has examples of shape \(3,\)"),
-        ({"x": np.full((2, 2), np.nan), "label": np.zeros(2)}, "'x' holds NaN or infinity"),
+        ({"x": np.full((2, 2), np.nan), "label": np.zeros(2)}, "'x' is NaN or infinite"),
         ({"x": np.zeros((2, 2)), "label": np.array([0, 10])}, "not a class from 0 to 9"),
     ],
 )
 def test_what_a_plan_cannot_take(arrays: dict[str, Any], what: str) -> None:
     with pytest.raises(ValueError, match=what):
         fitting(Examples(arrays), INPUTS, "pool")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values"),
+    [
+        ("uint8", [300]),
+        ("int32", [1 << 40]),
+        ("int64", np.array([1 << 63], np.uint64)),
+        ("int64", [0.5]),
+        ("int64", [2.0**60]),  # which whole number was meant?
+        ("bool", [2]),
+        ("float32", [1e300]),
+    ],
+)
+def test_a_number_that_the_plans_type_cannot_hold_is_refused(dtype: Any, values: Any) -> None:
+    one = (Input(name="x", dtype=dtype, shape=()),)
+    with pytest.raises(ValueError, match="'x' is"):
+        fitting(Examples({"x": np.asarray(values)}), one, "pool")
+
+
+def test_a_number_out_of_the_inputs_range_is_refused() -> None:
+    """A device leaves out such an example."""
+    index = (Input(name="x", dtype="int64", shape=(), range=(0.0, 4.0)),)
+    with pytest.raises(ValueError, match="'x' is not a whole number from 0 to 4"):
+        fitting(Examples({"x": np.array([4, 5])}), index, "pool")
 
 
 def test_arrays_become_what_the_plan_takes() -> None:

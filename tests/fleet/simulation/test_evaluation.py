@@ -123,6 +123,14 @@ def test_one_goes_on_where_another_left_off() -> None:
     assert found[0] == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_test_set_without_examples_is_refused() -> None:
+    own, none = digits()[0].where(np.arange(50)), digits()[1].where(np.arange(0))
+    with pytest.raises(ValueError, match="test: no examples"):
+        train_alone(task(1, 1), PLAN, own, epochs=1, seed=5, test=none)
+    with pytest.raises(ValueError, match="test: no examples"):
+        played(task(2, 1), fleet(2), test=none)
+
+
 def test_each_device_alone_on_its_own_share() -> None:
     test = digits()[1]
     each = train_each(task(1, 1), PLAN, fleet(3), epochs=2, seed=5, test=test, workers=1)

@@ -253,11 +253,15 @@ LABEL = "np.arange(9)"
         ("sys.exit(3)", "load: SystemExit: 3"),
         ("{'x': [[1], [1, 2]], 'label': [1, 2]}", "inhomogeneous"),
         (f"({{'x': {X}}}, {{'x': {X}}}, 3)", "expected arrays by name"),
+        (
+            f"{{'x': {X}, 'label': {LABEL}}}, {{'x': {X}[:0], 'label': {LABEL}[:0]}}",
+            "data.test: no examples",
+        ),
         (f"{{'x': {X}.astype(str), 'label': {LABEL}}}", "'x' holds <U32: expected numbers"),
         (f"{{'x': {X} * 1j, 'label': {LABEL}}}", "'x' holds complex64: expected numbers"),
-        (f"{{'x': {X}.astype('f8') + 1e300, 'label': {LABEL}}}", "'x' holds NaN or infinity"),
-        (f"{{'x': {X}, 'label': {LABEL} + 0.7}}", "'label' holds what is not a whole number"),
-        (f"{{'x': {X}, 'label': {LABEL} * np.nan}}", "'label' holds what is not a whole number"),
+        (f"{{'x': {X}.astype('f8') + 1e300, 'label': {LABEL}}}", "'x' is NaN or infinite"),
+        (f"{{'x': {X}, 'label': {LABEL} + 0.7}}", "'label' is not a class from 0 to 9"),
+        (f"{{'x': {X}, 'label': {LABEL} * np.nan}}", "'label' is not a class from 0 to 9"),
     ],
 )
 @pytest.mark.filterwarnings("error")
@@ -267,6 +271,31 @@ def test_what_a_script_cannot_return_is_said(tmp_path: Path, returned: str, why:
     with pytest.raises(ExperimentError, match=re.escape(why)) as caught:
         prepared(tmp_path, 'devices = 3\n[data]\nsource = "script"\nscript = "s.py"')
     assert "\n" not in str(caught.value)
+
+
+def test_a_script_may_have_dataclasses(tmp_path: Path) -> None:
+    """With annotations that are text they look for their module's name."""
+    (tmp_path / "s.py").write_text(
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass\nimport numpy as np\n"
+        "@dataclass\nclass Wide:\n    of: int = 64\n"
+        "def load():\n    return {'x': np.zeros((9, Wide().of)), 'label': np.arange(9)}\n"
+    )
+    found = prepared(tmp_path, 'devices = 3\n[data]\nsource = "script"\nscript = "s.py"')
+    assert len(found.devices) == 3
+
+
+def test_groups_are_named_by_one_number_each(tmp_path: Path) -> None:
+    (tmp_path / "s.py").write_text(
+        "import numpy as np\ndef load():\n"
+        f"    return {{'x': {X}, 'label': {LABEL}, 'engine': {LABEL}[:, None]}}\n"
+    )
+    with pytest.raises(ExperimentError, match=r"split\.column = 'engine': expected one of 'label'"):
+        prepared(
+            tmp_path,
+            'devices = 3\n[data]\nsource = "script"\nscript = "s.py"\ntest = 0.2\n'
+            '[split]\nkind = "groups"\ncolumn = "engine"',
+        )
 
 
 def test_a_device_without_examples_has_none_held_out(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ DRAWN: dict[str, Draw] = {
         path, {"mean": LINE}, x="round", y="loss", title="T", faint=SAWTEETH
     ),
     "bars": lambda path: pictures.bars(
-        path, {"a": 1.0, "b": 2.0}, y="RMSE, cycles", title="T", errors={"a": 0.1}, goal=1.5
+        path, {"a": 1.0, "b": 2.0}, y="RMSE, cycles", title="T", goal=1.5
     ),
     "groups": lambda path: pictures.bars(
         path, {"a": {"x": 1.0, "y": 2.0}, "b": {"y": 3.0}}, y="accuracy", title="T"

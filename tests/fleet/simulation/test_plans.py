@@ -14,6 +14,7 @@ from coordinator.export import complete_model
 from coordinator.taskfile import AnyTask
 from edge_agent.examples import Examples
 from fleet.simulation import Devices, Result, simulate
+from tests.coordinator.compiler.building import model, node, weights
 from tests.fleet.test_scaffold import Published, linear, lines, scaffold
 from wire import checkpoint
 
@@ -180,6 +181,20 @@ def test_lazy_devices_say_nothing_new_and_keep_it(tmp_path: Path) -> None:
     assert any((found.weights[name] != eager.weights[name]).any() for name in ("w", "b"))
 
 
+def test_a_device_whose_examples_the_model_cannot_take_gives_up(tmp_path: Path) -> None:
+    """It is no reason for the others to stop. Nothing says that `x` is a row of a table of five."""
+    cast = node("Cast", "x", "i", to=onnx.TensorProto.INT64)
+    nodes = [cast, node("Gather", "w i", "h"), node("Add", "h b", "out")]
+    onnx.save(model(nodes, weights(w=(5, 2), b=(2,)), x=("N",)), tmp_path / "model.onnx")
+    last = [2.0, 3.0, 9.0]
+    target = np.zeros((2, 2), np.float32)
+    examples = [{"x": np.float32([0.0, row]), "target": target} for row in last]
+    task = taskfile.parse(TASK.format(schedule="", training="", upload=""))
+    result = played(task, tmp_path, examples)
+    assert [sorted(version.losses) for version in result.versions[1:]] == [[0, 1]] * 2
+    assert result.versions[1].dropped == 1
+
+
 def test_devices_make_the_last_model_their_own(tmp_path: Path) -> None:
     held_out = [np.arange(5), np.empty(0, np.int64), np.arange(40, 45)]
     more = "[personal]\nepochs = 20\nlearning_rate = 0.05\n"
@@ -191,3 +206,10 @@ def test_devices_make_the_last_model_their_own(tmp_path: Path) -> None:
     assert found.mean == np.mean([*found.per_device.values()]) > 0
     apart = trained(tmp_path, more=more, held_out=held_out, workers=1)
     assert apart.personal == found
+
+
+def test_a_device_whose_tuning_diverges_has_no_version_of_its_own(tmp_path: Path) -> None:
+    """As where the coordinator sums: it hears nothing of such a version."""
+    held_out = [np.arange(5), np.arange(20, 25), np.arange(40, 45)]
+    more = "[personal]\nepochs = 20\nlearning_rate = 1e30\n"
+    assert trained(tmp_path, more=more, held_out=held_out).personal is None

@@ -76,6 +76,18 @@ def test_rounds_that_do_not_wait_take_updates_of_older_models() -> None:
     assert {device for version in result.versions for device in version.losses} & {3, 4, 5}
 
 
+def test_a_late_update_may_weigh_next_to_nothing() -> None:
+    what = task(3, 2, late="fold", max_staleness=3, staleness_exponent=20.0)
+    result = played(what, fleet(3, behaviours=[QUICK, QUICK, SLOW]))
+    assert sorted(result.versions[2].losses) == [0, 1, 2]
+    start = first_weights()
+    model = _moved(start, [(trained(start, d, 1), 1.0) for d in (0, 1)])
+    old = trained(start, 2, 1)
+    expected = _moved(model, [(trained(model, d, 2), 1.0) for d in (0, 1)] + [(old, 2.0**-20)])
+    for name, values in expected.items():
+        np.testing.assert_allclose(result.weights[name], values, rtol=1e-5, atol=1e-6)
+
+
 def test_lies_are_refused() -> None:
     liar = Behaviour(training=2.0, lies=1.0)
     result = played(task(4, 2), fleet(4, behaviours=[QUICK] * 3 + [liar]))

@@ -2,9 +2,9 @@
 
 import pytest
 
-from coordinator.round import Phase, Reason
+from coordinator.round import Late, Phase, Reason
 from fleet.virtual import FLAPPING, HONEST, LATE, LYING, SILENT, SKEWED, Behaviour
-from tests.fleet.virtual.play import EVERY, endings, played, task
+from tests.fleet.virtual.play import EVERY, endings, late, played, task
 
 
 def test_honest_devices_reach_the_goal_before_the_deadline():
@@ -125,8 +125,10 @@ def test_bad_behaviour_is_described_with_what_is_allowed():
         Behaviour(drift=1)
     with pytest.raises(ValueError, match="rounds: 1 or more"):
         task(rounds=0)
-    with pytest.raises(ValueError, match="would weigh nothing"):
+    with pytest.raises(ValueError, match="staleness_exponent: 0 or more"):
         task(staleness_exponent=-1)
+    with pytest.raises(ValueError, match="would weigh nothing"):
+        played(EVERY, task(policy=late(Late.FOLD, 3), staleness_exponent=20))
 
 
 @pytest.mark.parametrize("spread", [-1.0, float("nan"), float("inf"), 1e300])
