@@ -7,7 +7,6 @@ was killed itself: its workers end at once, in the middle of their work, and cle
 import os
 import select
 import shutil
-import signal
 import sys
 import threading
 import traceback
@@ -22,7 +21,6 @@ _END_SECONDS = 10.0
 
 def main(descriptor: int) -> None:
     """Serve."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the simulation
     # What a worker keeps is gone with the simulation: a power cut has nothing to lose in it.
     os.fsync = _nothing  # type: ignore[assignment]
     line = Connection(descriptor)
