@@ -107,6 +107,7 @@ class _Process:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 env=_environment(),
+                process_group=0,  # a terminal's Ctrl-C, or its end, is for the simulation
             )
             self._line = Connection(ours.detach())
         with suppress(OSError):  # it has died, and the first work will find out

@@ -8,7 +8,6 @@ import os
 import pickle
 import select
 import shutil
-import signal
 import sys
 import threading
 import traceback
@@ -23,7 +22,6 @@ _END_SECONDS = 10.0
 
 def main(descriptor: int) -> None:
     """Serve."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the simulation
     # What a worker keeps is gone with the simulation: a power cut has nothing to lose in it.
     os.fsync = _nothing  # type: ignore[assignment]
     line = Connection(descriptor)

@@ -63,10 +63,10 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def workers() -> list[psutil.Process]:
+def workers(of: int | None = None) -> list[psutil.Process]:
     return [
         child
-        for child in psutil.Process().children()
+        for child in psutil.Process(of).children()
         if "fleet.simulation.worker" in child.cmdline()
     ]
 
@@ -183,4 +183,33 @@ def test_workers_end_and_clear_up_when_the_simulation_is_killed(tmp_path: Path) 
         started.kill()
         started.communicate()
     assert not psutil.wait_procs(children, timeout=10)[1]
+    assert not list(tmp_path.iterdir())
+
+
+def catches(process: psutil.Process, number: signal.Signals) -> bool:
+    """Whether it has a handler of its own: Python's own one for SIGINT is there from the start."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    caught = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught, 16) >> number - 1 & 1)
+
+
+def test_ctrl_c_in_a_terminal_is_for_the_simulation_alone(tmp_path: Path) -> None:
+    # A terminal sends it to its whole foreground, and here the workers are still importing.
+    started = subprocess.Popen(
+        [sys.executable, "-c", _ENDLESS, str(tmp_path)],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        while sum(catches(worker, signal.SIGINT) for worker in workers(started.pid)) < 2:
+            assert started.poll() is None
+            time.sleep(0.01)
+        os.killpg(started.pid, signal.SIGINT)
+        _, said = started.communicate(timeout=60)
+    finally:
+        started.kill()
+        started.wait()
+    assert said.count(b"Traceback") == 1, said.decode()  # the program's own
     assert not list(tmp_path.iterdir())
