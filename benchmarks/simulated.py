@@ -50,7 +50,8 @@ def main() -> None:
 
 
 def _tell(version: Version) -> None:
-    print(json.dumps({"round": version.round, "at": time.monotonic()}), flush=True)
+    if version.number:
+        print(json.dumps({"round": version.round, "at": time.monotonic()}), flush=True)
 
 
 if __name__ == "__main__":

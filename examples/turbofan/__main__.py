@@ -13,7 +13,7 @@ from examples.turbofan.cmapss import DataError, Flights
 from examples.turbofan.experiment import Outcome
 
 _QUICK_SPLITS, _QUICK_ROUNDS = 1, 3
-_OTHERS = 2  # steps of a split beside its rounds
+_OTHERS = 3  # steps of a split beside its rounds
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

@@ -75,9 +75,9 @@ def run(
     workers: int | None = None,
     done: Callable[[str], None] = lambda what: None,
 ) -> Outcome:
-    """Everything on the split of `seed`; `watch` some nodes. `done` is told of each step: one a
-    round, one for each of the other two. Raises `DataError` for too few engines, and what
-    `simulate` does."""
+    """Everything on the split of `seed`; `watch` some nodes. `done` is told of each step: the
+    first model, one a round, one for each of the other two. Raises `DataError` for too few engines,
+    and what `simulate` does."""
     found = split(flights, seed)
     federation = Federation(found, plans.federated, seed, workers)
     began = time.perf_counter()

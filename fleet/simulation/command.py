@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -64,16 +64,16 @@ def _run(path: Path, asked: Asked, workers: int | None, out: Console, err: Conso
     folder = prepared.output
     folder.mkdir(parents=True, exist_ok=True)
     out.print(plain(_announcement(prepared)))
-    versions: dict[int, Version] = {}
+    versions: list[Version] = []
     started = time.monotonic()
     try:
         with _progress(out, prepared) as told:
 
             def on_version(version: Version) -> None:
-                versions[version.number] = version
+                versions.append(version)
                 told(version)
 
-            result: Result | None = simulate(
+            result = simulate(
                 prepared.task,
                 prepared.plan,
                 prepared.devices,
@@ -84,24 +84,28 @@ def _run(path: Path, asked: Asked, workers: int | None, out: Console, err: Conso
                 workers=workers,
                 on_version=on_version,
             )
-    except KeyboardInterrupt:
-        result = None
-        if not versions:
-            raise
-    took = time.monotonic() - started
-    return _tell(prepared, result, tuple(versions.values()), took, out, err)
+    except (KeyboardInterrupt, WorkerDied):
+        if len(versions) > 1:  # hours of work, perhaps
+            _tell(prepared, None, versions, time.monotonic() - started, out, err)
+        raise
+    _tell(prepared, result, versions, time.monotonic() - started, out, err)
+    if not result.complete:
+        err.print("[yellow]warning:[/] the fleet could not go on before all rounds were made")
+    elif prepared.stop and prepared.until and not prepared.until(versions[-1]):
+        goal = f"{prepared.stop.metric} {prepared.stop.at:g} was not reached"
+        err.print("[yellow]warning:[/]", plain(goal))
+    return 0
 
 
 def _tell(
     prepared: Prepared,
     result: Result | None,
-    seen: tuple[Version, ...],
+    versions: Sequence[Version],
     took: float,
     out: Console,
     err: Console,
-) -> int:
-    """Write and print what came of it; without a result, what was seen before it was stopped."""
-    versions = result.versions if result else seen
+) -> None:
+    """Write and print what came of it; without a result, what was seen before it ended."""
     missing = report.write_all(
         prepared.output,
         versions,
@@ -123,17 +127,8 @@ def _tell(
     )
     for line in missing:
         err.print("[yellow]warning:[/]", plain(line))
-    what = "tables, pictures and the model" if result else "tables and pictures"
+    what = "tables, pictures and the model" if result else "tables and pictures of what was done"
     out.print(plain(f"{what}: {prepared.output}{os.sep}"))
-    if result is None:
-        err.print("stopped; what was done is written")
-        return EXIT_INTERRUPTED
-    if not result.complete:
-        err.print("[yellow]warning:[/] the fleet could not go on before all rounds were made")
-    elif prepared.stop and prepared.until and not prepared.until(last):
-        goal = f"{prepared.stop.metric} {prepared.stop.at:g} was not reached"
-        err.print("[yellow]warning:[/]", plain(goal))
-    return 0
 
 
 # What is printed
@@ -183,7 +178,7 @@ def _sentence(version: Version) -> str:
     return ", ".join([*figures, f"{version.updates} updates"])
 
 
-def _table(versions: tuple[Version, ...]) -> Table:
+def _table(versions: Sequence[Version]) -> Table:
     """The last versions, and the first: 80 columns hold two metrics."""
     metrics = list(dict.fromkeys(key for v in versions for key in v.test))
     spreads = list(dict.fromkeys(key for v in versions for key in v.devices))
@@ -191,7 +186,7 @@ def _table(versions: tuple[Version, ...]) -> Table:
     heads += [head for name in spreads for head in (f"devices' {name}", "worst tenth")]
     heads += ["updates", "late", "dropped"]
     table = narrow_table(heads, [head for head in heads if " " in head], heads)
-    shown = versions if len(versions) <= _SHOWN else (versions[0], *versions[1 - _SHOWN :])
+    shown = versions if len(versions) <= _SHOWN else [versions[0], *versions[1 - _SHOWN :]]
     for version in shown:
         cells = [str(version.number)]
         cells += [_figure(version.test.get(name)) for name in metrics]

@@ -94,7 +94,7 @@ def simulate(
     examples, as they do the first and the task's last. `watched` devices are measured before and
     after each training (`Version.watched`). `workers` processes train, by default as many as there
     are cores; 0 is none but this one. `on_version` is called with each version as it is published,
-    before `until`.
+    the initial one first, before `until`.
 
     A device whose training diverges, or whose examples the model cannot take, gives up. Raises
     `CompileError` for what is no plan, `ValueError` for data that it cannot take, `SimulationError`
@@ -143,7 +143,7 @@ class _Play:
 
     def run(self) -> Result:
         """From the first version to the last."""
-        self._versions.append(self._evaluated(Version(number=0), last=False))
+        self._seen(self._evaluated(Version(number=0), last=False))
         server = self._server()
         patience = _PATIENCE * (self._task.deadline + float(self._task.timing.check_in))
         patience += (15 if self._task.timing.windows else 2) * _DAY
@@ -202,13 +202,16 @@ class _Play:
         )
         version = self._evaluated(version, last=self._learning.enough)
         self._last = now
-        self._versions.append(version)
-        if self._on_version is not None:
-            self._on_version(version)
+        self._seen(version)
         reached = self._until is not None and self._until(version)
         if reached or self._learning.enough:
             self._complete = True
             self._timeline.stop()
+
+    def _seen(self, version: Version) -> None:
+        self._versions.append(version)
+        if self._on_version is not None:
+            self._on_version(version)
 
     def _evaluated(self, version: Version, last: bool) -> Version:
         model, due = str(self._models.path(version.number)), self._every > 0

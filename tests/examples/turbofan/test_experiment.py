@@ -55,7 +55,7 @@ def test_steps_are_told(flights: Flights, tmp_path: Path):
     told: list[str] = []
     plans = experiment.plans(tmp_path, 1)
     experiment.run(flights, plans, 1, workers=0, done=told.append)
-    assert told == ["round 1", "centralised", "alone"]
+    assert told == ["round 0", "round 1", "centralised", "alone"]
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:

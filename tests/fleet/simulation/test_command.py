@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from msgspec.structs import replace
 from typer.testing import CliRunner
@@ -169,7 +170,8 @@ def test_a_plan_that_cannot_be_run_is_one_line(tmp_path: Path) -> None:
     assert "error: train.onnx cannot be run" in said
 
 
-def test_what_was_done_before_ctrl_c_is_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("ended", "status"), [("interrupted", 130), ("worker", 1)])
+def test_what_was_done_before_it_ended_is_written(tmp_path: Path, ended: str, status: int) -> None:
     command = [sys.executable, "-m", "fleet", "simulate", str(EXAMPLE), "--workers", "1"]
     with subprocess.Popen(
         [*command, "--rounds", "100000", "-o", str(tmp_path)],
@@ -182,9 +184,13 @@ def test_what_was_done_before_ctrl_c_is_written(tmp_path: Path) -> None:
         assert process.stdout is not None
         assert process.stderr is not None
         assert any(line.startswith("version 2/") for line in process.stdout)
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
-    assert "what was done is written" in said
-    assert len(rows_of(tmp_path / "versions.csv")) >= 2
+        if ended == "worker":
+            psutil.Process(process.pid).children()[0].kill()
+        else:
+            process.send_signal(signal.SIGINT)
+        told, said = process.communicate(timeout=60)
+    assert process.returncode == status, said
+    assert said == ("stopped\n" if status == 130 else said)
+    assert "of what was done" in told
+    assert [row["version"] for row in rows_of(tmp_path / "versions.csv")][:3] == ["0", "1", "2"]
     assert (tmp_path / "metric-accuracy.png").exists()
