@@ -8,6 +8,7 @@ import msgspec
 
 from coordinator import taskfile
 from coordinator.compiler.folder import read_plan_dir
+from coordinator.plans import contradictions
 from coordinator.taskfile import StatisticsFile, TaskFile
 from edge_agent.examples import Examples
 from fleet.simulation import dealing, experiment, plan_cache, sources
@@ -60,6 +61,8 @@ def _prepared(wanted: Experiment, path: Path, asked: Asked, say: Callable[[str],
     task = _task(wanted, base, asked.rounds)
     plan = _plan(wanted, task, base, output, say)
     manifest = read_plan_dir(plan).manifest
+    if found := contradictions(task, manifest):
+        raise ExperimentError(f"plan = '{plan}': not compiled from this task: {'; '.join(found)}")
     until = _until(wanted.stop, manifest)
     if until is None and task.round.rounds == 0:
         raise ExperimentError("rounds: missing: the task is without end; say how many, or stop")

@@ -121,6 +121,26 @@ def test_bad_input_is_one_line_and_status_2(
     assert not (tmp_path / "e-results").exists()
 
 
+def test_a_plan_of_another_task_is_bad_input(tmp_path: Path) -> None:
+    path = tmp_path / "e.toml"
+    text = EXAMPLE.read_text().replace('"../../fleet/digits/digits.toml"', '"task.toml"')
+    path.write_text(text.replace("../../fleet/digits", str(FOLDER)))
+    task = (FOLDER / "digits.toml").read_text()
+    (tmp_path / "task.toml").write_text(task.replace("epochs = 5", "epochs = 4"))
+    status, said = run(str(path))
+    assert status == 2, said
+    assert f"{path}: plan = '{FOLDER}/plan': " in said
+    assert "training.epochs is 4 in the task, 5 in the plan" in said
+    assert not (tmp_path / "e-results").exists()
+
+
+def test_a_folder_that_takes_no_files_is_told_before_all_the_work() -> None:
+    status, said = run(str(EXAMPLE), *QUICK, "-o", "/proc/self")
+    assert status == 1, said
+    assert "/proc/self" in said
+    assert "version 1" not in said
+
+
 @pytest.mark.parametrize("option", ["--seed=99999999999999999999", "--workers=100000"])
 def test_numbers_beyond_all_use_are_refused_at_once(option: str) -> None:
     status, said = run(str(EXAMPLE), option)
