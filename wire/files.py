@@ -5,7 +5,8 @@ neither may import the other.
 """
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -24,6 +25,15 @@ def write_durably(path: Path, data: bytes) -> None:
         aside.unlink(missing_ok=True)  # a disk that is full should not stay so for this
         raise name_file(error, path) from None
     sync_folder(path.parent)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """What fails in here, fails with the name of this file or folder: see `name_file`."""
+    try:
+        yield
+    except OSError as error:
+        raise name_file(error, path) from None
 
 
 def name_file(error: OSError, path: Path) -> OSError:

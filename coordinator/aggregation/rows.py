@@ -15,6 +15,7 @@ import numpy as np
 
 from coordinator.aggregation.layout import Layout, Vector32
 from coordinator.aggregation.recipe import Contribution, staleness_factor
+from wire.files import naming
 
 _ROOM = 32 << 20
 """Bytes of one block of columns and of what is computed from it."""
@@ -27,6 +28,7 @@ class Rows:
     def __init__(self, layout: Layout, staleness_exponent: float, scratch: Path) -> None:
         self._layout = layout
         self._exponent = staleness_exponent
+        self._scratch = scratch
         self._places: dict[str, int] = {}
         self._file = tempfile.TemporaryFile(dir=scratch, prefix="updates-", buffering=0)  # noqa: SIM115
         self.examples = 0
@@ -46,14 +48,16 @@ class Rows:
         return len(self._places)
 
     def fill(self, updates: Iterable[tuple[str, Contribution]]) -> None:
-        """Write each update's change, scaled down by its staleness. Raises `OSError`."""
+        """Write each update's change, scaled down by its staleness. Raises `OSError` that
+        names the folder."""
         for assignment, update in updates:
             if assignment in self._places:
                 raise ValueError(f"two updates of the assignment {assignment}")
             scale = np.float32(staleness_factor(update.staleness, self._exponent))
             for piece in self._layout.pieces():
                 values = piece.of(update.delta)
-                _write(self._file.fileno(), values if scale == 1 else values * scale)
+                with naming(self._scratch):
+                    _write(self._file.fileno(), values if scale == 1 else values * scale)
             self._places[assignment] = len(self._places)
             self.examples += update.examples
 

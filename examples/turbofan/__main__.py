@@ -32,6 +32,7 @@ def main(
     with mistakes_told(DataError):
         flights = cmapss.load(data_folder)
         out.print(f"{flights.engines} engines, {len(flights.cycle):,} rows")
+        output.mkdir(parents=True, exist_ok=True)
         rounds = _QUICK_ROUNDS if quick else None
         found = _run(flights, range(_QUICK_SPLITS if quick else splits), rounds, workers)
         report.write(output, found)

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -63,6 +64,8 @@ def _run(path: Path, asked: Asked, workers: int | None, out: Console, err: Conso
         err.print("[yellow]warning:[/]", plain(warning))
     folder = prepared.output
     folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass  # it takes files: that is not to be found out when all the work is done
     out.print(plain(_announcement(prepared)))
     versions: list[Version] = []
     started = time.monotonic()

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from edge_agent.examples import Examples
 from fleet.simulation.devices import Devices, fitting
 from fleet.simulation.splits import Rows
+from wire.files import name_file
 from wire.plan import Input
 from wire.tensors import Array
 
@@ -65,14 +66,23 @@ def gather(devices: Devices, inputs: tuple[Input, ...], test: Examples | None) -
 
 
 def write(data: Data, folder: Path) -> None:
-    """Into files in a folder. Raises `OSError`."""
+    """Into files in a folder. Raises `OSError` that names the file."""
     for number, (name, array) in enumerate(data.pool.arrays.items()):
-        np.save(folder / f"pool-{number}.npy", array)
+        _save(folder / f"pool-{number}.npy", array)
         if data.test is not None:
-            np.save(folder / f"test-{number}.npy", data.test.arrays[name])
+            _save(folder / f"test-{number}.npy", data.test.arrays[name])
     for name, owned in (("shares", data.shares), ("held-out", data.held_out)):
-        np.save(folder / f"{name}-rows.npy", owned.rows)
-        np.save(folder / f"{name}-ends.npy", owned.ends)
+        _save(folder / f"{name}-rows.npy", owned.rows)
+        _save(folder / f"{name}-ends.npy", owned.ends)
+
+
+def _save(path: Path, array: Array) -> None:
+    try:
+        np.save(path, array)
+    except OSError as error:
+        if error.errno is None:  # numpy counts what it wrote, and does not say why that is not all
+            raise OSError(f"{path}: is the disk full? {error}") from None
+        raise name_file(error, path) from None
 
 
 def read(folder: Path, inputs: tuple[Input, ...]) -> Data:

@@ -6,6 +6,7 @@ from coordinator.aggregation import Next
 from wire import checkpoint
 from wire.checkpoint import Weights
 from wire.digest import digest_of
+from wire.files import naming
 from wire.plan import Parameter
 
 
@@ -27,7 +28,8 @@ class Models:
         self.state = made.state
 
     def _put(self, version: int, data: bytes) -> None:
-        self.path(version).write_bytes(data)
+        with naming(path := self.path(version)):
+            path.write_bytes(data)
         self.newest, self.size = version, len(data)
         self.weights: Weights = checkpoint.read(data, self._tensors)
         self._digests[version] = digest_of(data)

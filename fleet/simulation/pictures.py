@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from fleet.simulation.style import DOTS, FAINT, GOAL, HATCHES, PENS, SIZE, STYLE
+from wire.files import naming
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -142,10 +143,13 @@ def _axes(path: Path, x: str, y: str, title: str) -> Iterator["Axes"]:
         axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
         yield axes
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_png(figure, path.with_name(path.name + ".png"))
+        png, svg = (path.with_name(path.name + suffix) for suffix in (".png", ".svg"))
+        with naming(png):
+            _write_png(figure, png)
         # No date and no version of matplotlib: a picture changes when its figures do.
         metadata = {"Date": None, "Creator": None}
-        figure.savefig(path.with_name(path.name + ".svg"), dpi=DOTS, metadata=metadata)
+        with naming(svg):
+            figure.savefig(svg, dpi=DOTS, metadata=metadata)
 
 
 def _write_png(figure: "Figure", path: Path) -> None:

@@ -11,6 +11,7 @@ from fleet.simulation.result import Personal, Version, rows_of
 from fleet.simulation.tables import Cell, TableError, write_rows
 from wire import checkpoint
 from wire.checkpoint import Weights
+from wire.files import naming
 
 VERSIONS, LOSSES, GAINS = "versions", "losses", "personal"
 _MOST_LINES = 500  # of single devices, in one picture
@@ -27,7 +28,7 @@ def write_all(
     weights: Weights | None = None,
 ) -> list[str]:
     """All that is to be known; `name` is the pictures' title. What could not be made is said, a
-    line each. Raises `OSError`."""
+    line each. Raises `OSError` that names the file."""
     missing = []
     tables = {VERSIONS: rows_of(versions, seed), LOSSES: _losses(versions)}
     for table, rows in tables.items():
@@ -41,7 +42,8 @@ def write_all(
         gains = [{"device": n, "gain": gain} for n, gain in personal.per_device.items()]
         write_rows(folder / f"{GAINS}.csv", gains)
     if weights is not None:
-        (folder / "model.safetensors").write_bytes(checkpoint.write(weights))
+        with naming(model := folder / "model.safetensors"):
+            model.write_bytes(checkpoint.write(weights))
     try:
         draw(folder, versions, name=name, stop=stop, personal=personal)
     except PictureError as error:

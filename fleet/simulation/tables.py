@@ -4,6 +4,8 @@ import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from wire.files import naming
+
 Cell = float | int | str
 Row = Mapping[str, Cell]
 
@@ -17,15 +19,14 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
     The columns are the keys of all rows, in the order in which they first appear; a row without one
     leaves its cell empty. Numbers are written in full, so that they are read as they were.
-    Raises `TableError`, `OSError`.
+    Raises `TableError`, `OSError` that names the file.
     """
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    if path.suffix == ".csv":
-        _write_csv(path, columns, rows)
-    elif path.suffix == ".parquet":
-        _write_parquet(path, columns, rows)
-    else:
+    writers = {".csv": _write_csv, ".parquet": _write_parquet}
+    if (writer := writers.get(path.suffix)) is None:
         raise TableError(f"{path}: expected a name that ends in .csv or .parquet")
+    with naming(path):
+        writer(path, columns, rows)
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:

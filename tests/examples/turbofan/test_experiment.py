@@ -78,6 +78,14 @@ def test_one_command_writes_all(folder: Path, tmp_path: Path):
     }
 
 
+def test_what_is_no_folder_is_told_before_all_the_work(folder: Path, tmp_path: Path):
+    (tmp_path / "out").touch()
+    found = command(folder, "-o", tmp_path / "out", "--quick", "--workers", "0")
+    assert found.returncode == 2
+    assert f"File exists: '{tmp_path / 'out'}'" in found.stderr
+    assert "split" not in found.stdout
+
+
 def test_a_missing_file_is_one_line_and_status_2(tmp_path: Path):
     found = command(tmp_path, "-o", tmp_path / "out")
     assert found.returncode == 2

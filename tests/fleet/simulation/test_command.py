@@ -126,6 +126,13 @@ def test_bad_input_is_one_line_and_status_2(
     assert not (tmp_path / "e-results").exists()
 
 
+def test_a_folder_that_takes_no_files_is_told_before_all_the_work() -> None:
+    status, said = run(str(EXAMPLE), *QUICK, "-o", "/proc/self")
+    assert status == 1, said
+    assert "/proc/self" in said
+    assert "version 1" not in said
+
+
 @pytest.mark.parametrize("option", ["--seed=99999999999999999999", "--workers=100000"])
 def test_numbers_beyond_all_use_are_refused_at_once(option: str) -> None:
     status, said = run(str(EXAMPLE), option)
