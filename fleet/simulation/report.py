@@ -14,6 +14,7 @@ from wire.checkpoint import Weights
 from wire.files import naming
 
 VERSIONS, LOSSES, GAINS = "versions", "losses", "personal"
+MODEL = "model.safetensors"
 _MOST_LINES = 500  # of single devices, in one picture
 
 
@@ -29,6 +30,10 @@ def write_all(
 ) -> list[str]:
     """All that is to be known; `name` is the pictures' title. What could not be made is said, a
     line each. Raises `OSError` that names the file."""
+    absent = [MODEL] if weights is None else []
+    absent += [f"{GAINS}{suffix}" for suffix in (".csv", ".png", ".svg") if personal is None]
+    for file in absent:
+        (folder / file).unlink(missing_ok=True)  # an earlier run's is not taken for this one's
     missing = []
     tables = {VERSIONS: rows_of(versions, seed), LOSSES: _losses(versions)}
     for table, rows in tables.items():
@@ -42,7 +47,7 @@ def write_all(
         gains = [{"device": n, "gain": gain} for n, gain in personal.per_device.items()]
         write_rows(folder / f"{GAINS}.csv", gains)
     if weights is not None:
-        with naming(model := folder / "model.safetensors"):
+        with naming(model := folder / MODEL):
             model.write_bytes(checkpoint.write(weights))
     try:
         draw(folder, versions, name=name, stop=stop, personal=personal)
