@@ -19,6 +19,7 @@ from fleet.simulation.style import DOTS, FAINT, GOAL, HATCHES, PENS, SIZE, STYLE
 from wire.files import naming
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -129,6 +130,7 @@ def _axes(path: Path, x: str, y: str, title: str) -> Iterator["Axes"]:
     """Axes to draw on, which are then written."""
     try:
         import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
     except ModuleNotFoundError:
@@ -136,7 +138,8 @@ def _axes(path: Path, x: str, y: str, title: str) -> Iterator["Axes"]:
             "pictures need matplotlib: pip install 'lamplighter[simulation]'"
         ) from None
     with matplotlib.rc_context(cast(Any, STYLE)):
-        figure = Figure(figsize=SIZE, layout="constrained")
+        figure = Figure(figsize=SIZE, dpi=DOTS, layout="constrained")
+        FigureCanvasAgg(figure)
         axes = figure.subplots()
         axes.set(xlabel=x, ylabel=y)
         axes.set_title(title)
@@ -153,11 +156,9 @@ def _axes(path: Path, x: str, y: str, title: str) -> Iterator["Axes"]:
 
 
 def _write_png(figure: "Figure", path: Path) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
-    figure.set_dpi(DOTS)
-    canvas: Any = FigureCanvasAgg(figure)  # has no types
+    canvas: Any = figure.canvas  # its type does not tell that it has pixels
     canvas.draw()
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     picture.quantize(_COLOURS, dither=Image.Dither.NONE).save(path, dpi=(DOTS, DOTS), optimize=True)
@@ -183,10 +184,21 @@ def _finish(axes: "Axes", goal: float | None, log: bool) -> None:
         )  # fmt: skip
     if log:
         axes.set_yscale("log")
-    if len([name for name in axes.get_legend_handles_labels()[1] if name]) > 1:
-        # Above, where it hides nothing; the title makes room.
-        axes.set_title(axes.get_title(loc="left"), pad=22)
-        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, borderaxespad=0.2)
+    handles, names = axes.get_legend_handles_labels()
+    if len([name for name in names if name]) > 1:
+        _name(cast("Figure", axes.figure), handles, names)
+
+
+def _name(figure: "Figure", handles: Sequence["Artist"], names: Sequence[str]) -> None:
+    """Below the axes, where it hides nothing, in as many columns as the picture is wide: a legend
+    that is wider takes its room from the axes, and is cut off."""
+    canvas: Any = figure.canvas
+    for columns in range(min(len(names), 4), 0, -1):
+        legend = figure.legend(handles, names, loc="outside lower right", ncols=columns)
+        width = legend.get_window_extent(canvas.get_renderer()).width
+        if columns == 1 or width <= figure.bbox.width:
+            return
+        legend.remove()
 
 
 def _columns(points: Points) -> tuple[list[float], list[float]]:

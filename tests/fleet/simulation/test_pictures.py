@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fleet.simulation import pictures
 
@@ -64,6 +65,16 @@ def test_other_figures_are_another_picture(tmp_path: Path) -> None:
     for name, goal in (("a", 0.5), ("b", 0.6)):
         pictures.curves(tmp_path / name, {"t": LINE}, x="x", y="y", title="T", goal=goal)
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
+
+
+@pytest.mark.parametrize("names", [2, 4, 7])
+def test_the_names_of_lines_take_no_room_from_them(names: int, tmp_path: Path) -> None:
+    lines = {f"{n}: of a length that tells": LINE for n in range(names)}
+    pictures.curves(tmp_path / "a", lines, x="x", y="y", title="T")
+    dark = np.asarray(Image.open(tmp_path / "a.png").convert("L")) < 128
+    assert not dark[:, [0, -1]].any()  # nothing is cut off
+    assert dark.sum(axis=0).argmax() < 0.15 * dark.shape[1]  # the y axis is at the left
+    assert dark.sum(axis=1).argmax() > 0.6 * dark.shape[0]  # and the x axis below
 
 
 def test_a_dot_in_a_name_is_kept(tmp_path: Path) -> None:
