@@ -1,13 +1,16 @@
-"""What the examples' commands share: options, what is seen of a run, and how mistakes are told."""
+"""What the examples' commands share: options, what is seen of a run, tables, and how mistakes are
+told."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from coordinator.cli.common import EXIT_FAILED, EXIT_INPUT, complain
 from coordinator.compiler.errors import CompileError
@@ -47,3 +50,13 @@ def progress(total: int) -> Iterator[Callable[[str, int], None]]:
             shown.update(bar, description=what, advance=done)
 
         yield at
+
+
+def table_of(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """Rows with a name first, then figures; for 80 columns, so a line end may part a head."""
+    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
+    for place, head in enumerate(heads):
+        made.add_column(head, justify="right" if place else "left", no_wrap=True)
+    for row in rows:
+        made.add_row(*row)
+    return made

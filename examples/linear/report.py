@@ -6,6 +6,7 @@ from statistics import mean
 
 from rich.table import Table
 
+from examples.command import table_of
 from examples.linear.data import DEVICES
 from examples.linear.run import Found
 from fleet.simulation.pictures import curves
@@ -21,16 +22,11 @@ TITLES: Mapping[str, str] = {
 def table(found: Mapping[str, Sequence[Found]]) -> Table:
     """Means over the splits."""
     splits = len(next(iter(found.values())))
-    made = Table(
-        title=f"scikit-learn's linear models on {DEVICES} devices: means of {splits} splits",
-        title_justify="left",
+    return table_of(
+        f"scikit-learn's linear models on {DEVICES} devices: means of {splits} splits",
+        ["", "measure", "fleet", "all data in\none place", "a device\nalone", "upload\na device"],
+        [[f"{name}: {TITLES[name]}", *_cells(outcomes)] for name, outcomes in found.items()],
     )
-    made.add_column("")
-    for column in ("measure", "fleet", "all data in one place", "a device alone", "upload"):
-        made.add_column(column, justify="right")
-    for name, outcomes in found.items():
-        made.add_row(f"{name}: {TITLES[name]}", *_cells(outcomes))
-    return made
 
 
 def _cells(outcomes: Sequence[Found]) -> list[str]:
@@ -42,7 +38,7 @@ def _cells(outcomes: Sequence[Found]) -> list[str]:
     ]
     upload = mean(o.result.versions[-1].upload for o in outcomes) / DEVICES
     told = [f"{value:.1f}" if metric == "rmse" else f"{value:.1%}" for value in figures]
-    return [metric, *told, f"{upload / 1e3:.0f} kB a device"]
+    return [metric, *told, f"{upload / 1e3:.0f} kB"]
 
 
 def write(folder: Path, found: Mapping[str, Sequence[Found]]) -> None:

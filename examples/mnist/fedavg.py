@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from rich.table import Table
 
+from examples.command import table_of
 from examples.mnist import data
 from examples.mnist.options import Options
 from fleet.simulation import Devices, Result, Version, simulate
@@ -97,26 +98,26 @@ def run(options: Options, name: str) -> Reached:
 
 def table(found: Sequence[Reached]) -> Table:
     """Rounds and bytes to the target, beside the paper's."""
-    made = Table(title="FedAvg's rows, a hundred devices")
-    made.add_column("")
-    for name in ("codec", "target", "rounds", "paper", "uploaded", "paper, 4 bytes a weight",
-                 "took"):  # fmt: skip
-        made.add_column(name, justify="right")
-    for reached in found:
-        row, last = reached.row, reached.last
-        made.add_row(
-            row.name,
-            reached.codec,
-            f"{100 * row.target:.0f} %",
-            str(last.round)
-            if reached.there
-            else f"not in {last.round} ({100 * last.test['accuracy']:.2f} %)",
-            str(row.paper),
-            f"{last.upload / 1e6:.2f} MB",
-            f"{reached.paper_upload / 1e6:,.0f} MB",
-            f"{reached.seconds:.0f} s",
-        )
-    return made
+    return table_of(
+        "FedAvg's rows, a hundred devices",
+        ["", "codec", "target", "rounds", "paper", "uploaded", "paper, 4 B\na weight", "took"],
+        map(_row, found),
+    )
+
+
+def _row(reached: Reached) -> list[str]:
+    row, last = reached.row, reached.last
+    missed = f"> {last.round} ({100 * last.test['accuracy']:.2f}%)"
+    return [
+        row.name,
+        reached.codec,
+        f"{100 * row.target:.0f}%",
+        str(last.round) if reached.there else missed,
+        str(row.paper),
+        f"{last.upload / 1e6:.2f} MB",
+        f"{reached.paper_upload / 1e6:,.0f} MB",
+        f"{reached.seconds:.0f} s",
+    ]
 
 
 def write(found: Sequence[Reached], out: Path) -> None:

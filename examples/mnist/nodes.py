@@ -8,6 +8,7 @@ from typing import NamedTuple
 from rich.table import Table
 
 from coordinator.taskfile import TaskFile
+from examples.command import table_of
 from examples.mnist import data
 from examples.mnist.data import Pool
 from examples.mnist.options import Options
@@ -76,22 +77,24 @@ def _federated(options: Options, prepared: Compiled[TaskFile], pool: Pool, name:
 def table(found: Sequence[Learnt]) -> Table:
     """What each came to: of the test digits; and of the nodes' own held-out ones, by the published
     model and by personal versions of it."""
-    made = Table(title="Ten nodes, 2NN, and how much of each is one class")
-    made.add_column("")
-    for name in ("rounds", "test digits", "to centralised", "own digits", "worst node",
-                 "nodes that gain", "median gain", "uploaded", "took"):  # fmt: skip
-        made.add_column(name, justify="right")
     best = found[0].accuracy[-1]
-    for learnt in found:
-        last = learnt.accuracy[-1]
-        made.add_row(
-            learnt.name,
-            str(len(learnt.accuracy) - 1),
-            f"{100 * last:.2f} %",
-            *(_fleets(learnt.result, 100 * (last - best)) if learnt.result else [""] * 6),
-            f"{learnt.seconds:.0f} s",
-        )
-    return made
+    return table_of(
+        "Ten nodes, 2NN, and how much of each is one class",
+        ["", "rounds", "test\ndigits", "to cen-\ntral", "own\ndigits", "worst\nnode",
+         "nodes\ngain", "median\ngain", "uploaded", "took"],
+        [_row(learnt, best) for learnt in found],
+    )  # fmt: skip
+
+
+def _row(learnt: Learnt, best: float) -> list[str]:
+    last = learnt.accuracy[-1]
+    return [
+        learnt.name,
+        str(len(learnt.accuracy) - 1),
+        f"{100 * last:.2f}%",
+        *(_fleets(learnt.result, 100 * (last - best)) if learnt.result else [""] * 6),
+        f"{learnt.seconds:.0f} s",
+    ]
 
 
 def _fleets(result: Result, difference: float) -> list[str]:
@@ -100,8 +103,8 @@ def _fleets(result: Result, difference: float) -> list[str]:
     own = last.devices["accuracy"]
     return [
         f"{difference:+.2f}",
-        f"{100 * own.mean:.2f} %",
-        f"{100 * own.worst_decile:.2f} %",
+        f"{100 * own.mean:.2f}%",
+        f"{100 * own.worst_decile:.2f}%",
         f"{personal.gaining} of {personal.devices}" if personal else "",
         f"{100 * personal.median:+.2f}" if personal else "",
         f"{last.upload / 1e6:.2f} MB",

@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 
-from rich import box
 from rich.table import Table
 
+from examples import command
 from examples.turbofan.experiment import Outcome
 from fleet.simulation import pictures, tables
 
@@ -72,13 +72,10 @@ def means(outcomes: Sequence[Outcome]) -> Figures:
 
 def table(outcomes: Sequence[Outcome]) -> Table:
     """The figures of each split, and their means."""
-    found = Table(
-        "split", title="RMSE on the test engines, in cycles", box=box.SIMPLE_HEAD, padding=0
+    rows = [[str(each.seed), *_texts(figures(each))] for each in outcomes]
+    found = command.table_of(
+        "RMSE on the test engines, in cycles", ["split", *_HEADS.values()], rows
     )
-    for head in _HEADS.values():
-        found.add_column(head, justify="right")
-    for each in outcomes:
-        found.add_row(str(each.seed), *_texts(figures(each)))
     found.add_section()
     found.add_row("mean", *_texts(means(outcomes)), style="bold")
     return found

@@ -24,6 +24,7 @@ def test_ten_nodes_learn_and_are_drawn(made_up, tmp_path):
     done = run(made_up, "-o", tmp_path, "--only", "nodes", "--quick", "--workers", 0)
     assert done.exit_code == 0, done.output
     assert "centralised: 3 done, " in done.output
+    assert "…" not in done.output  # nothing is cut in 80 columns
     rows = rows_of(tmp_path / "nodes.csv")
     assert len(rows) == 4 * 4  # three rounds, and what was before
     last = {row["split"]: float(row["test.accuracy"]) for row in rows}
@@ -41,6 +42,7 @@ def test_rows_are_counted_to_their_target(made_up, tmp_path):
     done = run(made_up, "-o", tmp_path, *arguments)
     assert done.exit_code == 0, done.output
     assert "664" in done.output  # the paper's
+    assert "…" not in done.output
     rows = rows_of(tmp_path / "fedavg.csv")
     assert {row["row"] for row in rows} == {"2nn-iid", "2nn-shards"}
     upload = [int(row["upload"]) for row in rows if row["row"] == "2nn-iid"]
