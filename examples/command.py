@@ -10,9 +10,8 @@ import typer
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from coordinator.cli.common import EXIT_FAILED, EXIT_INPUT, complain
+from coordinator.cli.common import EXIT_FAILED, EXIT_INPUT, WideEnough, complain
 from coordinator.compiler.errors import CompileError
 from coordinator.taskfile import TaskFileError
 from fleet.simulation import SimulationError, WorkerDied
@@ -52,9 +51,12 @@ def progress(total: int) -> Iterator[Callable[[str, int], None]]:
         yield at
 
 
-def table_of(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """Rows with a name first, then figures; for 80 columns, so a line end may part a head."""
-    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
+def table_of(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> WideEnough:
+    """Rows with a name first, then figures; for 80 columns, so a line end may part a head. Print
+    it with `crop=False`."""
+    made = WideEnough(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=0
+    )
     for place, head in enumerate(heads):
         made.add_column(head, justify="right" if place else "left", no_wrap=True)
     for row in rows:

@@ -110,8 +110,9 @@ def _client(
 # Tables
 
 
-class _WideEnough(Table):
-    """Wider than the terminal rather than with a figure that is cut, which would be another one."""
+class WideEnough(Table):
+    """Wider than the terminal rather than with a figure that is cut, which would be another one. A
+    console that does not wrap softly prints it with `crop=False`."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         widths = [
@@ -129,7 +130,7 @@ class _WideEnough(Table):
 def narrow_table(names: Sequence[str], wraps: Container[str], numbers: Container[str]) -> Table:
     """One that fits a terminal of 80 columns where that can be: no frame, and only the columns that
     may wrap become narrower, though never than their longest word of the head."""
-    table = _WideEnough(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table = WideEnough(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for name in names:
         table.add_column(
             name,

@@ -27,7 +27,7 @@ def main(
         output.mkdir(parents=True, exist_ok=True)
         found = _run(range(1, 2 if quick else splits + 1), workers)
         report.write(output, found)
-    out.print(report.table(found))
+    out.print(report.table(found), crop=False)
     out.print(f"Pictures and tables: {output}", soft_wrap=True, markup=False)
 
 

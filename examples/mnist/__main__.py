@@ -65,7 +65,7 @@ def main(
                 workers=workers,
             )
             for made in _tables(options, parts, names, output):
-                console.print(made)
+                console.print(made, crop=False)
 
 
 def _tables(options: Options, parts: list[Part], names: list[str], output: Path) -> Iterator[Table]:

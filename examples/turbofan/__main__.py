@@ -62,7 +62,7 @@ def _run(
 
 
 def _show(outcomes: Sequence[Outcome], output: Path, judged: bool) -> None:
-    out.print(report.table(outcomes))
+    out.print(report.table(outcomes), crop=False)
     if judged:
         for words, held in report.goals(outcomes):
             out.print(f"{'[green]yes[/]' if held else '[red]no[/] '} {words}", soft_wrap=True)

@@ -118,7 +118,7 @@ def _tell(
         personal=result.personal if result else None,
         weights=result.weights if result else None,
     )
-    out.print(_table(versions))
+    out.print(_table(versions), crop=False)
     if result and result.personal:
         out.print(plain(_gains(result.personal)))
     last = versions[-1]

@@ -25,8 +25,8 @@ EXAMPLE = ROOT / "examples" / "digits" / "experiment.toml"
 QUICK = ["--rounds", "3", "--workers", "0"]
 
 
-def run(*arguments: str) -> tuple[int, str]:
-    found = CliRunner().invoke(app, ["simulate", *arguments], env={"COLUMNS": "300"})
+def run(*arguments: str, columns: int = 300) -> tuple[int, str]:
+    found = CliRunner().invoke(app, ["simulate", *arguments], env={"COLUMNS": str(columns)})
     return found.exit_code, found.output
 
 
@@ -55,6 +55,14 @@ def test_an_experiment_leaves_tables_pictures_and_the_model(tmp_path: Path) -> N
     for name in ("versions.csv", "losses.csv", "metric-accuracy.svg", "losses.png"):
         first, second = (tmp_path / part / name for part in ("out", "again"))
         assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_narrow_terminal_cuts_no_figure(tmp_path: Path) -> None:
+    (_, wide), (_, narrow) = (
+        run(str(EXAMPLE), *QUICK, "-o", str(tmp_path), columns=columns) for columns in (300, 40)
+    )
+    last, *_ = [line.split() for line in wide.splitlines() if line.startswith("      3 ")]
+    assert last in [line.split() for line in narrow.splitlines()]
 
 
 def test_it_stops_when_the_goal_is_reached(tmp_path: Path) -> None:
