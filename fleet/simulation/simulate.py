@@ -97,12 +97,15 @@ def simulate(
     the initial one first, before `until`.
 
     A device whose training diverges, or whose examples the model cannot take, gives up. Raises
-    `CompileError` for what is no plan, `ValueError` for data that it cannot take, `SimulationError`
-    for a task of another plan and for a fleet that makes no version at all, `WorkerDied`, and what
-    `edge_agent.evaluation.evaluate` raises.
+    `CompileError` for what is no plan, `ValueError` for data that it cannot take and for a watched
+    device that is not there, `SimulationError` for a task of another plan and for a fleet that
+    makes no version at all, `WorkerDied`, and what `edge_agent.evaluation.evaluate` raises.
     """
     if task.round.rounds == 0 and until is None:
         raise SimulationError("round.rounds = 0 is without end: say how many, or until when")
+    for number in watched:
+        if not 0 <= number < len(devices):
+            raise ValueError(f"watched: there is no device {number}, only 0 to {len(devices) - 1}")
     with staged(task, plan, devices, test, workers) as stage:
         play = _Play(task, stage, devices, seed, evaluate_every, until, watched, on_version)
         return play.run()

@@ -90,6 +90,12 @@ def test_watched_devices_are_measured_before_and_after_they_train() -> None:
     assert all(np.array_equal(result.weights[name], plain.weights[name]) for name in plain.weights)
 
 
+@pytest.mark.parametrize("number", [-1, 2])
+def test_only_a_device_that_there_is_can_be_watched(number: int) -> None:
+    with pytest.raises(ValueError, match=f"watched: there is no device {number}, only 0 to 1"):
+        played(task(2, 1), fleet(2), watched=[1, number])
+
+
 def test_rows_are_flat() -> None:
     result = played(task(2, 1), fleet(3, held_out=HELD_OUT), test=digits()[1])
     first, second = result.to_rows()
