@@ -87,9 +87,12 @@ def _run(path: Path, asked: Asked, workers: int | None, out: Console, err: Conso
                 workers=workers,
                 on_version=on_version,
             )
-    except (KeyboardInterrupt, WorkerDied):
+    except BaseException:  # whatever it is, it is told after what was done
         if len(versions) > 1:  # hours of work, perhaps
-            _tell(prepared, None, versions, time.monotonic() - started, out, err)
+            try:
+                _tell(prepared, None, versions, time.monotonic() - started, out, err)
+            except OSError as error:
+                complain(error, EXIT_FAILED)
         raise
     _tell(prepared, result, versions, time.monotonic() - started, out, err)
     if not result.complete:

@@ -6,6 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import psutil
@@ -15,6 +17,7 @@ from typer.testing import CliRunner
 
 from fleet.cli import app
 from fleet.digits import FOLDER
+from fleet.simulation import setting
 from wire.digest import digest_of
 from wire.plan import PlanFile, parse_manifest
 
@@ -185,8 +188,22 @@ def test_a_plan_that_cannot_be_run_is_one_line(tmp_path: Path) -> None:
     assert "error: train.onnx cannot be run" in said
 
 
-@pytest.mark.parametrize(("ended", "status"), [("interrupted", 130), ("worker", 1)])
-def test_what_was_done_before_it_ended_is_written(tmp_path: Path, ended: str, status: int) -> None:
+KILLED = "was killed by SIGKILL"
+
+
+@pytest.mark.parametrize(
+    ("ended", "status", "why", "full"),
+    [
+        ("interrupted", 130, "stopped\n", False),
+        ("worker", 1, KILLED, False),
+        ("worker", 1, KILLED, True),
+    ],
+)
+def test_what_was_done_before_it_ended_is_written(
+    tmp_path: Path, ended: str, status: int, why: str, full: bool
+) -> None:
+    if full:
+        (tmp_path / "versions.csv").symlink_to("/dev/full")
     command = [sys.executable, "-m", "fleet", "simulate", str(EXAMPLE), "--workers", "1"]
     with subprocess.Popen(
         [*command, "--rounds", "100000", "-o", str(tmp_path)],
@@ -205,7 +222,34 @@ def test_what_was_done_before_it_ended_is_written(tmp_path: Path, ended: str, st
             process.send_signal(signal.SIGINT)
         told, said = process.communicate(timeout=60)
     assert process.returncode == status, said
-    assert said == ("stopped\n" if status == 130 else said)
+    assert why in said
+    assert "Traceback" not in said
+    if full:
+        assert "No space left on device" in said
+        return
+    assert len(said.splitlines()) == 1
     assert "of what was done" in told
     assert [row["version"] for row in rows_of(tmp_path / "versions.csv")][:3] == ["0", "1", "2"]
     assert (tmp_path / "metric-accuracy.png").exists()
+
+
+def test_what_was_done_before_a_disk_failed_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of the models, say, while there is room for the results."""
+    memory, out = tmp_path / "memory", tmp_path / "out"
+    memory.mkdir()
+    monkeypatch.setattr(setting, "_MEMORY", memory)
+
+    def fail() -> None:
+        while not any(memory.glob("*/[2-9]*.safetensors")):
+            time.sleep(0.01)
+        memory.rename(tmp_path / "gone")
+
+    failing = threading.Thread(target=fail, daemon=True)
+    failing.start()
+    status, said = run(str(EXAMPLE), "--rounds", "100000", "--workers", "0", "-o", str(out))
+    failing.join()
+    assert status == 1, said
+    assert f"No such file or directory: '{memory}" in said
+    assert [row["version"] for row in rows_of(out / "versions.csv")][:2] == ["0", "1"]
