@@ -168,7 +168,7 @@ def _fail(error: Exception, status: int) -> NoReturn:
 
 def complain(error: Exception, status: int) -> int:
     """Say what is wrong, in one line."""
-    line = " ".join(str(error).split())
+    line = " ".join((str(error) or type(error).__name__).split())
     err.print("[red]error:[/]", plain(line), highlight=False)
     return status
 

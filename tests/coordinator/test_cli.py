@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import fleet.digits
+from coordinator.cli.common import EXIT_FAILED, complain
 from coordinator.client import AdminClient
 from fleet.clients import Device
 from tests.coordinator.plans import constant, plan
@@ -146,6 +147,11 @@ def test_a_coordinator_that_is_gone_is_one_line(tmp_path: Path):
     (tmp_path / "endpoint.json").write_text('{"url": "http://127.0.0.1:9"}')
     (tmp_path / "admin.token").write_text("token")
     assert "does not answer" in one_line(run("task", "list", "--state", tmp_path), 1)
+
+
+def test_an_error_without_words_has_its_name(capsys: pytest.CaptureFixture[str]):
+    assert complain(MemoryError(), EXIT_FAILED) == EXIT_FAILED
+    assert capsys.readouterr().err == "error: MemoryError\n"
 
 
 def test_help_names_every_command():
