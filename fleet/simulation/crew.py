@@ -193,13 +193,13 @@ class Processes:
         try:
             for _ in range(number):
                 self._workers.append(_Process(setting))
+            for worker in self._workers:
+                thread = threading.Thread(target=self._serve, args=(worker,), daemon=True)
+                thread.start()
+                self._threads.append(thread)
         except BaseException:
             self.close()
             raise
-        for worker in self._workers:
-            thread = threading.Thread(target=self._serve, args=(worker,), daemon=True)
-            self._threads.append(thread)
-            thread.start()
 
     def ask(
         self,
@@ -232,7 +232,7 @@ class Processes:
     def close(self) -> None:
         """End the processes, whatever they do."""
         self.failure = self.failure or WorkerDied("the simulation has ended")
-        for _ in self._threads:
+        for _ in self._workers:
             self._queue.put(_Work((-1.0, next(self._count)), "", ()))
         for worker in self._workers:
             worker.kill()  # nothing that it does now is of use, nor is any file of its own

@@ -32,11 +32,12 @@ def wait_children(pid: int) -> None:
 
 
 def wait_training(pid: int) -> None:
-    """Until a training child has loaded the runtime and worked for a while."""
+    """Until a training child listens to SIGTERM, as it does from its training on, and has worked
+    for a while."""
+    _wait(lambda: _handles_sigterm(pid))
     process = psutil.Process(pid)
-    _wait(lambda: any("onnxruntime" in m.path for m in process.memory_maps()))
-    loaded = process.cpu_times().user
-    _wait(lambda: process.cpu_times().user >= loaded + 0.2)
+    begun = process.cpu_times().user
+    _wait(lambda: process.cpu_times().user >= begun + 0.2)
 
 
 def wait_kept(folder: Path) -> None:
