@@ -35,14 +35,25 @@ def wait_training(pid: int) -> None:
     """Until a training child listens to SIGTERM, as it does from its training on, and has worked
     for a while."""
     _wait(lambda: _handles_sigterm(pid))
+    _wait_worked(pid)
+
+
+def wait_tuning(pid: int) -> None:
+    """Until a child, which SIGTERM ends, has loaded the runtime and worked for a while."""
     process = psutil.Process(pid)
-    begun = process.cpu_times().user
-    _wait(lambda: process.cpu_times().user >= begun + 0.2)
+    _wait(lambda: any("onnxruntime" in m.path for m in process.memory_maps()))
+    _wait_worked(pid)
 
 
 def wait_kept(folder: Path) -> None:
     """Until a training has left a checkpoint in a folder."""
     _wait(lambda: any(folder.glob("*.checkpoint")))
+
+
+def _wait_worked(pid: int) -> None:
+    process = psutil.Process(pid)
+    begun = process.cpu_times().user
+    _wait(lambda: process.cpu_times().user >= begun + 0.2)
 
 
 def _handles_sigterm(pid: int) -> bool:

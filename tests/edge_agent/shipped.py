@@ -12,7 +12,7 @@ from edge_agent.child import Child, start_child
 from edge_agent.job import Job, Outcome, Report
 from fleet.digits import PLAN, TASK
 from tests.coordinator.plans import Plan
-from tests.edge_agent.processes import wait_training
+from tests.edge_agent.processes import wait_training, wait_tuning
 from wire.plan import CHECKPOINT_NAME, parse_manifest
 
 
@@ -59,6 +59,12 @@ class Children:
         """Wait until the next child is in the midst of its training; returns its process id."""
         pid = await self._started.get()
         await asyncio.to_thread(wait_training, pid)
+        return pid
+
+    async def tuning(self) -> int:
+        """Wait until the next child is at work for a personal version; returns its process id."""
+        pid = await self._started.get()
+        await asyncio.to_thread(wait_tuning, pid)
         return pid
 
 

@@ -131,7 +131,7 @@ async def test_a_tuning_is_preempted_within_a_second_and_given_up_after_two(
     stopped: list[float] = []
 
     async def unplug() -> None:
-        pid = await children.training()
+        pid = await children.tuning()
         await asyncio.to_thread(one.power, False)
         begun = served.clock.monotonic()
         await asyncio.to_thread(wait_gone, pid)
@@ -162,7 +162,7 @@ async def test_a_tuning_that_ends_its_child_does_not_cost_the_published_model(
     await one.restart(start_job=children)
 
     async def run_out_of_memory() -> None:
-        os.kill(await children.training(), signal.SIGKILL)
+        os.kill(await children.tuning(), signal.SIGKILL)
 
     killing = asyncio.create_task(run_out_of_memory())
     await until_version(one, 0)
